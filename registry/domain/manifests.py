@@ -1,0 +1,115 @@
+"""The manifest of a release: everything that is needed to serve it, and nothing that changes when it is built again.
+
+Its canonical JSON is the blob that a release is; its digest covers the lock and every blob, but no time, person,
+latency or gate result. The same lock always gives the same digest.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from registry.domain.locks import Lock
+from registry.domain.plain_data import Plain, canonical_json
+from registry.domain.references import Name
+from registry.domain.task_specs import InputForm, TagScheme, TaskType, validation_problems
+from registry.errors import InvalidInput
+
+
+class HeadConfig(Plain):
+    """The shape of a head, as the weights alone cannot say it."""
+
+    type: TaskType
+    outputs: int = Field(ge=1)
+    pooling: Literal["first"] = "first"
+    """What a text-level head reads; a token-level head reads the first piece of every word."""
+
+
+class TrunkManifest(Plain):
+    """The frozen part: the layers that the deepest branch needs, each its own blob."""
+
+    backbone: Name
+    model_type: str
+    config: Mapping[str, Any]
+    """The backbone's whole config.json: what transformers builds the layers from."""
+    layer_count: int = Field(ge=1)
+    """N, of the backbone, not of the trunk."""
+    max_length: int = Field(ge=3)
+    prefix_digests: tuple[str, ...]
+    """P(0)..P(trunk depth)."""
+    tokenizer: str
+    embeddings: str
+    layers: tuple[str, ...]
+    """Blobs of layers 1..trunk depth."""
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+
+class BranchManifest(Plain):
+    """One task's branch."""
+
+    version: int = Field(ge=1)
+    type: TaskType
+    input_form: InputForm
+    labels: tuple[str, ...]
+    """What each output stands for; empty for regression."""
+    tag_scheme: TagScheme | None
+    frozen_depth: int = Field(ge=0)
+    task_layers: int = Field(ge=1)
+    prefix_digest: str
+    spec_digest: str
+    head: HeadConfig
+    module: str
+    golden: str
+
+
+class Manifest(Plain):
+    format: Literal[1] = 1
+    trunk: TrunkManifest
+    tasks: Mapping[Name, BranchManifest] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _branches_leave_this_trunk(self) -> Self:
+        for task, branch in self.tasks.items():
+            if branch.frozen_depth > self.trunk.depth:
+                raise ValueError(f"tasks.{task}: leaves after layer {branch.frozen_depth} of {self.trunk.depth}")
+            if self.trunk.prefix_digests[branch.frozen_depth] != branch.prefix_digest:
+                raise ValueError(f"tasks.{task}: is bound to another P({branch.frozen_depth})")
+        return self
+
+    @property
+    def layers_in_use(self) -> int:
+        """The layer count: trunk depth + sum of task layers (the paper's "overhead", section 4.1)."""
+        return self.trunk.depth + sum(branch.task_layers for branch in self.tasks.values())
+
+    @property
+    def layers_if_separate(self) -> int:
+        """N × tasks: one fine-tuned model a task."""
+        return self.trunk.layer_count * len(self.tasks)
+
+    @property
+    def lock(self) -> Lock:
+        return Lock(backbone=self.trunk.backbone, tasks={task: b.version for task, b in self.tasks.items()})
+
+    @property
+    def blobs(self) -> frozenset[str]:
+        """Every blob that the release needs, other than the manifest itself."""
+        of_tasks = (blob for branch in self.tasks.values() for blob in (branch.module, branch.golden))
+        return frozenset((self.trunk.tokenizer, self.trunk.embeddings, *self.trunk.layers, *of_tasks))
+
+    def to_bytes(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def parse_manifest(data: bytes, subject: str) -> Manifest:
+    """Reads a manifest; raises InvalidInput with every problem."""
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise InvalidInput(subject, validation_problems(error)) from None

@@ -1,0 +1,153 @@
+"""What the services take and return: plain values that outlive the transaction they were read in."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from registry.domain.alias_journal import MoveKind
+from registry.domain.manifests import HeadConfig
+from registry.domain.plain_data import Plain
+from registry.domain.references import AliasName, Name, VersionReference
+from registry.domain.task_specs import TaskSpec
+
+
+class TaskState(StrEnum):
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+class VersionKind(StrEnum):
+    TEACHER = "teacher"
+    STUDENT = "student"
+
+
+class Team(Plain):
+    name: Name
+    created_at: datetime
+
+
+class NewBackbone(Plain):
+    """A backbone whose blobs are already in the store."""
+
+    name: Name
+    model_type: str
+    layer_count: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    max_length: int = Field(ge=3)
+    config: Mapping[str, Any]
+    """The whole config.json."""
+    prefix_root: Mapping[str, Any]
+    """What P(0) covers: see `registry.domain.digests.prefix_root`."""
+    layer_digests: tuple[str, ...]
+    prefix_digests: tuple[str, ...]
+    """P(0)..P(N)."""
+    tokenizer: str
+    embeddings: str
+    layers: tuple[str, ...]
+    """Blobs; a layer's tensors are named relative to the layer, the embeddings' relative to the embeddings."""
+    source: str
+
+
+class Backbone(NewBackbone):
+    created_at: datetime
+
+
+class Retirement(Plain):
+    reason: str = Field(min_length=1)
+    sunset_on: date | None = None
+    superseded_by: Name | None = None
+
+
+class Task(Plain):
+    name: Name
+    team: Name
+    state: TaskState
+    retirement: Retirement | None
+    retired_at: datetime | None
+    spec: TaskSpec
+    spec_revision: int
+    version_count: int
+    aliases: Mapping[str, int]
+    """Alias -> version number."""
+    created_at: datetime
+
+
+class NewVersion(Plain):
+    """A trained module whose blobs are already in the store."""
+
+    task: Name
+    spec_revision: int
+    backbone: Name
+    kind: VersionKind
+    frozen_depth: int = Field(ge=0)
+    task_layers: int = Field(ge=1)
+    prefix_digest: str
+    teacher: int | None = None
+    """Version number of the teacher, of the same task; students have one, teachers do not."""
+    head: HeadConfig
+    module: str
+    golden: str
+    dev_predictions: str
+    metrics: Mapping[str, float]
+    """On the dev data, in fp32, in the range of the metric itself (accuracy 0.91, not 91)."""
+    statistic: str
+    """What the metrics are of, such as "best of epochs 3-5, one run"."""
+    train_digest: str
+    dev_digest: str
+    recipe: Mapping[str, Any]
+    seed: int
+    environment: Mapping[str, str]
+    trial_key: str
+    """Digest of everything that decides the outcome; registering it again gives the version that exists."""
+    mlflow_run: str | None = None
+
+
+class Version(NewVersion):
+    number: int
+    created_at: datetime
+    created_by: str
+
+    @property
+    def reference(self) -> VersionReference:
+        return VersionReference(task=self.task, number=self.number)
+
+
+class AliasMove(Plain):
+    task: Name
+    alias: AliasName
+    kind: MoveKind
+    from_version: int | None
+    to_version: int
+    actor: str
+    moved_at: datetime
+
+
+class NewRelease(Plain):
+    manifest: str
+    """Blob and digest of the manifest: they are the same."""
+    backbone: Name
+    tasks: Mapping[Name, int]
+    trunk_depth: int = Field(ge=0)
+    layer_count: int = Field(ge=1)
+    gates: Mapping[str, Any]
+    """What the gates found when it was assembled."""
+
+
+class Release(NewRelease):
+    name: str
+    """`r<number>`, given by the registry."""
+    created_at: datetime
+    created_by: str
+
+
+class AuditEvent(Plain):
+    number: int
+    occurred_at: datetime
+    actor: str
+    action: str
+    object: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
