@@ -30,6 +30,8 @@ class BackboneFamily(Plain):
     position_field: str
     ignored_tensors: tuple[str, ...]
     """Prefixes of tensors that no task uses: buffers, the pooler, pretraining heads."""
+    renamed_tensors: Mapping[str, str] = {}
+    """Endings that old checkpoints spell otherwise, such as those of the first BERT; the new spelling is hashed."""
 
     def function_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {field: config.get(field, self.function_defaults[field]) for field in self.function_fields}
@@ -59,6 +61,7 @@ BERT = BackboneFamily(
     hidden_size_field="hidden_size",
     position_field="max_position_embeddings",
     ignored_tensors=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls."),
+    renamed_tensors={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
 )
 
 FAMILIES: Mapping[str, BackboneFamily] = {BERT.model_type: BERT}

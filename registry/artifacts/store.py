@@ -1,0 +1,160 @@
+"""The content-addressed store in a local folder: a blob is found under its own sha256, and nowhere else.
+
+<root>/sha256/ab/cdef…      blobs, read-only, complete from the moment they have this name
+<root>/incoming/…           files being written; what a killed process leaves here is never read
+"""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CHUNK_BYTES = 1 << 20
+
+
+class LocalArtifactStore:
+    """Blobs under `root`, which is created by the first `put`.
+
+    Digests are 64 lower-case hexadecimal digits; any other string is refused with InvalidInput before a path is
+    made of it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, data: bytes) -> str:
+        """Stores the bytes and returns their digest; storing them again changes nothing, or mends a damaged blob.
+
+        Raises:
+            StorageError: the bytes could not be written; nothing of them is left behind.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        if not self._is_whole(digest):
+            self._write([data])
+        return digest
+
+    def put_file(self, path: Path) -> str:
+        """Stores a file's bytes without holding them in memory, and returns their digest.
+
+        Raises:
+            InvalidInput: the file cannot be read.
+            StorageError: the bytes could not be written; nothing of them is left behind.
+        """
+        return self._write(_chunks(path))
+
+    def fetch(self, digest: str) -> Path:
+        """A local path to read the blob from, after its bytes have been compared with its digest.
+
+        Raises:
+            ArtifactMissing: the store does not hold it.
+            ArtifactDamaged: its bytes have another digest.
+            StorageError: it could not be read.
+        """
+        path = self._path(digest)
+        found = self._digest_of(path)
+        if found is None:
+            raise ArtifactMissing(
+                f"blob {digest} is not in {self._root}: copy it from the store it was registered with, "
+                "or check that TRUNKLINE_HOME is the right one"
+            )
+        if found != digest:
+            raise ArtifactDamaged(
+                f"blob {digest} in {self._root} is damaged (its bytes have digest {found}): "
+                "restore it from a copy, or store its source again, which replaces it"
+            )
+        return path
+
+    def read(self, digest: str) -> bytes:
+        """The blob's bytes; raises what `fetch` raises."""
+        path = self.fetch(digest)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"blob {digest}: cannot read {path}: {error.strerror}") from error
+
+    def holds(self, digest: str) -> bool:
+        """Whether a blob has this name; whether it is whole is known by `fetch` only."""
+        return self._path(digest).is_file()
+
+    def _path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise InvalidInput(f"digest {digest!r}", ["is not a sha256: 64 of the digits 0-9 and a-f"])
+        return self._root / "sha256" / digest[:2] / digest[2:]
+
+    def _is_whole(self, digest: str) -> bool:
+        return self._digest_of(self._path(digest)) == digest
+
+    def _digest_of(self, path: Path) -> str | None:
+        """The digest of a blob's bytes, or None when there is no such file."""
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+    def _write(self, chunks: Iterable[bytes]) -> str:
+        """Temporary file, fsync, rename, fsync of the folder: the name appears with all of its bytes or not at all."""
+        incoming = self._root / "incoming" / secrets.token_hex(16)
+        try:
+            _make_folder(incoming.parent)
+            try:
+                digest = _write_file(incoming, chunks)
+                path = self._path(digest)
+                _make_folder(path.parent)
+                incoming.replace(path)
+            finally:
+                incoming.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise StorageError(
+                f"cannot store a blob in {self._root}: {error.strerror}; "
+                "nothing was stored: free some space or mend the folder, then run the command again"
+            ) from error
+        return digest
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    # The source's errors are its own: they must not read as if the store had failed.
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from error
+
+
+def _write_file(path: Path, chunks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    # Blobs are read-only from birth: an editor or a stray `>` must not change what a digest names.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    with os.fdopen(descriptor, "wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    """Creates the folder and its missing parents so that they outlast a power cut."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
