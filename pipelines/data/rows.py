@@ -1,0 +1,127 @@
+"""Files of labelled rows: JSON Lines, CSV and TSV, plain or gzipped.
+
+What a row means (which column is the text, which values are labels) is the business of `dataset`.
+"""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from registry.errors import InvalidInput
+
+
+class Row(NamedTuple):
+    """One row; `line` counts from 1 and is where the row begins in its (uncompressed) file."""
+
+    line: int
+    values: dict[str, Any]
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, in order; the format is told by the file's name.
+
+    JSON Lines: `.jsonl`, `.json`; with a header line: `.csv`, `.tsv`; each also with `.gz`. UTF-8, with or without a
+    byte order mark. Lines that are blank are passed over. Values of CSV and TSV are strings, those of JSON Lines are
+    what JSON says.
+
+    Raises:
+        InvalidInput: the file does not exist or cannot be read, its name tells no format, it is not UTF-8, damaged
+            gzip, or a line is garbled. The problem names the line; what was read before it has been yielded.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    parse = next((parse for suffix, parse in _FORMATS.items() if name.endswith(suffix)), None)
+    if parse is None:
+        formats = ", ".join(_FORMATS)
+        raise InvalidInput(
+            str(path), [f"its name tells no format: it must end in one of {formats}, each also with .gz"]
+        )
+    yield from parse(path)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for number, text in _lines(path):
+        if not text.strip():
+            continue
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise _garbled(path, number, f"is not JSON: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise _garbled(path, number, f"is not JSON that can be read: {error}") from None
+        if not isinstance(values, dict):
+            shown = text.strip()[:40]
+            raise _garbled(path, number, f"is not one JSON object ({{...}}) but begins with {shown!r}")
+        yield Row(number, values)
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    return _table_rows(path, "excel")
+
+
+def _tsv_rows(path: Path) -> Iterator[Row]:
+    for row in _table_rows(path, "excel-tab"):
+        # A stray quote at the start of a field would swallow all lines up to the next one: better refused than read.
+        if any("\n" in value for value in row.values.values()):
+            raise _garbled(
+                path,
+                row.line,
+                'a quoted field runs over several lines; a field that begins with " must be quoted as a whole, '
+                'with each " inside it written twice',
+            )
+        yield row
+
+
+def _table_rows(path: Path, dialect: str) -> Iterator[Row]:
+    reader = csv.reader((text for _, text in _lines(path)), dialect=dialect, strict=True)
+    columns: list[str] = []
+    line = 1
+    try:
+        for fields in reader:
+            if not columns and fields:
+                columns = _header(path, line, fields)
+            elif fields:
+                if len(fields) != len(columns):
+                    raise _garbled(path, line, f"has {len(fields)} fields, but the header has {len(columns)}")
+                yield Row(line, dict(zip(columns, fields, strict=True)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _garbled(path, line, f"cannot be split into fields: {error}") from None
+
+
+def _header(path: Path, line: int, fields: list[str]) -> list[str]:
+    if repeated := sorted({name for name in fields if fields.count(name) > 1}):
+        raise _garbled(path, line, f"the header names a column twice: {', '.join(map(repr, repeated))}")
+    return fields
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines with their ends. Only a line feed ends one: JSON strings may hold U+2028 and its like."""
+    number = 0
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            for number, data in enumerate(file, start=1):
+                yield number, data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _garbled(path, number, f"byte {error.start + 1} is not UTF-8: save the file as UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _garbled(path, number + 1, f"is damaged or not gzip: {error}") from None
+    except FileNotFoundError:
+        raise InvalidInput(str(path), ["the file does not exist"]) from None
+    except OSError as error:
+        raise InvalidInput(str(path), [f"cannot be read: {error.strerror or error}"]) from None
+
+
+def _garbled(path: Path, line: int, problem: str) -> InvalidInput:
+    return InvalidInput(str(path), [f"line {line}: {problem}"])
+
+
+_FORMATS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".tsv": _tsv_rows,
+}
