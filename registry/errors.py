@@ -34,7 +34,7 @@ class UsageError(TrunklineError):
 
 
 class InvalidInput(TrunklineError):
-    """`subject` names what was refused; `problems` lists every reason, each with its place."""
+    """`subject` names what was refused; `problems` lists every reason, each with its place; the message shows 20."""
 
     def __init__(self, subject: str, problems: Sequence[str]) -> None:
         self.subject = subject
@@ -42,7 +42,10 @@ class InvalidInput(TrunklineError):
         if len(self.problems) == 1:
             message = f"{subject}: {self.problems[0]}"
         else:
-            message = f"{subject}: {len(self.problems)} problems" + "".join(f"\n  - {p}" for p in self.problems)
+            lines = [*self.problems[:20]]
+            if len(self.problems) > len(lines):
+                lines.append(f"and {len(self.problems) - len(lines):,} more")
+            message = f"{subject}: {len(self.problems):,} problems" + "".join(f"\n  - {line}" for line in lines)
         super().__init__(message)
 
 
