@@ -1,0 +1,350 @@
+"""The registry's tables. What must always be true is a named constraint here, not only a check in Python.
+
+    teams ─< tasks ─< spec_revisions
+               │  └──< versions >── backbone_prefixes >── backbones
+               ├──< aliases, alias_moves >── versions
+               └──< release_members >── versions,  release_members >── releases >── backbones
+
+Foreign keys are composite where a plain one would let a row point at another task's version. None cascades: nothing
+is deleted while anything refers to it.
+"""
+
+from datetime import date
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from registry.database.columns import (
+    Digest,
+    Moment,
+    NameText,
+    Object,
+    OptionalDigest,
+    OptionalMoment,
+    OptionalObject,
+    digest_check,
+    enum_by_value,
+)
+from registry.domain.alias_journal import MoveKind
+from registry.domain.records import TaskState, VersionKind
+
+SCHEMA_REVISION: Final = "2026_11_23_first_schema"
+"""The Alembic revision that these classes describe."""
+
+VERSION_TABLE: Final = "trunkline_schema_version"
+"""A table name of our own, so that the registry can share a database with other users of Alembic."""
+
+RELEASE_COUNTER: Final = "release"
+
+
+class Schema(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+
+
+class CounterRow(Schema):
+    """Where numbers come from that belong to no other row. Taken under a lock, never given twice."""
+
+    __tablename__ = "counters"
+    __table_args__ = (CheckConstraint("next_number >= 1", name="next_number_positive"),)
+
+    name: Mapped[NameText] = mapped_column(primary_key=True)
+    next_number: Mapped[int]
+
+
+class TeamRow(Schema):
+    __tablename__ = "teams"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[NameText]
+    created_at: Mapped[Moment]
+
+
+class BackboneRow(Schema):
+    __tablename__ = "backbones"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        CheckConstraint("layer_count >= 1", name="layer_count_positive"),
+        CheckConstraint("hidden_size >= 1", name="hidden_size_positive"),
+        CheckConstraint("max_length >= 3", name="max_length_holds_a_token"),
+        digest_check("tokenizer"),
+        digest_check("embeddings"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[NameText]
+    model_type: Mapped[NameText]
+    layer_count: Mapped[int]
+    hidden_size: Mapped[int]
+    max_length: Mapped[int]
+    config: Mapped[Object]
+    prefix_root: Mapped[Object]
+    tokenizer: Mapped[Digest]
+    embeddings: Mapped[Digest]
+    source: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[Moment]
+
+
+class BackbonePrefixRow(Schema):
+    """P(depth), and for depth 1..N the layer that it adds."""
+
+    __tablename__ = "backbone_prefixes"
+    __table_args__ = (
+        # The target of the versions' foreign key: (backbone, depth) alone is already unique.
+        UniqueConstraint("backbone_id", "depth", "prefix_digest"),
+        CheckConstraint("depth >= 0", name="depth_not_negative"),
+        CheckConstraint("(depth = 0) = (layer_digest IS NULL)", name="layer_digest_from_depth_1"),
+        CheckConstraint("(depth = 0) = (layer_blob IS NULL)", name="layer_blob_from_depth_1"),
+        digest_check("prefix_digest"),
+        digest_check("layer_digest"),
+        digest_check("layer_blob"),
+    )
+
+    backbone_id: Mapped[int] = mapped_column(ForeignKey("backbones.id", ondelete="RESTRICT"), primary_key=True)
+    depth: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    prefix_digest: Mapped[Digest]
+    layer_digest: Mapped[OptionalDigest]
+    layer_blob: Mapped[OptionalDigest]
+
+
+class TaskRow(Schema):
+    __tablename__ = "tasks"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        CheckConstraint("(state = 'retired') = (retired_at IS NOT NULL)", name="retired_has_time"),
+        CheckConstraint("(state = 'retired') = (retired_reason IS NOT NULL)", name="retired_has_reason"),
+        CheckConstraint(
+            "state = 'retired' OR (sunset_on IS NULL AND superseded_by_id IS NULL)", name="only_retired_is_superseded"
+        ),
+        CheckConstraint("superseded_by_id <> id", name="not_superseded_by_itself"),
+        CheckConstraint("next_version >= 1", name="next_version_positive"),
+        CheckConstraint("next_spec_revision >= 1", name="next_spec_revision_positive"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[NameText]
+    team_id: Mapped[int] = mapped_column(ForeignKey("teams.id", ondelete="RESTRICT"), index=True)
+    state: Mapped[TaskState] = mapped_column(enum_by_value(TaskState, "state"))
+    retired_at: Mapped[OptionalMoment]
+    retired_reason: Mapped[str | None] = mapped_column(Text)
+    sunset_on: Mapped[date | None]
+    superseded_by_id: Mapped[int | None] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"))
+    next_version: Mapped[int]
+    next_spec_revision: Mapped[int]
+    """The current revision is the one before it."""
+    created_at: Mapped[Moment]
+
+
+class SpecRevisionRow(Schema):
+    __tablename__ = "spec_revisions"
+    __table_args__ = (
+        UniqueConstraint("task_id", "number"),
+        CheckConstraint("number >= 1", name="number_positive"),
+        digest_check("digest"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"))
+    number: Mapped[int]
+    definition: Mapped[Object]
+    digest: Mapped[Digest]
+    created_at: Mapped[Moment]
+
+
+class VersionRow(Schema):
+    __tablename__ = "versions"
+    __table_args__ = (
+        UniqueConstraint("task_id", "number"),
+        UniqueConstraint("task_id", "trial_key"),
+        ForeignKeyConstraint(
+            ["task_id", "spec_revision"],
+            ["spec_revisions.task_id", "spec_revisions.number"],
+            name="fk_versions_spec_revision_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        ForeignKeyConstraint(
+            ["backbone_id", "frozen_depth", "prefix_digest"],
+            ["backbone_prefixes.backbone_id", "backbone_prefixes.depth", "backbone_prefixes.prefix_digest"],
+            name="fk_versions_prefix_of_backbone",
+            ondelete="RESTRICT",
+        ),
+        # top_layer is k + l: that the backbone has such a depth says k + l <= N.
+        ForeignKeyConstraint(
+            ["backbone_id", "top_layer"],
+            ["backbone_prefixes.backbone_id", "backbone_prefixes.depth"],
+            name="fk_versions_top_layer_within_backbone",
+            ondelete="RESTRICT",
+        ),
+        ForeignKeyConstraint(
+            ["task_id", "teacher_number"],
+            ["versions.task_id", "versions.number"],
+            name="fk_versions_teacher_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        CheckConstraint("number >= 1", name="number_positive"),
+        CheckConstraint("frozen_depth >= 0", name="frozen_depth_not_negative"),
+        CheckConstraint("task_layers >= 1", name="task_layers_positive"),
+        CheckConstraint("top_layer = frozen_depth + task_layers", name="top_layer_is_sum"),
+        CheckConstraint("(kind = 'student') = (teacher_number IS NOT NULL)", name="student_has_teacher"),
+        CheckConstraint("teacher_number < number", name="teacher_is_older"),
+        *map(digest_check, ("prefix_digest", "module", "golden", "dev_predictions", "train_digest", "dev_digest")),
+        Index("ix_versions_backbone_id_frozen_depth", "backbone_id", "frozen_depth"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"))
+    number: Mapped[int]
+    spec_revision: Mapped[int]
+    backbone_id: Mapped[int] = mapped_column(ForeignKey("backbones.id", ondelete="RESTRICT"))
+    kind: Mapped[VersionKind] = mapped_column(enum_by_value(VersionKind, "kind"))
+    frozen_depth: Mapped[int]
+    task_layers: Mapped[int]
+    top_layer: Mapped[int]
+    prefix_digest: Mapped[Digest]
+    teacher_number: Mapped[int | None]
+    head: Mapped[Object]
+    module: Mapped[Digest]
+    golden: Mapped[Digest]
+    dev_predictions: Mapped[Digest]
+    metrics: Mapped[Object]
+    statistic: Mapped[str] = mapped_column(Text)
+    train_digest: Mapped[Digest]
+    dev_digest: Mapped[Digest]
+    recipe: Mapped[Object]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    environment: Mapped[Object]
+    trial_key: Mapped[str] = mapped_column(String(128))
+    mlflow_run: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[Moment]
+    created_by: Mapped[str] = mapped_column(Text)
+
+
+class AliasRow(Schema):
+    """What each alias points at now. The primary key makes it one version; the journal says how it came there."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["task_id", "version_number"],
+            ["versions.task_id", "versions.number"],
+            name="fk_aliases_version_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        CheckConstraint("name <> 'latest'", name="name_is_not_latest"),
+    )
+
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"), primary_key=True)
+    name: Mapped[NameText] = mapped_column(primary_key=True)
+    version_number: Mapped[int]
+
+
+class AliasMoveRow(Schema):
+    """The journal: rows are added, in the order of `id`, and never changed."""
+
+    __tablename__ = "alias_moves"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["task_id", "from_version"],
+            ["versions.task_id", "versions.number"],
+            name="fk_alias_moves_from_version_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        ForeignKeyConstraint(
+            ["task_id", "to_version"],
+            ["versions.task_id", "versions.number"],
+            name="fk_alias_moves_to_version_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        CheckConstraint("from_version <> to_version", name="moves"),
+        CheckConstraint("kind <> 'rollback' OR from_version IS NOT NULL", name="rollback_leaves_a_version"),
+        Index("ix_alias_moves_task_id_alias", "task_id", "alias"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"))
+    alias: Mapped[NameText]
+    kind: Mapped[MoveKind] = mapped_column(enum_by_value(MoveKind, "kind"))
+    from_version: Mapped[int | None]
+    to_version: Mapped[int]
+    actor: Mapped[str] = mapped_column(Text)
+    moved_at: Mapped[Moment]
+
+
+class ReleaseRow(Schema):
+    __tablename__ = "releases"
+    __table_args__ = (
+        UniqueConstraint("number"),
+        UniqueConstraint("manifest"),
+        ForeignKeyConstraint(
+            ["backbone_id", "trunk_depth"],
+            ["backbone_prefixes.backbone_id", "backbone_prefixes.depth"],
+            name="fk_releases_trunk_within_backbone",
+            ondelete="RESTRICT",
+        ),
+        CheckConstraint("number >= 1", name="number_positive"),
+        CheckConstraint("layer_count > trunk_depth", name="layer_count_above_trunk"),
+        digest_check("manifest"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    manifest: Mapped[Digest]
+    backbone_id: Mapped[int] = mapped_column(ForeignKey("backbones.id", ondelete="RESTRICT"))
+    trunk_depth: Mapped[int]
+    layer_count: Mapped[int]
+    gates: Mapped[Object]
+    created_at: Mapped[Moment]
+    created_by: Mapped[str] = mapped_column(Text)
+
+
+class ReleaseMemberRow(Schema):
+    """One version of each task: the primary key forbids a second one."""
+
+    __tablename__ = "release_members"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["task_id", "version_number"],
+            ["versions.task_id", "versions.number"],
+            name="fk_release_members_version_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        Index("ix_release_members_task_id_version_number", "task_id", "version_number"),
+    )
+
+    release_id: Mapped[int] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"), primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"), primary_key=True)
+    version_number: Mapped[int]
+
+
+class AuditEventRow(Schema):
+    """Who changed what, in the same transaction as the change."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (CheckConstraint("actor <> ''", name="actor_not_empty"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    occurred_at: Mapped[Moment]
+    actor: Mapped[str] = mapped_column(Text)
+    action: Mapped[NameText]
+    object: Mapped[str] = mapped_column(String(160), index=True)
+    before: Mapped[OptionalObject]
+    after: Mapped[OptionalObject]
