@@ -1,0 +1,80 @@
+"""Finding rows by the names that people write, with an answer that helps when there is none."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry.database.schema import BackboneRow, TaskRow, TeamRow, VersionRow
+from registry.domain.records import TaskState
+from registry.domain.references import check_name
+from registry.errors import AlreadyExists, NotAllowed, NotFound
+
+
+def find_team(session: Session, name: str) -> TeamRow:
+    """The team of this name; raises UsageError for what is no name, NotFound for one that nobody has."""
+    check_name("team", name)
+    row = session.scalar(select(TeamRow).where(TeamRow.name == name))
+    if row is None:
+        raise NotFound(f"there is no team {name!r}: {_hint(session, TeamRow, name, 'team')}")
+    return row
+
+
+def find_backbone(session: Session, name: str) -> BackboneRow:
+    """The backbone of this name; raises UsageError or NotFound."""
+    check_name("backbone", name)
+    row = session.scalar(select(BackboneRow).where(BackboneRow.name == name))
+    if row is None:
+        raise NotFound(f"there is no backbone {name!r}: {_hint(session, BackboneRow, name, 'backbone')}")
+    return row
+
+
+def find_task(session: Session, name: str) -> TaskRow:
+    """The task of this name; raises UsageError or NotFound."""
+    check_name("task", name)
+    row = session.scalar(select(TaskRow).where(TaskRow.name == name))
+    if row is None:
+        raise NotFound(f"there is no task {name!r}: {_hint(session, TaskRow, name, 'task')}")
+    return row
+
+
+def lock_task(session: Session, name: str) -> TaskRow:
+    """`find_task`, and nobody else changes the task, its versions or its aliases until this transaction ends."""
+    row = find_task(session, name)
+    session.refresh(row, with_for_update=True)  # what was read before the lock may be old
+    return row
+
+
+def find_version(session: Session, task: TaskRow, number: int) -> VersionRow:
+    """The version of this task; raises NotFound."""
+    row = session.scalar(select(VersionRow).where(VersionRow.task_id == task.id, VersionRow.number == number))
+    if row is None:
+        raise NotFound(f"there is no version {task.name}/{number}: `trunkline task versions {task.name}` lists them")
+    return row
+
+
+def refuse_if_retired(task: TaskRow, change: str) -> None:
+    """Raises NotAllowed when the task is retired; `change` says what it then refuses."""
+    if task.state is TaskState.RETIRED:
+        raise NotAllowed(
+            f"task {task.name} is retired ({task.retired_reason}): it takes {change}; "
+            f"`trunkline task revive {task.name}` brings it back"
+        )
+
+
+@contextmanager
+def first_of_its_name(taken: str) -> Iterator[None]:
+    """Flush inside: when somebody else committed the same name meanwhile, raises AlreadyExists saying `taken`."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise AlreadyExists(taken) from error
+
+
+def _hint(session: Session, table: type[TeamRow | BackboneRow | TaskRow], name: str, kind: str) -> str:
+    near = difflib.get_close_matches(name, session.scalars(select(table.name).order_by(table.name)).all())
+    listing = f"`trunkline {kind} list` shows what there is"
+    return f"did you mean {', '.join(near)}? {listing}" if near else listing

@@ -1,0 +1,199 @@
+"""Tasks: registered by a team, redefined by new spec revisions, retired and revived."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from registry.database.schema import AliasRow, SpecRevisionRow, TaskRow, TeamRow, VersionRow
+from registry.domain.records import Retirement, Task, TaskState
+from registry.domain.task_specs import TaskSpec
+from registry.errors import AlreadyExists, NotAllowed, NotFound
+from registry.services.audit import record_event
+from registry.services.lookups import find_task, find_team, first_of_its_name, lock_task
+
+_Successor = aliased(TaskRow)
+
+
+def register_task(session: Session, spec: TaskSpec, *, team: str, actor: str, at: datetime) -> Task:
+    """Creates the task that the spec names, with the spec as revision 1.
+
+    Raises:
+        NotFound: there is no such team.
+        AlreadyExists: there is a task of this name.
+    """
+    owner = find_team(session, team)
+    taken = f"task {spec.task} already exists: to redefine it, run `trunkline task update` with the same file"
+    if session.scalar(select(exists().where(TaskRow.name == spec.task))):
+        raise AlreadyExists(taken)
+    task = TaskRow(
+        name=spec.task,
+        team_id=owner.id,
+        state=TaskState.ACTIVE,
+        next_version=1,
+        next_spec_revision=1,
+        created_at=at,
+    )
+    with first_of_its_name(taken):
+        session.add(task)
+        session.flush()
+    _add_revision(session, task, spec, at)
+    after = {"team": team, "spec_revision": 1, "spec": spec.digest()}
+    record_event(session, "task.register", f"task {task.name}", actor=actor, at=at, after=after)
+    return get_task(session, task.name)
+
+
+def update_task(session: Session, spec: TaskSpec, *, actor: str, at: datetime) -> Task:
+    """Adds a spec revision; a definition that changes nothing adds none.
+
+    Raises:
+        NotFound: there is no such task.
+    """
+    task = lock_task(session, spec.task)
+    current = _find_revision(session, task, task.next_spec_revision - 1)
+    if current.digest != spec.digest():
+        before = {"spec_revision": current.number, "spec": current.digest}
+        number = _add_revision(session, task, spec, at)
+        after = {"spec_revision": number, "spec": spec.digest()}
+        record_event(session, "task.update", f"task {task.name}", actor=actor, at=at, before=before, after=after)
+    return get_task(session, task.name)
+
+
+def get_task(session: Session, name: str) -> Task:
+    """The task as it is now; raises UsageError or NotFound."""
+    task = find_task(session, name)
+    row = session.execute(_with_parts().where(TaskRow.id == task.id)).one()
+    aliases = session.scalars(select(AliasRow).where(AliasRow.task_id == task.id).order_by(AliasRow.name))
+    return _record(row, {alias.name: alias.version_number for alias in aliases})
+
+
+def list_tasks(session: Session, *, team: str | None = None, state: TaskState | None = None) -> list[Task]:
+    """Tasks by name, of one team or in one state only when asked; raises NotFound for an unknown team."""
+    query = _with_parts().order_by(TaskRow.name)
+    if team is not None:
+        query = query.where(TaskRow.team_id == find_team(session, team).id)
+    if state is not None:
+        query = query.where(TaskRow.state == state)
+    aliases: dict[int, dict[str, int]] = {}
+    for alias in session.scalars(select(AliasRow).order_by(AliasRow.name)):
+        aliases.setdefault(alias.task_id, {})[alias.name] = alias.version_number
+    return [_record(row, aliases.get(row.TaskRow.id, {})) for row in session.execute(query)]
+
+
+def get_spec(session: Session, name: str, revision: int) -> TaskSpec:
+    """One revision of a task's definition; raises UsageError or NotFound."""
+    return TaskSpec.model_validate(_find_revision(session, find_task(session, name), revision).definition)
+
+
+def retire_task(session: Session, name: str, retirement: Retirement, *, actor: str, at: datetime) -> Task:
+    """Ends the task: from now on it takes no new version, no move of an alias and no place in a new release.
+
+    Raises:
+        NotFound: there is no such task, or no such successor.
+        NotAllowed: it is retired already, or would supersede itself.
+    """
+    task = lock_task(session, name)
+    if task.state is TaskState.RETIRED:
+        raise NotAllowed(f"task {name} is retired already ({task.retired_reason})")
+    if retirement.superseded_by == name:
+        raise NotAllowed(f"task {name} cannot supersede itself: name the task that takes its place")
+    if retirement.superseded_by is not None:
+        task.superseded_by_id = find_task(session, retirement.superseded_by).id
+    task.state = TaskState.RETIRED
+    task.retired_at = at
+    task.retired_reason = retirement.reason
+    task.sunset_on = retirement.sunset_on
+    _record_state(session, task, retirement, TaskState.ACTIVE, actor=actor, at=at)
+    return get_task(session, name)
+
+
+def revive_task(session: Session, name: str, *, actor: str, at: datetime) -> Task:
+    """Undoes a retirement; raises NotFound, or NotAllowed when the task is active."""
+    task = lock_task(session, name)
+    retirement = get_task(session, name).retirement
+    if retirement is None:
+        raise NotAllowed(f"task {name} is not retired: there is nothing to revive")
+    task.state = TaskState.ACTIVE
+    task.retired_at = task.retired_reason = task.sunset_on = task.superseded_by_id = None
+    _record_state(session, task, retirement, TaskState.RETIRED, actor=actor, at=at)
+    return get_task(session, name)
+
+
+def _record_state(
+    session: Session, task: TaskRow, retirement: Retirement, was: TaskState, *, actor: str, at: datetime
+) -> None:
+    active = {"state": TaskState.ACTIVE.value}
+    retired = {"state": TaskState.RETIRED.value, **retirement.model_dump(mode="json")}
+    action, before, after = (
+        ("task.retire", active, retired) if was is TaskState.ACTIVE else ("task.revive", retired, active)
+    )
+    record_event(session, action, f"task {task.name}", actor=actor, at=at, before=before, after=after)
+
+
+def _add_revision(session: Session, task: TaskRow, spec: TaskSpec, at: datetime) -> int:
+    number = task.next_spec_revision
+    task.next_spec_revision = number + 1
+    session.add(
+        SpecRevisionRow(
+            task_id=task.id,
+            number=number,
+            definition=spec.model_dump(mode="json"),
+            digest=spec.digest(),
+            created_at=at,
+        )
+    )
+    session.flush()
+    return number
+
+
+def _find_revision(session: Session, task: TaskRow, number: int) -> SpecRevisionRow:
+    row = session.scalar(
+        select(SpecRevisionRow).where(SpecRevisionRow.task_id == task.id, SpecRevisionRow.number == number)
+    )
+    if row is None:
+        raise NotFound(
+            f"task {task.name} has no spec revision {number}: it has 1 to {task.next_spec_revision - 1}, "
+            f"see `trunkline task show {task.name}`"
+        )
+    return row
+
+
+def _with_parts() -> Select[Any]:
+    """A task with its team, its current definition, its successor and how many versions it has: one query."""
+    versions = select(func.count()).select_from(VersionRow).where(VersionRow.task_id == TaskRow.id).scalar_subquery()
+    return (
+        select(
+            TaskRow,
+            TeamRow.name.label("team"),
+            SpecRevisionRow,
+            _Successor.name.label("superseded_by"),
+            versions.label("version_count"),
+        )
+        .join(TeamRow, TeamRow.id == TaskRow.team_id)
+        .join(
+            SpecRevisionRow,
+            (SpecRevisionRow.task_id == TaskRow.id) & (SpecRevisionRow.number == TaskRow.next_spec_revision - 1),
+        )
+        .outerjoin(_Successor, _Successor.id == TaskRow.superseded_by_id)
+    )
+
+
+def _record(row: Row[Any], aliases: Mapping[str, int]) -> Task:
+    task: TaskRow = row.TaskRow
+    retirement = None
+    if task.retired_reason is not None:
+        retirement = Retirement(reason=task.retired_reason, sunset_on=task.sunset_on, superseded_by=row.superseded_by)
+    return Task(
+        name=task.name,
+        team=row.team,
+        state=task.state,
+        retirement=retirement,
+        retired_at=task.retired_at,
+        spec=TaskSpec.model_validate(row.SpecRevisionRow.definition),
+        spec_revision=row.SpecRevisionRow.number,
+        version_count=row.version_count,
+        aliases=aliases,
+        created_at=task.created_at,
+    )

@@ -1,0 +1,211 @@
+"""Versions: immutable, numbered without gaps by a counter on the task's row, each bound to a backbone's prefix."""
+
+from datetime import datetime
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from registry.database.schema import AliasRow, BackbonePrefixRow, BackboneRow, SpecRevisionRow, TaskRow, VersionRow
+from registry.domain.records import NewVersion, Version, VersionKind
+from registry.domain.references import AliasReference, VersionReference
+from registry.domain.task_specs import TaskSpec
+from registry.errors import InvalidInput, NotFound
+from registry.services.audit import record_event
+from registry.services.lookups import find_backbone, find_task, find_version, lock_task, refuse_if_retired
+
+
+def register_version(session: Session, new: NewVersion, *, actor: str, at: datetime) -> Version:
+    """Gives a trained module its number; the same trial registered again gives the version that exists.
+
+    Raises:
+        NotFound: the task, its spec revision, the backbone or the teacher does not exist.
+        NotAllowed: the task is retired.
+        InvalidInput: the module does not fit its task, its backbone or its teacher; lists every reason.
+    """
+    task = lock_task(session, new.task)
+    if (existing := find_trial(session, new.task, new.trial_key)) is not None:
+        return existing
+    refuse_if_retired(task, "no new versions")
+    backbone = find_backbone(session, new.backbone)
+    if problems := [
+        *_spec_problems(session, task, new),
+        *_backbone_problems(session, backbone, new),
+        *_teacher_problems(session, task, new),
+    ]:
+        raise InvalidInput(f"version of task {new.task}", problems)
+    number = task.next_version
+    task.next_version = number + 1
+    row = _row(new, task_id=task.id, backbone_id=backbone.id, number=number, actor=actor, at=at)
+    session.add(row)
+    session.flush()
+    after = new.model_dump(
+        mode="json",
+        include={"kind", "spec_revision", "backbone", "frozen_depth", "task_layers", "teacher", "module", "metrics"},
+    )
+    record_event(session, "version.register", f"version {new.task}/{number}", actor=actor, at=at, after=after)
+    return _record(row, new.task, new.backbone)
+
+
+def get_version(session: Session, reference: VersionReference | AliasReference) -> Version:
+    """The version that is referred to; raises NotFound when there is no such task, version or alias."""
+    task = find_task(session, reference.task)
+    if isinstance(reference, AliasReference):
+        number = session.scalar(
+            select(AliasRow.version_number).where(AliasRow.task_id == task.id, AliasRow.name == reference.alias)
+        )
+        if number is None:
+            raise NotFound(
+                f"task {task.name} has no alias {reference.alias!r}: `trunkline task show {task.name}` lists them, "
+                "`trunkline task promote` sets one"
+            )
+    else:
+        number = find_version(session, task, reference.number).number
+    return _records(session, _with_names().where(VersionRow.task_id == task.id, VersionRow.number == number))[0]
+
+
+def list_versions(session: Session, task: str) -> list[Version]:
+    """All versions of a task, oldest first; raises UsageError or NotFound."""
+    row = find_task(session, task)
+    return _records(session, _with_names().where(VersionRow.task_id == row.id).order_by(VersionRow.number))
+
+
+def find_trial(session: Session, task: str, trial_key: str) -> Version | None:
+    """The version that this trial became, if it was registered; raises UsageError or NotFound for the task."""
+    row = find_task(session, task)
+    found = _records(session, _with_names().where(VersionRow.task_id == row.id, VersionRow.trial_key == trial_key))
+    return found[0] if found else None
+
+
+def versions_with_alias(session: Session, alias: str) -> list[Version]:
+    """The version that the alias names in each task, by task; retired tasks too."""
+    query = _with_names().join(
+        AliasRow, (AliasRow.task_id == VersionRow.task_id) & (AliasRow.version_number == VersionRow.number)
+    )
+    return _records(session, query.where(AliasRow.name == alias).order_by(TaskRow.name))
+
+
+def _spec_problems(session: Session, task: TaskRow, new: NewVersion) -> list[str]:
+    definition = session.scalar(
+        select(SpecRevisionRow.definition).where(
+            SpecRevisionRow.task_id == task.id, SpecRevisionRow.number == new.spec_revision
+        )
+    )
+    if definition is None:
+        raise NotFound(f"task {task.name} has no spec revision {new.spec_revision}: see `trunkline task show`")
+    spec = TaskSpec.model_validate(definition)
+    if (new.head.type, new.head.outputs) == (spec.type, spec.output_count):
+        return []
+    return [
+        f"its head is {new.head.type} with {new.head.outputs} outputs, but spec revision {new.spec_revision} "
+        f"is {spec.type} with {spec.output_count}"
+    ]
+
+
+def _backbone_problems(session: Session, backbone: BackboneRow, new: NewVersion) -> list[str]:
+    top_layer = new.frozen_depth + new.task_layers
+    if top_layer > backbone.layer_count:
+        return [
+            f"frozen depth {new.frozen_depth} + {new.task_layers} task layers is {top_layer}, "
+            f"but backbone {backbone.name} has {backbone.layer_count} layers"
+        ]
+    prefix = session.scalar(
+        select(BackbonePrefixRow.prefix_digest).where(
+            BackbonePrefixRow.backbone_id == backbone.id, BackbonePrefixRow.depth == new.frozen_depth
+        )
+    )
+    if prefix == new.prefix_digest:
+        return []
+    return [
+        f"it was trained on another P({new.frozen_depth}) ({new.prefix_digest[:12]}…) than that of backbone "
+        f"{backbone.name} ({str(prefix)[:12]}…): `trunkline backbone diff` names what differs"
+    ]
+
+
+def _teacher_problems(session: Session, task: TaskRow, new: NewVersion) -> list[str]:
+    if (new.kind is VersionKind.STUDENT) != (new.teacher is not None):
+        return ["a student names its teacher, a teacher names none"]
+    if new.teacher is None:
+        return []
+    teacher = find_version(session, task, new.teacher)
+    problems = []
+    if teacher.kind is not VersionKind.TEACHER:
+        problems.append(f"{task.name}/{teacher.number} is a {teacher.kind}: only a teacher can be distilled")
+    if new.frozen_depth < teacher.frozen_depth:
+        problems.append(
+            f"its frozen depth {new.frozen_depth} is less than {teacher.frozen_depth}, "
+            f"that of its teacher {task.name}/{teacher.number}"
+        )
+    return problems
+
+
+def _row(new: NewVersion, *, task_id: int, backbone_id: int, number: int, actor: str, at: datetime) -> VersionRow:
+    return VersionRow(
+        task_id=task_id,
+        number=number,
+        spec_revision=new.spec_revision,
+        backbone_id=backbone_id,
+        kind=new.kind,
+        frozen_depth=new.frozen_depth,
+        task_layers=new.task_layers,
+        top_layer=new.frozen_depth + new.task_layers,
+        prefix_digest=new.prefix_digest,
+        teacher_number=new.teacher,
+        head=new.head.model_dump(mode="json"),
+        module=new.module,
+        golden=new.golden,
+        dev_predictions=new.dev_predictions,
+        metrics=dict(new.metrics),
+        statistic=new.statistic,
+        train_digest=new.train_digest,
+        dev_digest=new.dev_digest,
+        recipe=dict(new.recipe),
+        seed=new.seed,
+        environment=dict(new.environment),
+        trial_key=new.trial_key,
+        mlflow_run=new.mlflow_run,
+        created_at=at,
+        created_by=actor,
+    )
+
+
+def _with_names() -> Select[VersionRow, str, str]:
+    return (
+        select(VersionRow, TaskRow.name, BackboneRow.name)
+        .join(TaskRow, TaskRow.id == VersionRow.task_id)
+        .join(BackboneRow, BackboneRow.id == VersionRow.backbone_id)
+    )
+
+
+def _records(session: Session, query: Select[VersionRow, str, str]) -> list[Version]:
+    return [_record(row, task, backbone) for row, task, backbone in session.execute(query)]
+
+
+def _record(row: VersionRow, task: str, backbone: str) -> Version:
+    return Version.model_validate(
+        {
+            "task": task,
+            "number": row.number,
+            "spec_revision": row.spec_revision,
+            "backbone": backbone,
+            "kind": row.kind,
+            "frozen_depth": row.frozen_depth,
+            "task_layers": row.task_layers,
+            "prefix_digest": row.prefix_digest,
+            "teacher": row.teacher_number,
+            "head": row.head,
+            "module": row.module,
+            "golden": row.golden,
+            "dev_predictions": row.dev_predictions,
+            "metrics": row.metrics,
+            "statistic": row.statistic,
+            "train_digest": row.train_digest,
+            "dev_digest": row.dev_digest,
+            "recipe": row.recipe,
+            "seed": row.seed,
+            "environment": row.environment,
+            "trial_key": row.trial_key,
+            "mlflow_run": row.mlflow_run,
+            "created_at": row.created_at,
+            "created_by": row.created_by,
+        }
+    )
