@@ -1,0 +1,157 @@
+"""The backbone cut at a depth: embeddings and bottom layers, frozen, from content-addressed blobs.
+
+The parts are transformers' own classes; which parts, a family's entry in `registry.domain.families` says.
+B = rows, T = pieces, H = hidden size.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+
+from modeling.text import Batch
+from modeling.weights import EXACT_IN_FP32, fill
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.families import family_of
+from registry.errors import InvalidInput
+
+Attention = Literal["sdpa", "eager"]
+
+
+def attention_mask(config: PreTrainedConfig, hidden: Tensor, mask: Tensor) -> Tensor:
+    """transformers' own 4-D mask for the attention that `config` names: boolean for SDPA, additive for eager.
+
+    Args:
+        hidden: [B, T, H]; gives the mask's dtype and device.
+        mask: [B, T] bool, False on padding.
+
+    The mask is made even when nothing is padded: whether a row's batch mates have padding must not choose the kernel
+    that the row is computed with, and looking costs a synchronisation on a GPU.
+    """
+    return cast(
+        Tensor,
+        create_bidirectional_mask(
+            config=config, inputs_embeds=hidden, attention_mask=mask, allow_is_bidirectional_skip=False
+        ),
+    )
+
+
+def meta_model(config: Mapping[str, Any], *, layers: int, attention: Attention) -> PreTrainedModel:
+    """transformers' model of this many layers, fp32; its weights take no memory and no random number.
+
+    Raises:
+        InvalidInput: transformers can build no model from the config.
+    """
+    family = family_of(config, "backbone config")
+    try:
+        model_config = AutoConfig.for_model(**{**config, family.layer_count_field: layers})
+        with torch.device("meta"):
+            build: Callable[..., PreTrainedModel] = AutoModel.from_config
+            return build(model_config, attn_implementation=attention, dtype=torch.float32)
+    except Exception as error:  # a config's values come out as exceptions of every class
+        raise InvalidInput("backbone config", [f"transformers cannot build it: {error}"]) from error
+
+
+def layers_of(model: PreTrainedModel, config: Mapping[str, Any]) -> nn.ModuleList:
+    return cast(nn.ModuleList, model.get_submodule(family_of(config, "backbone config").layers_attribute))
+
+
+def embeddings_of(model: PreTrainedModel, config: Mapping[str, Any]) -> nn.Module:
+    return model.get_submodule(family_of(config, "backbone config").embeddings_prefix.rstrip("."))
+
+
+def compute_buffers(model: PreTrainedModel, part: nn.Module) -> None:
+    """Gives the part's non-persistent buffers (such as position ids) their values.
+
+    They are in no file: transformers computes them where it initialises weights, and leaves alone what it finds
+    marked as initialised. So the part's weights must be loaded before.
+    """
+    for parameter in part.parameters():
+        parameter._is_hf_initialized = True  # type: ignore[attr-defined]
+    for module in part.modules():
+        for name in module._non_persistent_buffers_set:
+            setattr(module, name, torch.empty_like(module.get_buffer(name), device="cpu"))
+        if module._non_persistent_buffers_set:
+            initialise: Callable[[nn.Module], None] = model._init_weights
+            initialise(module)
+
+
+class Trunk(nn.Module):
+    """Embeddings and the bottom layers, frozen: always in eval mode, never with a gradient.
+
+    Dropout in a frozen layer would make the cached and the served hidden state different ones.
+    """
+
+    def __init__(self, config: PreTrainedConfig, embeddings: nn.Module, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = embeddings
+        self.layers = layers
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stays in eval mode, whatever the module around it is told."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def hidden_states(self, batch: Batch, depth: int) -> Iterator[Tensor]:
+        """The hidden states [B, T, H] after layers 0 (the embeddings) to `depth`, each computed when asked for."""
+        if not 0 <= depth <= self.depth:
+            raise ValueError(f"depth {depth}: this trunk has layers 0 to {self.depth}")
+        hidden: Tensor = self.embeddings(input_ids=batch.input_ids, token_type_ids=batch.type_ids)
+        yield hidden
+        mask = attention_mask(self.config, hidden, batch.mask)
+        for layer in self.layers[:depth]:
+            hidden = layer(hidden, mask)
+            yield hidden
+
+    def forward(self, batch: Batch, depths: Collection[int]) -> dict[int, Tensor]:
+        """The hidden state [B, T, H] after each asked layer (0: the embeddings); nothing beyond the deepest is run.
+
+        Raises:
+            ValueError: a depth is outside the trunk.
+        """
+        if outside := [depth for depth in depths if not 0 <= depth <= self.depth]:
+            raise ValueError(f"depths {outside}: this trunk has layers 0 to {self.depth}")
+        if not depths:
+            return {}
+        states = enumerate(self.hidden_states(batch, max(depths)))
+        return {depth: hidden for depth, hidden in states if depth in depths}
+
+
+def load_trunk(
+    *,
+    config: Mapping[str, Any],
+    embeddings: str,
+    layers: Sequence[str],
+    store: LocalArtifactStore,
+    attention: Attention = "sdpa",
+) -> Trunk:
+    """Builds the trunk from its blobs, in fp32 whatever dtype they hold: the cast is exact.
+
+    Args:
+        config: the backbone's whole config.json.
+        embeddings: blob of the embeddings' tensors.
+        layers: blobs of layers 1, 2, …: as many as the trunk is deep.
+
+    Raises:
+        InvalidWeights: a blob's tensors are not exactly those of its part; names blob and tensor.
+        ArtifactMissing, ArtifactDamaged: the store does not hold a whole blob.
+        InvalidInput: the config is not one of a backbone.
+    """
+    model = meta_model(config, layers=len(layers), attention=attention)
+    embedding_part, layer_parts = embeddings_of(model, config), layers_of(model, config)
+    fill(embedding_part, store.fetch(embeddings), subject="the backbone's embeddings", dtypes=EXACT_IN_FP32)
+    for number, (layer, blob) in enumerate(zip(layer_parts, layers, strict=True), start=1):
+        fill(layer, store.fetch(blob), subject=f"the backbone's layer {number}", dtypes=EXACT_IN_FP32)
+    for part in (embedding_part, layer_parts):
+        compute_buffers(model, part)
+    return Trunk(model.config, embedding_part, layer_parts)

@@ -1,0 +1,94 @@
+"""The heads: what turns a branch's last hidden state into its outputs.
+
+B = rows, T = pieces, W = words, H = hidden size.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from registry.domain.manifests import HeadConfig
+from registry.domain.task_specs import TaskType
+
+
+class TextHead(nn.Module):
+    """First piece, dropout, linear: [B, outputs]."""
+
+    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, outputs)
+
+    def forward(self, hidden: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
+        """hidden [B, T, H] -> [B, outputs]; a text-level head has no use for the words."""
+        outputs: Tensor = self.linear(self.dropout(hidden[:, 0]))
+        return outputs
+
+
+class RegressionHead(TextHead):
+    """A text head that answers in the data's own units: linear × target_scale + target_mean.
+
+    Both are saved with the module (fp32 scalars). The linear part is trained on standardised targets, because from
+    its initial values near 0 it would take most of the training to reach the mean of, say, house prices.
+    """
+
+    target_mean: Tensor
+    target_scale: Tensor
+
+    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
+        super().__init__(hidden_size, outputs, dropout)
+        self.register_buffer("target_mean", torch.zeros(()))
+        self.register_buffer("target_scale", torch.ones(()))
+
+    def set_target_units(self, *, mean: float, scale: float) -> None:
+        """Mean and standard deviation of the training targets.
+
+        Raises:
+            ValueError: they are not finite in fp32, or the scale is not above zero.
+        """
+        values = torch.tensor([mean, scale], dtype=torch.float32)
+        if not (math.isfinite(values[0]) and math.isfinite(values[1]) and values[1] > 0):
+            raise ValueError(f"targets of mean {mean} and scale {scale} cannot be standardised in fp32")
+        self.target_mean.copy_(values[0])
+        self.target_scale.copy_(values[1])
+
+    def forward(self, hidden: Tensor, word_tokens: Tensor) -> Tensor:
+        """hidden [B, T, H] -> [B, 1], in the data's units."""
+        return super().forward(hidden, word_tokens) * self.target_scale + self.target_mean
+
+
+class TokenHead(nn.Module):
+    """The first piece of every word, dropout, linear: [B, W, outputs]; zeros for a word without a piece."""
+
+    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, outputs)
+
+    def forward(self, hidden: Tensor, word_tokens: Tensor) -> Tensor:
+        """hidden [B, T, H], word_tokens [B, W] int64 -> [B, W, outputs]."""
+        positions = word_tokens.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[2])
+        outputs: Tensor = self.linear(self.dropout(hidden.gather(1, positions)))
+        return outputs.masked_fill((word_tokens < 0)[:, :, None], 0.0)
+
+
+_HEADS: dict[TaskType, type[TextHead] | type[TokenHead]] = {
+    TaskType.CLASSIFICATION: TextHead,
+    TaskType.REGRESSION: RegressionHead,
+    TaskType.TOKEN_CLASSIFICATION: TokenHead,
+}
+
+
+def build_head(head: HeadConfig, config: PreTrainedConfig) -> TextHead | TokenHead:
+    """The head that the task's type asks for, not initialised; dropout as the backbone's own."""
+    return _HEADS[head.type](config.hidden_size, head.outputs, config.hidden_dropout_prob)
+
+
+def initialise_head(head: TextHead | TokenHead, *, deviation: float, seed: int) -> None:
+    """Weights from a normal distribution, bias zero, from the seed alone: the global generator is left as it is."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.linear.weight.normal_(0.0, deviation, generator=generator)
+        head.linear.bias.zero_()

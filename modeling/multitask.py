@@ -1,0 +1,113 @@
+"""The merged model: one trunk, every task's branch on it, one pass for all.
+
+B = rows, W = words.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from modeling.backbone import Attention, Trunk, load_trunk
+from modeling.task_module import TaskModule, load_task_module
+from modeling.text import Batch
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.manifests import BranchManifest, Manifest
+from registry.errors import ArtifactError, InvalidWeights, NotFound
+
+
+class MergedModel(nn.Module):
+    """A trunk with branches that leave it at their own depths.
+
+    Args:
+        branches: task -> (frozen depth, module).
+    """
+
+    def __init__(self, trunk: Trunk, branches: Mapping[str, tuple[int, TaskModule]]) -> None:
+        super().__init__()
+        if too_deep := [task for task, (depth, _) in branches.items() if depth > trunk.depth]:
+            raise ValueError(f"{', '.join(too_deep)}: leaves after the trunk's last layer {trunk.depth}")
+        self.trunk = trunk
+        self.branches = nn.ModuleDict({_key(task): module for task, (_, module) in branches.items()})
+        self.frozen_depths: Mapping[str, int] = {task: depth for task, (depth, _) in branches.items()}
+
+    def branch(self, task: str) -> TaskModule:
+        """The task's module.
+
+        Raises:
+            NotFound: the model has no such task.
+        """
+        if task not in self.frozen_depths:
+            raise NotFound(f"task {task!r} is not in this release, which has: {', '.join(sorted(self.frozen_depths))}")
+        return cast(TaskModule, self.branches[_key(task)])
+
+    def forward(self, batch: Batch, rows: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Runs the trunk once, down to the deepest layer that these tasks need, and each branch where it leaves.
+
+        Args:
+            rows: task -> indices [n] int64 of the batch's rows that ask for it, or None for all of them.
+
+        Returns:
+            task -> raw outputs of its rows, in the order asked: [n, outputs] or [n, W, outputs].
+
+        Raises:
+            NotFound: the model has no such task.
+        """
+        branches = {task: self.branch(task) for task in rows}
+        if not branches:
+            return {}
+        outputs: dict[str, Tensor] = {}
+        deepest = max(self.frozen_depths[task] for task in branches)
+        for depth, hidden in enumerate(self.trunk.hidden_states(batch, deepest)):
+            for task, module in branches.items():
+                if self.frozen_depths[task] == depth:
+                    parts = (hidden, batch.mask, batch.word_tokens)
+                    index = rows[task]
+                    outputs[task] = module(*(parts if index is None else (part[index] for part in parts)))
+        return {task: outputs[task] for task in rows}
+
+
+def _key(task: str) -> str:
+    # A ModuleDict refuses names that are attributes of its own ("type", "keys", "pop"); no attribute has a colon.
+    return f"task:{task}"
+
+
+def load_merged_model(manifest: Manifest, store: LocalArtifactStore, *, attention: Attention = "sdpa") -> MergedModel:
+    """Builds a release's model, in eval mode and without gradients: each tensor of each blob fills one parameter.
+
+    Raises:
+        InvalidWeights: a blob's tensors are not exactly those that belong there; names task and tensors.
+        ArtifactMissing, ArtifactDamaged: the store does not hold a whole blob; names the task.
+        InvalidInput: the trunk's config is not one of a backbone.
+    """
+    config = manifest.trunk.config
+    trunk = load_trunk(
+        config=config,
+        embeddings=manifest.trunk.embeddings,
+        layers=manifest.trunk.layers,
+        store=store,
+        attention=attention,
+    )
+    branches = {
+        task: (branch.frozen_depth, _load_branch(task, branch, config, store, attention))
+        for task, branch in manifest.tasks.items()
+    }
+    return MergedModel(trunk, branches).requires_grad_(False).eval()
+
+
+def _load_branch(
+    task: str, branch: BranchManifest, config: Mapping[str, Any], store: LocalArtifactStore, attention: Attention
+) -> TaskModule:
+    subject = f"{task}/{branch.version}"
+    if branch.head.type is not branch.type or branch.head.outputs != max(1, len(branch.labels)):
+        raise InvalidWeights(
+            f"{subject}: a {branch.head.type} head of {branch.head.outputs} outputs does not fit "
+            f"a {branch.type} task of {len(branch.labels)} labels"
+        )
+    try:
+        path = store.fetch(branch.module)
+    except ArtifactError as error:
+        raise type(error)(f"module of {subject}: {error}") from error
+    return load_task_module(
+        path, subject=subject, config=config, head=branch.head, task_layers=branch.task_layers, attention=attention
+    )

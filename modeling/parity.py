@@ -1,0 +1,76 @@
+"""Whether two ways to compute the same model agree."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from registry.domain.task_specs import TaskType
+
+TOLERANCE: Mapping[str, float] = {"fp32": 1e-4}
+"""The largest difference that is still the same answer, by precision, relative to outputs above 1.
+
+fp32 outputs at equal shapes and kernels repeat exactly; another padding moves them by some 2e-6, other kernels or
+another machine by up to ten times that. A wrong weight, mask or position moves them by 1e-3 and more. 1e-4 lies
+between.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ParityResult:
+    """`largest_difference` is relative to outputs above 1; the largest float stands for one that is no number."""
+
+    examples: int
+    largest_difference: float
+    decisions_differ: int
+    passed: bool
+
+
+def compare(
+    reference: Sequence[Tensor],
+    candidate: Sequence[Tensor],
+    *,
+    type: TaskType,  # noqa: A002
+    tolerance: float,
+) -> ParityResult:
+    """Compares raw outputs, one tensor an example: [outputs], or [W, outputs] for token classification.
+
+    A decision is the largest output of a text or a word; regression has none. One that differs counts only where the
+    reference's margin over its second choice exceeds twice the tolerance, which two outputs that moved towards each
+    other can use up.
+
+    Raises:
+        ValueError: there is nothing to compare, or an example's shapes differ.
+    """
+    if not reference:
+        raise ValueError("parity over no examples would prove nothing")
+    differences: list[float] = []
+    decisions_differ = 0
+    for number, (ours, theirs) in enumerate(zip(reference, candidate, strict=True)):
+        if ours.shape != theirs.shape:
+            raise ValueError(f"example {number}: outputs of shape {list(ours.shape)} against {list(theirs.shape)}")
+        ours, theirs = ours.to("cpu", torch.float64), theirs.to("cpu", torch.float64)
+        if ours.numel() == 0:
+            continue
+        scale = ours.abs().max().clamp(min=1.0)
+        difference = ((ours - theirs).abs().max() / scale).item()
+        differences.append(difference if difference < sys.float_info.max else sys.float_info.max)
+        if type is not TaskType.REGRESSION:
+            decisions_differ += _differing_decisions(ours / scale, theirs / scale, 2 * tolerance)
+    largest = max(differences, default=0.0)
+    return ParityResult(
+        examples=len(reference),
+        largest_difference=largest,
+        decisions_differ=decisions_differ,
+        passed=largest <= tolerance and decisions_differ == 0,
+    )
+
+
+def _differing_decisions(ours: Tensor, theirs: Tensor, least_margin: float) -> int:
+    if ours.shape[-1] < 2:
+        return 0
+    best = ours.topk(2, dim=-1).values
+    clear = best[..., 0] - best[..., 1] > least_margin
+    return int((clear & (ours.argmax(dim=-1) != theirs.argmax(dim=-1))).sum())

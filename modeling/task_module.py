@@ -1,0 +1,137 @@
+"""A task's branch: its own layers and its head; never a frozen layer.
+
+B = rows, T = pieces, W = words, H = hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from modeling.backbone import Attention, attention_mask, compute_buffers, layers_of, meta_model
+from modeling.heads import TextHead, TokenHead, build_head, initialise_head
+from modeling.weights import EXACT_IN_FP32, ExpectedTensor, fill, tensors_of
+from registry.artifacts.safetensors_file import safetensors_bytes
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.digests import TensorBytes
+from registry.domain.manifests import HeadConfig
+from registry.errors import InvalidWeights
+
+
+class TaskModule(nn.Module):
+    """Task layers, then the head."""
+
+    def __init__(self, config: PreTrainedConfig, layers: nn.ModuleList, head: TextHead | TokenHead) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = layers
+        self.head = head
+
+    def forward(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:
+        """From the trunk's hidden state at the branch's depth to raw outputs, before any softmax.
+
+        Args:
+            hidden: [B, T, H].
+            batch_mask: [B, T] bool, False on padding.
+            word_tokens: [B, W] int64, -1 where a word has no piece.
+
+        Returns:
+            [B, outputs], or [B, W, outputs] for token classification.
+        """
+        mask = attention_mask(self.config, hidden, batch_mask)
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        outputs: Tensor = self.head(hidden, word_tokens)
+        return outputs
+
+
+def new_task_module(
+    *, config: Mapping[str, Any], head: HeadConfig, task_layers: int, seed: int, attention: Attention = "sdpa"
+) -> TaskModule:
+    """A module whose head is initialised from the seed, and whose layers are still to be copied from somewhere.
+
+    Until then the layers hold NaN: a layer that was forgotten shows in the first output.
+    """
+    module = _meta_module(config=config, head=head, task_layers=task_layers, attention=attention)
+    tensors = {name: torch.full(tensor.shape, torch.nan) for name, tensor in module.layers.state_dict().items()}
+    module.layers.load_state_dict(tensors, strict=True, assign=True)
+    module.head = build_head(head, module.config)
+    initialise_head(module.head, deviation=module.config.initializer_range, seed=seed)
+    return module.train()
+
+
+def copy_backbone_layers(
+    module: TaskModule, *, first_layer: int, layer_blobs: Sequence[str], store: LocalArtifactStore
+) -> None:
+    """Fills the module's layers with the backbone's layers `first_layer`, `first_layer` + 1, … (counted from 1).
+
+    The layers' parameters are replaced by new ones: make the optimiser afterwards.
+
+    Args:
+        layer_blobs: all layers of the backbone, from layer 1.
+
+    Raises:
+        ValueError: the backbone has fewer layers.
+        InvalidWeights, ArtifactMissing, ArtifactDamaged: a blob cannot be used.
+    """
+    last_layer = first_layer + len(module.layers) - 1
+    if not 1 <= first_layer <= last_layer <= len(layer_blobs):
+        raise ValueError(f"layers {first_layer} to {last_layer} of a backbone of {len(layer_blobs)}")
+    for number, layer in enumerate(module.layers, start=first_layer):
+        path = store.fetch(layer_blobs[number - 1])
+        fill(layer, path, subject=f"the backbone's layer {number}", dtypes=EXACT_IN_FP32)
+
+
+def module_bytes(module: TaskModule) -> bytes:
+    """The module as safetensors, all F32, named `layers.0.…` and `head.…`; equal weights give equal bytes.
+
+    Raises:
+        InvalidWeights: a tensor holds NaN or an infinity: such a module answers nothing.
+    """
+    tensors = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in module.state_dict().items()}
+    if broken := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise InvalidWeights(f"the module holds NaN or infinity, in {', '.join(broken)}: its training diverged")
+    return safetensors_bytes(
+        TensorBytes(name, "F32", tuple(tensor.shape), tensor.contiguous().numpy().tobytes())
+        for name, tensor in tensors.items()
+    )
+
+
+def expected_tensors(config: Mapping[str, Any], head: HeadConfig, task_layers: int) -> dict[str, ExpectedTensor]:
+    """Name -> (dtype, shape) of every tensor that a module of this form holds, no more and no fewer."""
+    return tensors_of(_meta_module(config=config, head=head, task_layers=task_layers, attention="sdpa"))
+
+
+def load_task_module(
+    path: Path,
+    *,
+    subject: str,
+    config: Mapping[str, Any],
+    head: HeadConfig,
+    task_layers: int,
+    attention: Attention = "sdpa",
+) -> TaskModule:
+    """Reads a module from its verified blob, in eval mode.
+
+    Args:
+        subject: which module it is ("rte/3"), for the error.
+
+    Raises:
+        InvalidWeights: its tensors are not exactly the expected ones; lists every one that is missing, extra,
+            misshapen or not F32.
+    """
+    module = _meta_module(config=config, head=head, task_layers=task_layers, attention=attention)
+    fill(module, path, subject=subject, dtypes=("F32",))
+    return module.eval()
+
+
+def _meta_module(*, config: Mapping[str, Any], head: HeadConfig, task_layers: int, attention: Attention) -> TaskModule:
+    model = meta_model(config, layers=task_layers, attention=attention)
+    with torch.device("meta"):
+        built = build_head(head, model.config)
+    layers = layers_of(model, config)
+    compute_buffers(model, layers)
+    return TaskModule(model.config, layers, built)

@@ -1,0 +1,302 @@
+"""Text to tensors: the one word splitter, the one encoder, and batches.
+
+Text-level and word-level tasks read the very same trunk input: the raw text goes through the backbone's tokenizer, and
+character offsets tell afterwards which piece begins which word.
+
+B = rows, T = pieces of the longest row (padded), W = words of the row that has most.
+"""
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from registry.domain.task_specs import TagScheme
+from registry.errors import InvalidInput
+
+NO_TOKEN = -1
+
+_SPACE_MARKER = "▁"  # what SentencePiece tokenizers put where a space was
+
+
+class Word(NamedTuple):
+    """Character offsets in the text: `text[start:end]`."""
+
+    start: int
+    end: int
+
+
+def _combining_characters() -> str:
+    """A character class's inside: every combining mark (Unicode category M) of the planes that have letters."""
+    marks = [code for code in range(0x20000) if unicodedata.category(chr(code)).startswith("M")]
+    first_of_runs = [code for code in marks if not unicodedata.category(chr(code - 1)).startswith("M")]
+    last_of_runs = [code for code in marks if not unicodedata.category(chr(code + 1)).startswith("M")]
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in zip(first_of_runs, last_of_runs, strict=True))
+
+
+# Thai, Lao, Myanmar, Khmer, kana, Han: scripts that put no space between words.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
+    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
+)
+# What changes the character before it and never stands for itself: combining marks, variation selectors, soft hyphen,
+# the zero-width joiners, skin tones, and the tags that spell a region's flag.
+_ATTACHED = (
+    _combining_characters() + "\u00ad\u200c\u200d\U000e0020-\U000e007f\U000e0100-\U000e01ef\U0001f3fb-\U0001f3ff"
+)
+_LETTER = rf"[^\W{_UNSPACED}]"
+_RUN = rf"{_LETTER}(?:{_LETTER}|[{_ATTACHED}])*"
+
+_WORD = re.compile(
+    rf"""
+      (?:[Hh][Tt][Tt][Pp][Ss]?://|[Ww][Ww][Ww]\.)              # a web address, less the punctuation that follows it
+      [0-9A-Za-z._~:/?\#\[\]@!$&'()*+,;=%-]*[0-9A-Za-z/_=\#&%-]
+    | [0-9A-Za-z_][0-9A-Za-z_.+-]{{0,63}}@[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)+      # a mail address
+    | [@\#]{_RUN}                                              # @mention, #hashtag
+    | {_RUN}(?:(?<=\d)[.,](?=\d){_RUN})*                       # letters and digits; a number with its inner . and ,
+    | [\U0001f1e6-\U0001f1ff]{{2}}                             # a flag: two regional indicators
+    | \S[{_ATTACHED}]*(?:(?<=\u200d)[\u2190-\u2bff\U0001f000-\U0001faff][{_ATTACHED}]*)*  # anything else, alone
+    """,
+    re.VERBOSE,
+)
+
+
+def split_words(text: str) -> tuple[Word, ...]:
+    """The words of a text, in order and disjoint; every character that is not white space is in exactly one.
+
+    Where in doubt it splits: an answer can span several words, but cannot cut one. So apostrophes, hyphens and all
+    other punctuation are words of their own (`John's` is John, ', s), and so is each character of a script that puts
+    no space between words. Kept whole is what nobody would cut: a number with its inner points and commas, a web or
+    mail address, an @mention, a #hashtag, an emoji with its modifiers, a letter with its marks.
+
+    A word is recognised by its own characters alone, so splitting the words joined by spaces gives them again: data
+    that was tokenised by somebody else, and the raw text of a request, come to the same words.
+    """
+    return tuple(Word(*match.span()) for match in _WORD.finditer(text))
+
+
+def carry_tags(
+    tokens: Sequence[str], tags: Sequence[str], scheme: TagScheme
+) -> tuple[str, tuple[Word, ...], tuple[str, ...]]:
+    """Joins somebody's tokens to a text, splits it by our own splitter, and carries each token's tag to its words.
+
+    Returns:
+        The text, its words, and one tag a word. A `B-x` token of several words gives `B-x`, `I-x`, …; other tags are
+        repeated.
+
+    Raises:
+        ValueError: a token is empty or white space, or there is not one tag a token.
+    """
+    if empty := [number for number, token in enumerate(tokens) if not token.strip()]:
+        raise ValueError(f"tokens {', '.join(map(str, empty))} (from 0) are empty")
+    if len(tokens) != len(tags):
+        raise ValueError(f"{len(tokens)} tokens have {len(tags)} tags")
+    text = " ".join(tokens)
+    words = split_words(text)
+    starts = [0]
+    for token in tokens[:-1]:
+        starts.append(starts[-1] + len(token) + 1)
+    token_of_words = [bisect_right(starts, word.start) - 1 for word in words]
+    continues = [number > 0 and token_of_words[number - 1] == token for number, token in enumerate(token_of_words)]
+    carried = (
+        continued_tag(tags[token]) if scheme is TagScheme.BIO and goes_on else tags[token]
+        for token, goes_on in zip(token_of_words, continues, strict=True)
+    )
+    return text, words, tuple(carried)
+
+
+def continued_tag(tag: str) -> str:
+    """The BIO tag of a word that goes on with the word before it, whose tag this is: `B-x` becomes `I-x`."""
+    return f"I-{tag[2:]}" if tag.startswith("B-") else tag
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """One row of trunk input, not padded.
+
+    `words` are those of the first text. `word_tokens[i]` is the position of the first piece that begins in word i, or
+    NO_TOKEN: the word was merged into an earlier word's piece, swallowed by the tokenizer's normaliser, or cut off.
+    Words from number `words_seen` on were cut off by `max_length`.
+    """
+
+    input_ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+    words: tuple[Word, ...]
+    word_tokens: tuple[int, ...]
+    words_seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded rows: `input_ids` and `type_ids` [B, T] int64, `mask` [B, T] bool (False on padding),
+    `word_tokens` [B, W] int64 (NO_TOKEN where there is none)."""
+
+    input_ids: Tensor
+    type_ids: Tensor
+    mask: Tensor
+    word_tokens: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(
+            self.input_ids.to(device), self.type_ids.to(device), self.mask.to(device), self.word_tokens.to(device)
+        )
+
+
+def collate(rows: Sequence[EncodedText], *, pad_id: int, multiple_of: int = 8, max_length: int | None = None) -> Batch:
+    """Pads the rows to the longest, rounded up to a multiple, but never beyond `max_length`.
+
+    Kernels like round sizes; a backbone has no position beyond its last, so one that was pinned at an odd
+    `max_length` needs the limit.
+    """
+    longest = max(len(row.input_ids) for row in rows)
+    width = -(-longest // multiple_of) * multiple_of
+    if max_length is not None:
+        width = max(longest, min(width, max_length))
+    word_count = max(len(row.words) for row in rows)
+
+    def padded(values: Sequence[Sequence[int]], length: int, fill: int) -> Tensor:
+        return torch.tensor([[*row, *[fill] * (length - len(row))] for row in values], dtype=torch.int64)
+
+    lengths = torch.tensor([len(row.input_ids) for row in rows])
+    return Batch(
+        input_ids=padded([row.input_ids for row in rows], width, pad_id),
+        type_ids=padded([row.type_ids for row in rows], width, 0),
+        mask=torch.arange(width) < lengths[:, None],
+        word_tokens=padded([row.word_tokens for row in rows], word_count, NO_TOKEN).reshape(len(rows), word_count),
+    )
+
+
+class _Template(NamedTuple):
+    """The special pieces that the tokenizer puts around one text, or around each of two."""
+
+    ids: tuple[tuple[int, ...], ...]
+    """Before the first text, then after each text."""
+    types: tuple[tuple[int, ...], ...]
+    text_types: tuple[int, ...]
+    """The type id of each text's own pieces."""
+
+    @property
+    def special_count(self) -> int:
+        return sum(map(len, self.ids))
+
+
+class TextEncoder:
+    """The backbone's tokenizer, at its one `max_length`.
+
+    Special pieces written out in a text ("[SEP]") are read as ordinary text: a request must not be able to end its
+    own text and begin another.
+
+    Raises:
+        InvalidInput: the tokenizer cannot be read, or leaves no room for text in `max_length`.
+    """
+
+    def __init__(self, tokenizer_json: bytes, *, max_length: int, pad_id: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+        except Exception as error:  # tokenizers raises bare Exception for whatever it cannot read
+            raise InvalidInput("tokenizer.json", [f"cannot be read: {error}"]) from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._single, self._pair = self._template("a"), self._template("a", "a")
+        self._tokenizer.encode_special_tokens = True
+        self.max_length = max_length
+        self.pad_id = pad_id
+        if self._pair.special_count > max_length:
+            raise InvalidInput(
+                "tokenizer.json",
+                [f"puts {self._pair.special_count} special pieces around a pair: too many for {max_length}"],
+            )
+
+    def encode(self, texts: Sequence[tuple[str, str | None]]) -> list[EncodedText]:
+        """One row a text or pair; the longer text of a pair gives way first when both do not fit.
+
+        Raises:
+            InvalidInput: a text holds half of a surrogate pair, which is no character.
+        """
+        parts = [part for pair in texts for part in pair if part is not None]
+        try:
+            encodings = iter(self._tokenizer.encode_batch(parts, add_special_tokens=False))
+        except TypeError:
+            raise InvalidInput("texts", _surrogate_problems(texts)) from None
+        return [self._row(pair[0], next(encodings), next(encodings) if pair[1] is not None else None) for pair in texts]
+
+    def collate(self, rows: Sequence[EncodedText]) -> Batch:
+        """A batch of this encoder's rows; it fits the backbone's positions."""
+        return collate(rows, pad_id=self.pad_id, max_length=self.max_length)
+
+    def _template(self, text: str, text_pair: str | None = None) -> _Template:
+        encoding = self._tokenizer.encode(text, text_pair)
+        ids: list[list[int]] = [[]]
+        types: list[list[int]] = [[]]
+        text_types: list[int] = []
+        for piece, type_id, owner in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
+            if owner is None:
+                ids[-1].append(piece)
+                types[-1].append(type_id)
+            elif owner == len(text_types):
+                text_types.append(type_id)
+                ids.append([])
+                types.append([])
+            elif owner != len(text_types) - 1 or ids[-1]:
+                break
+        if len(text_types) != (1 if text_pair is None else 2):
+            raise InvalidInput("tokenizer.json", ["does not keep the texts whole and in order"])
+        return _Template(tuple(map(tuple, ids)), tuple(map(tuple, types)), tuple(text_types))
+
+    def _row(self, text: str, first: Any, second: Any | None) -> EncodedText:
+        # The texts are cut and joined here: tokenizers' own truncation keeps what it cut off, for a pair every
+        # combination of it, so that two long texts would cost the square of their length.
+        template = self._single if second is None else self._pair
+        encodings = (first,) if second is None else (first, second)
+        kept = _kept_lengths([len(encoding) for encoding in encodings], self.max_length - template.special_count)
+        ids, types = list(template.ids[0]), list(template.types[0])
+        begin = len(ids)
+        for number, (encoding, length) in enumerate(zip(encodings, kept, strict=True)):
+            ids += encoding.ids[:length]
+            ids += template.ids[number + 1]
+            types += [template.text_types[number]] * length
+            types += template.types[number + 1]
+        words = split_words(text)
+        pieces = _first_pieces(text, words, first)
+        word_tokens = tuple(begin + piece if 0 <= piece < kept[0] else NO_TOKEN for piece in pieces)
+        cut_off = (number for number, piece in enumerate(pieces) if piece >= kept[0])
+        return EncodedText(tuple(ids), tuple(types), words, word_tokens, next(cut_off, len(words)))
+
+
+def _kept_lengths(lengths: Sequence[int], room: int) -> list[int]:
+    """How many pieces each text keeps: the longer one gives way first (`longest_first` in tokenizers)."""
+    if sum(lengths) <= room or len(lengths) == 1:
+        return [min(length, room) for length in lengths]
+    shorter = min(*lengths, room // 2)
+    return [room - shorter, shorter] if lengths[0] > lengths[1] else [shorter, room - shorter]
+
+
+def _first_pieces(text: str, words: Sequence[Word], encoding: Any) -> list[int]:
+    """For each word the number of the first piece that begins in it, or NO_TOKEN."""
+    first = [NO_TOKEN] * len(words)
+    starts = [word.start for word in words]
+    for number, ((start, end), piece) in enumerate(zip(encoding.offsets, encoding.tokens, strict=True)):
+        if piece == _SPACE_MARKER:  # a piece of its own, before a word whose pieces do not take it in
+            continue
+        while start < end and text[start].isspace():  # SentencePiece counts the space before a word to its piece
+            start += 1
+        if start == end:
+            continue
+        word = bisect_right(starts, start) - 1
+        if first[word] == NO_TOKEN:
+            first[word] = number
+    return first
+
+
+def _surrogate_problems(texts: Sequence[tuple[str, str | None]]) -> list[str]:
+    return [
+        f"text {number}: holds half of a surrogate pair (U+D800 to U+DFFF), which is no character"
+        for number, pair in enumerate(texts, start=1)
+        if any("\ud800" <= character <= "\udfff" for part in pair if part for character in part)
+    ]
