@@ -22,6 +22,7 @@ from registry.errors import InvalidInput, InvalidWeights, UsageError
 DEFAULT_MAX_LENGTH = 128
 SHORTEST_MAX_LENGTH = 3  # one piece between the two special tokens
 
+_SHOWN_PROBLEMS = 20
 _EXACT_IN_FP32 = frozenset({"F32", "F16", "BF16"})
 _NUMBERED = re.compile(r"(?P<number>0|[1-9][0-9]{0,5})\.(?P<rest>.+)")
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.ckpt.index", "tf_model.h5")
@@ -184,31 +185,43 @@ def _cut(tensors: list[TensorBytes], family: BackboneFamily, layer_count: int, s
     parts = _Parts([], [[] for _ in range(layer_count)])
     problems: list[str] = []
     for tensor in tensors:
-        name = tensor.name.removeprefix(prefix)
-        if name.startswith(family.ignored_tensors):
+        if tensor.name.removeprefix(prefix).startswith(family.ignored_tensors):
             continue
-        for old, new in family.renamed_tensors.items():
-            if name.endswith(old):
-                name = name.removesuffix(old) + new
-        numbered = _NUMBERED.fullmatch(name.removeprefix(family.layer_prefix))
-        if tensor.dtype not in _EXACT_IN_FP32:
+        layer, name = _place(tensor.name, prefix, family)
+        if name is None:
+            problems.append(f"{tensor.name} belongs neither to the embeddings nor to a layer")
+        elif tensor.dtype not in _EXACT_IN_FP32:
             problems.append(f"{tensor.name} is {tensor.dtype}: only F32, F16 and BF16 weights can be pinned")
-        elif not tensor.name.startswith(prefix):
-            problems.append(f"{tensor.name} belongs neither to the embeddings nor to a layer")
-        elif name.startswith(family.embeddings_prefix):
-            parts.embeddings.append(tensor._replace(name=name.removeprefix(family.embeddings_prefix)))
-        elif not name.startswith(family.layer_prefix) or numbered is None:
-            problems.append(f"{tensor.name} belongs neither to the embeddings nor to a layer")
-        elif int(numbered["number"]) >= layer_count:
+        elif layer is None:
+            parts.embeddings.append(tensor._replace(name=name))
+        elif layer >= layer_count:
             problems.append(f"{tensor.name} is beyond the {layer_count} layers of config.json")
         else:
-            parts.layers[int(numbered["number"])].append(tensor._replace(name=numbered["rest"]))
+            parts.layers[layer].append(tensor._replace(name=name))
     if not parts.embeddings:
         problems.append(f"no tensor begins with {prefix + family.embeddings_prefix}: the embeddings are missing")
     problems += _repeated_names(parts) + _uneven_layers(parts.layers)
     if problems:
-        raise InvalidWeights(f"{subject}: these are not the weights of its config.json\n  - " + "\n  - ".join(problems))
+        shown = [*problems[:_SHOWN_PROBLEMS], f"and {len(problems) - _SHOWN_PROBLEMS} more"]
+        listed = "".join(f"\n  - {line}" for line in (shown if len(problems) > _SHOWN_PROBLEMS else problems))
+        raise InvalidWeights(f"{subject}: its weights are not those of its config.json{listed}")
     return parts
+
+
+def _place(full_name: str, prefix: str, family: BackboneFamily) -> tuple[int | None, str | None]:
+    """Where a tensor belongs: (layer from 0, or None for the embeddings; its name there, or None for nowhere)."""
+    if not full_name.startswith(prefix):
+        return None, None
+    name = full_name.removeprefix(prefix)
+    for old, new in family.renamed_tensors.items():
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    if name.startswith(family.embeddings_prefix):
+        return None, name.removeprefix(family.embeddings_prefix)
+    numbered = _NUMBERED.fullmatch(name.removeprefix(family.layer_prefix))
+    if not name.startswith(family.layer_prefix) or numbered is None:
+        return None, None
+    return int(numbered["number"]), numbered["rest"]
 
 
 def _checkpoint_prefix(tensors: list[TensorBytes], family: BackboneFamily) -> str:

@@ -73,6 +73,10 @@ class Manifest(Plain):
 
     @model_validator(mode="after")
     def _branches_leave_this_trunk(self) -> Self:
+        if len(self.trunk.prefix_digests) != self.trunk.depth + 1:
+            raise ValueError(
+                f"trunk: has {len(self.trunk.prefix_digests)} prefix digests for P(0)..P({self.trunk.depth})"
+            )
         for task, branch in self.tasks.items():
             if branch.frozen_depth > self.trunk.depth:
                 raise ValueError(f"tasks.{task}: leaves after layer {branch.frozen_depth} of {self.trunk.depth}")

@@ -1,0 +1,253 @@
+"""A small registry to test with: real SQLite files, real folders, no model."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from registry.artifacts.store import LocalArtifactStore
+from registry.database.engine import Database
+from registry.domain.digests import prefix_digests
+from registry.domain.records import NewBackbone, NewRelease, NewVersion
+from registry.domain.task_specs import TaskSpec
+from registry.services.backbones import pin_backbone
+from registry.services.tasks import register_task
+from registry.services.teams import create_team
+
+LAYERS = 4
+FIRST_DAY = datetime(2026, 5, 1, 9, tzinfo=UTC)
+
+
+def digest_of(word: str) -> str:
+    return hashlib.sha256(word.encode()).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalArtifactStore:
+    return LocalArtifactStore(tmp_path / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def empty_database_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An up-to-date database with nothing in it, to copy: creating one runs the migrations."""
+    path = tmp_path_factory.mktemp("database") / "registry.db"
+    Database.open(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_database_file: Path) -> Iterator[Database]:
+    shutil.copy(empty_database_file, tmp_path / "registry.db")
+    opened = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def change() -> dict[str, Any]:
+    """Who and when, of changes for which neither matters."""
+    return {"actor": "ann", "at": FIRST_DAY}
+
+
+@pytest.fixture
+def spec() -> Callable[..., TaskSpec]:
+    def make(task: str = "rte", **fields: Any) -> TaskSpec:
+        content = {
+            "task": task,
+            "type": "classification",
+            "metric": "accuracy",
+            "data": {"train": "/data/train.jsonl", "dev": "/data/dev.jsonl"},
+            "labels": ["no", "yes"],
+            "input_form": "pair",
+        }
+        return TaskSpec.model_validate(content | fields)
+
+    return make
+
+
+@pytest.fixture
+def new_backbone() -> Callable[..., NewBackbone]:
+    def make(name: str = "tiny", *, content: str = "one", **fields: Any) -> NewBackbone:
+        layers = tuple(digest_of(f"{content} layer {n}") for n in range(1, LAYERS + 1))
+        root = {"model_type": "bert", "max_length": 16, "content": content}
+        values = {
+            "name": name,
+            "model_type": "bert",
+            "layer_count": LAYERS,
+            "hidden_size": 8,
+            "max_length": 16,
+            "config": {"hidden_size": 8, "layer_norm_eps": 1e-12},
+            "prefix_root": root,
+            "layer_digests": layers,
+            "prefix_digests": prefix_digests(root, layers),
+            "tokenizer": digest_of("tokenizer"),
+            "embeddings": digest_of("embeddings"),
+            "layers": tuple(digest_of(f"{content} blob {n}") for n in range(1, LAYERS + 1)),
+            "source": "/models/tiny",
+        }
+        return NewBackbone.model_validate(values | fields)
+
+    return make
+
+
+@pytest.fixture
+def new_version(new_backbone: Callable[..., NewBackbone]) -> Callable[..., NewVersion]:
+    """A teacher of two layers unless told otherwise; every `trial` is another trained module."""
+
+    def make(task: str = "rte", *, trial: str = "first", **fields: Any) -> NewVersion:
+        depth = fields.get("frozen_depth", 2)
+        values = {
+            "task": task,
+            "spec_revision": 1,
+            "backbone": "tiny",
+            "kind": "teacher",
+            "frozen_depth": depth,
+            "task_layers": 2,
+            "prefix_digest": new_backbone().prefix_digests[depth],
+            "head": {"type": "classification", "outputs": 2},
+            "module": digest_of(f"module {trial}"),
+            "golden": digest_of("golden"),
+            "dev_predictions": digest_of("predictions"),
+            "metrics": {"accuracy": 0.75},
+            "statistic": "best of epochs 3-5, one run",
+            "train_digest": digest_of("train"),
+            "dev_digest": digest_of("dev"),
+            "recipe": {"learning_rate": 1e-4, "epochs": 5},
+            "seed": 7,
+            "environment": {"torch": "2.13.0"},
+            "trial_key": digest_of(f"{task} {trial}"),
+        }
+        return NewVersion.model_validate(values | fields)
+
+    return make
+
+
+@pytest.fixture
+def new_release() -> Callable[..., NewRelease]:
+    def make(content: str = "first", **fields: Any) -> NewRelease:
+        values = {
+            "manifest": digest_of(f"manifest {content}"),
+            "backbone": "tiny",
+            "tasks": {"rte": 1},
+            "trunk_depth": 2,
+            "layer_count": 4,
+            "gates": {"parity": {"rte": {"passed": True}}},
+        }
+        return NewRelease.model_validate(values | fields)
+
+    return make
+
+
+@pytest.fixture
+def populate(
+    spec: Callable[..., TaskSpec], new_backbone: Callable[..., NewBackbone], change: dict[str, Any]
+) -> Callable[[Session], None]:
+    """Puts two teams, the backbone `tiny`, and the tasks `rte` and `sst` into a session."""
+
+    def fill(session: Session) -> None:
+        create_team(session, "nlu", **change)
+        create_team(session, "search", **change)
+        pin_backbone(session, new_backbone(), **change)
+        register_task(session, spec("rte"), team="nlu", **change)
+        register_task(session, spec("sst"), team="search", **change)
+
+    return fill
+
+
+@pytest.fixture
+def registry(database: Database, populate: Callable[[Session], None]) -> Database:
+    with database.write() as session:
+        populate(session)
+    return database
+
+
+TINY_CONFIG: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 4,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "vocab_size": 10,
+    "max_position_embeddings": 20,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+}
+
+_LAYER_SHAPES = {
+    **{
+        f"attention.{part}.{kind}": shape
+        for part in ("self.query", "self.key", "self.value", "output.dense")
+        for kind, shape in (("weight", [4, 4]), ("bias", [4]))
+    },
+    **{f"{part}LayerNorm.{kind}": [4] for part in ("attention.output.", "output.") for kind in ("weight", "bias")},
+    "intermediate.dense.weight": [8, 4],
+    "intermediate.dense.bias": [8],
+    "output.dense.weight": [4, 8],
+    "output.dense.bias": [4],
+}
+
+TINY_SHAPES = {
+    "embeddings.word_embeddings.weight": [10, 4],
+    "embeddings.position_embeddings.weight": [20, 4],
+    "embeddings.token_type_embeddings.weight": [2, 4],
+    "embeddings.LayerNorm.weight": [4],
+    "embeddings.LayerNorm.bias": [4],
+    **{
+        f"encoder.layer.{number}.{name}": shape
+        for number in range(TINY_CONFIG["num_hidden_layers"])
+        for name, shape in _LAYER_SHAPES.items()
+    },
+}
+
+
+class TinyModel:
+    """The files of a three-layer BERT, to spoil one part of before they are written."""
+
+    def __init__(self, folder: Path, dtype: str = "F32") -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = dict(TINY_CONFIG)
+        self.tokenizer: dict[str, Any] = {
+            "version": "1.0",
+            "truncation": {"max_length": 5},
+            "padding": {"pad_id": 0},
+            "model": {"type": "WordPiece", "vocab": {f"piece{n}": n for n in range(10)}},
+        }
+        self.tensors: dict[str, tuple[str, list[int], bytes]] = {
+            name: (dtype, shape, self.data(name, shape, dtype)) for name, shape in TINY_SHAPES.items()
+        }
+
+    @staticmethod
+    def data(name: str, shape: list[int], dtype: str) -> bytes:
+        """Bytes that differ from tensor to tensor."""
+        length = math.prod(shape) * {"F64": 8, "F32": 4, "I64": 8}.get(dtype, 2)
+        return hashlib.shake_128(name.encode()).digest(length)
+
+    def write(self, weights: str = "model.safetensors") -> Path:
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "config.json").write_text(json.dumps(self.config))
+        (self.folder / "tokenizer.json").write_text(json.dumps(self.tokenizer))
+        self.write_weights(weights, list(self.tensors))
+        return self.folder
+
+    def write_weights(self, file: str, names: list[str]) -> None:
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        data = b""
+        for name in names:
+            dtype, shape, tensor = self.tensors[name]
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(tensor)]}
+            data += tensor
+        text = json.dumps(header).encode()
+        (self.folder / file).write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> TinyModel:
+    return TinyModel(tmp_path / "model")
