@@ -140,16 +140,25 @@ def _tokenizer(path: Path, *, vocabulary: int) -> bytes:
     content = _json_object(path)
     content.pop("padding", None)
     content.pop("truncation", None)
-    model = content.get("model")
-    words = model.get("vocab") if isinstance(model, dict) else None
-    if not words:
+    largest = max(_token_ids(content), default=-1)
+    if largest < 0:
         raise InvalidInput(str(path), ["holds no vocabulary (model.vocab): it is not a tokenizer of this model"])
-    numbers = words.values() if isinstance(words, dict) else range(len(words))
-    largest = max((number for number in numbers if type(number) is int), default=-1)
     if largest >= vocabulary:
         # An id beyond the embeddings would fail only when somebody's text first contains that piece.
         raise InvalidInput(str(path), [f"has token id {largest}, but config.json has vocab_size {vocabulary}"])
     return canonical_json(content)
+
+
+def _token_ids(content: Mapping[str, Any]) -> Iterator[int]:
+    """Ids of the pieces (a mapping to ids, or a list in the order of the ids) and of the added tokens."""
+    match content:
+        case {"model": {"vocab": dict() as pieces}}:
+            yield from (number for number in pieces.values() if type(number) is int)
+        case {"model": {"vocab": list() as pieces}}:
+            yield from range(len(pieces))
+    match content:
+        case {"added_tokens": list() as added}:
+            yield from (token["id"] for token in added if isinstance(token, dict) and type(token.get("id")) is int)
 
 
 def _tensors(folder: Path, open_files: ExitStack) -> Iterator[TensorBytes]:
