@@ -1,0 +1,152 @@
+"""`trunkline task promote|rollback|history`: which version an alias names, now and before."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import typer
+
+from cli.application import AsJson, Context, example
+from cli.rendering import moment, number_column, print_json, print_line, print_table, time_column
+from cli.tasks import TaskName
+from registry.domain.records import AliasMove
+from registry.domain.references import VersionReference, check_alias, parse_reference
+from registry.errors import UsageError
+from registry.services import aliases, tasks, versions
+
+app = typer.Typer()
+
+AliasOption = Annotated[str, typer.Option(help="The alias to move, such as champion.")]
+ExpectOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK/NUMBER|none",
+        help="Move only if the alias names this version now, or none if it does not exist yet; else end with code 5.",
+    ),
+]
+
+
+@app.command(
+    epilog=example(
+        "trunkline task promote rte/3 --alias champion --expect rte/2",
+        "trunkline task promote rte@candidate --alias champion",
+    )
+)
+def promote(
+    ctx: typer.Context,
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="TASK/NUMBER, or TASK@ALIAS for what that alias names.")
+    ],
+    alias: AliasOption,
+    expect: ExpectOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let an alias name a version."""
+    context: Context = ctx.obj
+    named = parse_reference(version)
+    expected = _expected(expect)
+    with context.database.write() as session:
+        reference = versions.get_version(session, named).reference
+        before = tasks.get_task(session, named.task).aliases.get(alias)
+        move = aliases.promote(session, reference, alias, expect=expected, actor=context.actor, at=context.now())
+    _print_move(move, before, as_json)
+
+
+@app.command(epilog=example("trunkline task rollback rte --alias champion --expect rte/3"))
+def rollback(
+    ctx: typer.Context, task: TaskName, alias: AliasOption, expect: ExpectOption = None, as_json: AsJson = False
+) -> None:
+    """Move an alias back to the version that it named before the last promotion; again, to the one before that."""
+    context: Context = ctx.obj
+    expected = _expected(expect)
+    with context.database.write() as session:
+        before = tasks.get_task(session, task).aliases.get(alias)
+        move = aliases.rollback(session, task, alias, expect=expected, actor=context.actor, at=context.now())
+    _print_move(move, before, as_json)
+
+
+def _expected(text: str | None) -> VersionReference | Literal["none"] | None:
+    """What `--expect` says; None when it was not given."""
+    if text is None:
+        return None
+    if text == "none":
+        return "none"
+    reference = parse_reference(text)
+    if not isinstance(reference, VersionReference):
+        raise UsageError(f"--expect {text}: write the version that you have seen there ({reference.task}/2), or none")
+    return reference
+
+
+def _print_move(move: AliasMove, before: int | None, as_json: bool) -> None:
+    if as_json:
+        print_json(move)
+    elif before == move.to_version:
+        print_line(f"{move.task}@{move.alias} is {move.task}/{move.to_version} already")
+    else:
+        origin = "new" if before is None else f"{move.task}/{before}"
+        print_line(f"{move.task}@{move.alias}: {origin} → {move.task}/{move.to_version}")
+
+
+@app.command(
+    epilog=example("trunkline task history rte", "trunkline task history rte --alias champion --at 2026-05-01T12:00")
+)
+def history(
+    ctx: typer.Context,
+    task: TaskName,
+    alias: Annotated[str | None, typer.Option(help="Only of this alias.")] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            help="Instead, which version each alias named then: a date (its first moment) or a date and time, "
+            "UTC unless it has an offset.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a task's aliases moved, or which version each of them named at a time."""
+    context: Context = ctx.obj
+    if alias is not None:
+        check_alias(alias)
+    if at is None:
+        _print_moves(context, task, alias, as_json)
+    else:
+        _print_aliases_at(context, task, alias, at if at.tzinfo else at.replace(tzinfo=UTC), as_json)
+
+
+def _print_moves(context: Context, task: str, alias: str | None, as_json: bool) -> None:
+    with context.database.read() as session:
+        moves = aliases.history(session, task, alias=alias)
+    if as_json:
+        print_json(moves)
+    elif not moves:
+        print_line(f"task {task} has no alias yet" if alias is None else f"{task}@{alias} has never moved")
+    else:
+        rows = [
+            (
+                moment(m.moved_at),
+                m.alias,
+                m.kind,
+                "" if m.from_version is None else str(m.from_version),
+                str(m.to_version),
+                m.actor,
+            )
+            for m in moves
+        ]
+        print_table(
+            [time_column("time (UTC)"), "alias", "move", number_column("from"), number_column("to"), "actor"], rows
+        )
+
+
+def _print_aliases_at(context: Context, task: str, alias: str | None, at: datetime, as_json: bool) -> None:
+    with context.database.read() as session:
+        named = aliases.aliases_at(session, task, at)
+    if alias is not None:
+        named = {name: number for name, number in named.items() if name == alias}
+    if as_json:
+        print_json({"task": task, "at": at.isoformat(), "aliases": named})
+    elif not named:
+        subject = f"no alias of task {task} named a version" if alias is None else f"{task}@{alias} named no version"
+        print_line(f"at {moment(at)} UTC {subject}")
+    else:
+        print_line(f"at {moment(at)} UTC:")
+        print_table(["alias", "version"], [(name, f"{task}/{number}") for name, number in sorted(named.items())])

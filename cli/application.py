@@ -1,0 +1,114 @@
+"""The root command, its global options, and the context that every command finds in `ctx.obj`.
+
+A group of commands is a module with an `app` of its own, added to the root in `cli/main.py`. A command reads
+
+    @app.command("list", epilog=example("trunkline team list"))
+    def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
+        context: Context = ctx.obj
+
+and imports `pipelines`, `modeling` and `serving` inside the function, so that the other commands answer at once.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.rendering import print_line, print_note
+from cli.settings import Settings
+from registry.artifacts.store import LocalArtifactStore
+from registry.database.engine import Database
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+@dataclass
+class Context:
+    """One run of the command: its surroundings, its global options, and what is opened on first use."""
+
+    environ: Mapping[str, str]
+    cwd: Path
+    clock: Callable[[], datetime]
+    """Read when a change is made, never by the floors below."""
+    home_flag: Path | None = None
+    actor_flag: str | None = None
+    show_traceback: bool = False
+
+    def now(self) -> datetime:
+        return self.clock()
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        return Settings.from_environment(self.environ, self.cwd, home=self.home_flag, actor=self.actor_flag)
+
+    @property
+    def actor(self) -> str:
+        return self.settings.actor
+
+    @functools.cached_property
+    def database(self) -> Database:
+        """The registry, created or upgraded now where it must be."""
+        is_new = not self.settings.registry_file.exists()
+        database = Database.open(self.settings.database_url)
+        if is_new:  # said, because a mistyped --home looks like an empty registry
+            print_note(f"created a new registry in {self.settings.home}")
+        return database
+
+    @functools.cached_property
+    def store(self) -> LocalArtifactStore:
+        return LocalArtifactStore(self.settings.artifact_root)
+
+    def close(self) -> None:
+        if "database" in vars(self):
+            self.database.close()
+
+
+def example(*commands: str, then: str = "") -> str:
+    """An epilog: what to type, and what else there is to see."""
+    lines = "\n".join(f"$ {command}" for command in commands)
+    return f"{'Example' if len(commands) == 1 else 'Examples'}:\n\n{lines}" + (f"\n\n{then}" if then else "")
+
+
+app = typer.Typer(
+    name="trunkline",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("trunkline task list", "trunkline --home /srv/trunkline --actor ada team create nlu"),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print_line(f"trunkline {version('trunkline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The registry's folder. Else TRUNKLINE_HOME, else the nearest .trunkline going up from here.",
+        ),
+    ] = None,
+    actor: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who makes the change. Else TRUNKLINE_ACTOR, else the login name."),
+    ] = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the program an error arose.")] = False,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Multi-task BERT serving: one frozen encoder, one module a task, one pass for all."""
+    context: Context = ctx.obj
+    context.home_flag, context.actor_flag, context.show_traceback = home, actor, traceback

@@ -1,0 +1,87 @@
+"""Where things are and who acts. Flag beats environment beats file beats default; built once, in the entry point."""
+
+import getpass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy.engine import URL
+
+from registry.errors import UsageError
+
+HOME_FOLDER = ".trunkline"
+_REGISTRY_FILE = "registry.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run of the command needs to know about its surroundings. All paths are absolute."""
+
+    home: Path
+    database_url: str
+    artifact_root: Path
+    mlflow_uri: str
+    mlflow_artifact_location: str | None
+    """Where a new experiment keeps its files; None leaves it to the tracking server that the user named."""
+    actor: str
+    """Who the audit trail names for every change."""
+
+    @property
+    def registry_file(self) -> Path:
+        return self.home / _REGISTRY_FILE
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str], cwd: Path, *, home: Path | None = None, actor: str | None = None
+    ) -> Self:
+        """`home` and `actor` are the command's flags, None where they were not given.
+
+        Raises:
+            UsageError: the actor is empty or not on one line, or the home is under a user that does not exist.
+        """
+        folder = _home(environ, cwd, home)
+        tracking_uri = environ.get("MLFLOW_TRACKING_URI")
+        return cls(
+            home=folder,
+            database_url=_sqlite_url(folder / _REGISTRY_FILE),
+            artifact_root=folder / "artifacts",
+            mlflow_uri=tracking_uri or _sqlite_url(folder / "mlflow.db"),
+            mlflow_artifact_location=None if tracking_uri else (folder / "mlflow-artifacts").as_uri(),
+            actor=_checked_actor(environ.get("TRUNKLINE_ACTOR") or _login_name() if actor is None else actor),
+        )
+
+
+def _home(environ: Mapping[str, str], cwd: Path, flag: Path | None) -> Path:
+    if flag is not None:
+        return cwd / _expanded(flag)
+    if named := environ.get("TRUNKLINE_HOME"):
+        return cwd / _expanded(Path(named))
+    candidates = (folder / HOME_FOLDER for folder in (cwd, *cwd.parents))
+    return next((folder for folder in candidates if folder.is_dir()), cwd / HOME_FOLDER)
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"home {path}: there is no such user; name another folder") from None
+
+
+def _sqlite_url(path: Path) -> str:
+    # Rendered by SQLAlchemy, so that a '?', '#' or '%' in a folder's name does not change the URL's meaning.
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that no user has
+        return f"uid-{os.getuid()}"
+
+
+def _checked_actor(actor: str) -> str:
+    if not actor.strip() or not actor.isprintable():
+        raise UsageError(f"actor {actor!r}: must be a name on one line; set it with --actor or TRUNKLINE_ACTOR")
+    return actor

@@ -1,0 +1,252 @@
+"""`trunkline task`: define tasks, see them, retire them."""
+
+import os
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from cli.application import AsJson, Context, example
+from cli.rendering import (
+    alias_list,
+    moment,
+    number_column,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    print_warning,
+    time_column,
+)
+from cli.yaml_files import read_yaml
+from registry.domain.records import Retirement, Task, TaskState, Version
+from registry.domain.task_specs import Columns, TaskSpec, parse_task_spec, validation_problems
+from registry.errors import UsageError
+from registry.services import tasks, versions
+
+app = typer.Typer(no_args_is_help=True, help="Tasks: define them, see them, promote their versions, retire them.")
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.")]
+SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The task's definition in YAML.")]
+
+_TASK_YAML = """A task.yaml; the paths are relative to it:
+
+task: rte
+type: classification        # or regression, token_classification
+input_form: pair            # or single, the default
+labels:                     # their order is the order of the outputs
+  - entailment
+  - not_entailment
+metric: accuracy            # or f1, f1_macro, matthews, pearson, spearman, entity_f1
+data:
+  train: rte/train.jsonl.gz
+  dev: rte/dev.jsonl.gz
+
+Optional: description, tag_scheme (bio or plain; token classification needs one), positive_label (metric f1 needs it),
+and columns (text, text_pair, label, tokens, tags) where a file names them otherwise."""
+
+_MOST_LABELS = 20
+
+
+@app.command(epilog=example("trunkline task register rte.yaml --team nlu", then=_TASK_YAML))
+def register(
+    ctx: typer.Context,
+    file: SpecFile,
+    team: Annotated[str, typer.Option(help="The team that owns the task.")],
+    as_json: AsJson = False,
+) -> None:
+    """Register a new task from its definition."""
+    context: Context = ctx.obj
+    spec = _read_spec(context.cwd / file)
+    with context.database.write() as session:
+        task = tasks.register_task(session, spec, team=team, actor=context.actor, at=context.now())
+    _warn_of_missing_data(spec)
+    if as_json:
+        print_json(task)
+    else:
+        print_line(f"registered task {task.name} of team {task.team}, spec revision {task.spec_revision}")
+
+
+@app.command(epilog=example("trunkline task update rte.yaml"))
+def update(ctx: typer.Context, file: SpecFile, as_json: AsJson = False) -> None:
+    """Give a task a new definition: a further spec revision. Versions keep the revision that they were trained for."""
+    context: Context = ctx.obj
+    spec = _read_spec(context.cwd / file)
+    with context.database.write() as session:
+        before = tasks.get_task(session, spec.task)
+        task = tasks.update_task(session, spec, actor=context.actor, at=context.now())
+    _warn_of_missing_data(spec)
+    if as_json:
+        print_json(task)
+    elif task.spec_revision == before.spec_revision:
+        print_line(f"task {task.name} is unchanged, spec revision {task.spec_revision}")
+    else:
+        print_line(f"updated task {task.name} to spec revision {task.spec_revision}")
+
+
+def _read_spec(path: Path) -> TaskSpec:
+    """The definition in a file, its data paths made absolute."""
+    return parse_task_spec(_with_absolute_paths(read_yaml(path), path.parent), str(path))
+
+
+def _with_absolute_paths(content: object, folder: Path) -> object:
+    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+        return content  # for the validation to refuse
+    files = {
+        split: os.path.normpath(folder / path) if isinstance(path, str) and path else path
+        for split, path in content["data"].items()
+    }
+    return content | {"data": files}
+
+
+def _warn_of_missing_data(spec: TaskSpec) -> None:
+    # No error: the files may come later, or lie on the machine that trains.
+    for split, path in (("train", spec.data.train), ("dev", spec.data.dev)):
+        if not Path(path).is_file():
+            print_warning(f"task {spec.task}: there is no {split} data file {path} on this machine")
+
+
+@app.command("list", epilog=example("trunkline task list", "trunkline task list --team nlu --state active"))
+def list_(
+    ctx: typer.Context,
+    team: Annotated[str | None, typer.Option(help="Only of this team.")] = None,
+    state: Annotated[TaskState | None, typer.Option(help="Only in this state.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the tasks with their aliases."""
+    context: Context = ctx.obj
+    with context.database.read() as session:
+        found = tasks.list_tasks(session, team=team, state=state)
+    if as_json:
+        print_json(found)
+    elif not found:
+        print_line("no such task; register one: trunkline task register FILE --team TEAM")
+    else:
+        print_table(
+            ["task", "team", "type", number_column("versions"), "aliases", "state"],
+            [(t.name, t.team, t.spec.type, str(t.version_count), alias_list(t.aliases), t.state) for t in found],
+        )
+
+
+@app.command(epilog=example("trunkline task show rte"))
+def show(ctx: typer.Context, task: TaskName, as_json: AsJson = False) -> None:
+    """Show one task: its definition, its aliases, its state."""
+    context: Context = ctx.obj
+    with context.database.read() as session:
+        found = tasks.get_task(session, task)
+    if as_json:
+        print_json(found)
+    else:
+        print_fields([*_state_fields(found), *_spec_fields(found.spec)])
+
+
+def _state_fields(task: Task) -> list[tuple[str, str]]:
+    fields = [("task", task.name), ("team", task.team), ("state", task.state)]
+    if task.retirement is not None and task.retired_at is not None:
+        fields += [("retired (UTC)", moment(task.retired_at)), ("reason", task.retirement.reason)]
+        fields += [("sunset on", str(task.retirement.sunset_on))] if task.retirement.sunset_on else []
+        fields += [("superseded by", task.retirement.superseded_by)] if task.retirement.superseded_by else []
+    return [
+        *fields,
+        ("created (UTC)", moment(task.created_at)),
+        ("versions", str(task.version_count)),
+        ("aliases", alias_list(task.aliases) or "none"),
+        ("spec revision", str(task.spec_revision)),
+    ]
+
+
+def _spec_fields(spec: TaskSpec) -> list[tuple[str, str]]:
+    shown, hidden = spec.labels[:_MOST_LABELS], spec.labels[_MOST_LABELS:]
+    labels = ", ".join(shown) + (f" and {len(hidden)} more (--json shows all)" if hidden else "")
+    columns = {name: column for name, column in spec.columns if column != Columns.model_fields[name].default}
+    optional: list[tuple[str, Any]] = [
+        ("description", spec.description),
+        ("labels", f"{len(spec.labels)}: {labels}" if labels else ""),
+        ("tag scheme", spec.tag_scheme),
+        ("positive label", spec.positive_label),
+        ("columns", ", ".join(f"{name} is {column!r}" for name, column in columns.items())),
+    ]
+    return [
+        ("type", spec.type),
+        ("input form", spec.input_form),
+        ("metric", spec.metric),
+        *((name, value) for name, value in optional if value),
+        ("train data", spec.data.train),
+        ("dev data", spec.data.dev),
+    ]
+
+
+@app.command("versions", epilog=example("trunkline task versions rte"))
+def list_versions(ctx: typer.Context, task: TaskName, as_json: AsJson = False) -> None:
+    """List a task's versions: frozen depth k, task layers l, the task's metric on the dev data."""
+    context: Context = ctx.obj
+    with context.database.read() as session:
+        owner = tasks.get_task(session, task)
+        found = versions.list_versions(session, task)
+    if as_json:
+        print_json(found)
+    elif not found:
+        print_line(f"task {task} has no version yet; train one: trunkline train {task} --layers 2")
+    else:
+        numbers = [number_column(header) for header in ("k", "l", str(owner.spec.metric))]
+        print_table(
+            ["version", "kind", *numbers, "teacher", "aliases", time_column("created (UTC)"), "by"],
+            [_version_row(version, owner) for version in found],
+        )
+
+
+def _version_row(version: Version, owner: Task) -> tuple[str, ...]:
+    score = version.metrics.get(owner.spec.metric)
+    aliases = sorted(alias for alias, number in owner.aliases.items() if number == version.number)
+    return (
+        str(version.reference),
+        version.kind,
+        str(version.frozen_depth),
+        str(version.task_layers),
+        "" if score is None else f"{score:.4f}",
+        "" if version.teacher is None else f"{version.task}/{version.teacher}",
+        ", ".join(aliases),
+        moment(version.created_at),
+        version.created_by,
+    )
+
+
+@app.command(
+    epilog=example('trunkline task retire rte --reason "nli does it better" --sunset 2027-03-31 --superseded-by nli')
+)
+def retire(
+    ctx: typer.Context,
+    task: TaskName,
+    reason: Annotated[str, typer.Option(help="Why, for those who find it gone.")],
+    sunset: Annotated[
+        date | None, typer.Option(metavar="YYYY-MM-DD", help="The day from which it will not be served any more.")
+    ] = None,
+    superseded_by: Annotated[str | None, typer.Option(metavar="TASK", help="The task that takes its place.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retire a task: no new versions, promotions or places in releases. Nothing is deleted."""
+    context: Context = ctx.obj
+    try:
+        retirement = Retirement(reason=reason.strip(), sunset_on=sunset, superseded_by=superseded_by)
+    except ValidationError as error:
+        raise UsageError(f"retiring task {task}: {'; '.join(validation_problems(error))}") from None
+    with context.database.write() as session:
+        retired = tasks.retire_task(session, task, retirement, actor=context.actor, at=context.now())
+    if as_json:
+        print_json(retired)
+    else:
+        print_line(f"retired task {retired.name}")
+
+
+@app.command(epilog=example("trunkline task revive rte"))
+def revive(ctx: typer.Context, task: TaskName, as_json: AsJson = False) -> None:
+    """Make a retired task active again."""
+    context: Context = ctx.obj
+    with context.database.write() as session:
+        revived = tasks.revive_task(session, task, actor=context.actor, at=context.now())
+    if as_json:
+        print_json(revived)
+    else:
+        print_line(f"task {revived.name} is active again")

@@ -1,0 +1,41 @@
+"""`trunkline team`: who owns tasks."""
+
+from typing import Annotated
+
+import typer
+
+from cli.application import AsJson, Context, example
+from cli.rendering import moment, print_json, print_line, print_table, time_column
+from registry.services import teams
+
+app = typer.Typer(no_args_is_help=True, help="Teams: who owns tasks.")
+
+
+@app.command(epilog=example("trunkline team create nlu"))
+def create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The new team's name.")],
+    as_json: AsJson = False,
+) -> None:
+    """Create a team."""
+    context: Context = ctx.obj
+    with context.database.write() as session:
+        team = teams.create_team(session, name, actor=context.actor, at=context.now())
+    if as_json:
+        print_json(team)
+    else:
+        print_line(f"created team {team.name}")
+
+
+@app.command("list", epilog=example("trunkline team list"))
+def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the teams."""
+    context: Context = ctx.obj
+    with context.database.read() as session:
+        found = teams.list_teams(session)
+    if as_json:
+        print_json(found)
+    elif not found:
+        print_line("no team yet; create one: trunkline team create NAME")
+    else:
+        print_table(["team", time_column("created (UTC)")], [(team.name, moment(team.created_at)) for team in found])
