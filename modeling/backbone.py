@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
-from modeling.text import Batch
+from modeling.text import Batch, TextEncoder
 from modeling.weights import EXACT_IN_FP32, fill
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.families import family_of
+from registry.domain.manifests import TrunkManifest
+from registry.domain.records import NewBackbone
 from registry.errors import InvalidInput
 
 Attention = Literal["sdpa", "eager"]
@@ -77,6 +79,16 @@ def compute_buffers(model: PreTrainedModel, part: nn.Module) -> None:
         if module._non_persistent_buffers_set:
             initialise: Callable[[nn.Module], None] = model._init_weights
             initialise(module)
+
+
+def load_text_encoder(pinned: NewBackbone | TrunkManifest, store: LocalArtifactStore) -> TextEncoder:
+    """The text encoder of a backbone, or of the trunk that a release took from it.
+
+    Raises:
+        ArtifactMissing, ArtifactDamaged, InvalidInput: the tokenizer cannot be read.
+    """
+    function = family_of(pinned.config, "backbone config").function_config(pinned.config)
+    return TextEncoder(store.read(pinned.tokenizer), max_length=pinned.max_length, pad_id=function["pad_token_id"])
 
 
 class Trunk(nn.Module):

@@ -1,6 +1,6 @@
-"""Which rows share a batch, and which of a batch's outputs are predictions.
+"""Which rows share a batch, and what of a batch's outputs belongs to which row.
 
-Shapes: B rows, W words, O outputs of a head, R predicted places: texts, or words that have a token.
+B = rows, W = words of the row that has most, O = outputs of a head.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,24 @@ def token_batches(lengths: Sequence[int], *, tokens: int = 4096) -> list[list[in
     return batches
 
 
+def row_outputs(outputs: Tensor, rows: Sequence[EncodedText]) -> list[Tensor]:
+    """A batch's outputs [B, O] or [B, W, O], row by row without padding: [O], or [words(row), O]."""
+    if outputs.dim() == 2:
+        return list(outputs)
+    return [outputs[place, : len(row.words)] for place, row in enumerate(rows)]
+
+
 def places(outputs: Tensor, word_tokens: Tensor) -> Tensor:
-    """The predicted places of a batch, [R, O]: texts as they are [B, O], or words that have a token of [B, W, O]."""
+    """The predicted places of a batch: texts as they are [B, O], or words that have a token, out of [B, W, O].
+
+    Returns:
+        [places, O], in the order of the rows.
+    """
     return outputs if outputs.dim() == 2 else outputs[word_tokens != NO_TOKEN]
 
 
-def place_counts(encoded: Sequence[EncodedText], *, token_level: bool) -> list[int]:
+def place_counts(rows: Sequence[EncodedText], *, token_level: bool) -> list[int]:
     """How many predicted places each row has: 1, or its words that have a token."""
     if not token_level:
-        return [1] * len(encoded)
-    return [sum(token != NO_TOKEN for token in row.word_tokens) for row in encoded]
+        return [1] * len(rows)
+    return [sum(token != NO_TOKEN for token in row.word_tokens) for row in rows]

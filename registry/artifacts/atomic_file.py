@@ -1,0 +1,40 @@
+"""Files that are there whole or not at all, whatever is killed and however full the disk is."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from registry.errors import StorageError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Puts `data` under `path`: a temporary file beside it, fsync, rename, fsync of the folder.
+
+    Raises:
+        StorageError: the disk is full or not writable; what was under `path` before is still there.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}; free some space or check who may write there"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
