@@ -1,0 +1,58 @@
+"""Which rows go together, and how their cached parts become one padded batch."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from modeling.text import NO_TOKEN, EncodedText
+from pipelines.training.packed_rows import PackedRows
+
+_BATCHES_A_BUCKET = 50
+"""Rows are sorted by length within so many batches: nearly no padding, and still a fresh order every epoch."""
+
+
+def epoch_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of one epoch: every row once, rows of like length together, decided by seed and epoch alone."""
+    shuffle = random.Random(f"{seed} {epoch}").shuffle  # noqa: S311 - an order, not a secret
+    rows = list(range(len(lengths)))
+    shuffle(rows)
+    bucket = batch_size * _BATCHES_A_BUCKET
+    batches = []
+    for begin in range(0, len(rows), bucket):
+        alike = sorted(rows[begin : begin + bucket], key=lambda row: lengths[row])
+        batches += [alike[first : first + batch_size] for first in range(0, len(alike), batch_size)]
+    shuffle(batches)
+    return batches
+
+
+@dataclass(frozen=True)
+class CachedBatch:
+    hidden: Tensor
+    """[B, T, H], zero where padded."""
+    mask: Tensor
+    """[B, T] bool."""
+    word_tokens: Tensor
+    """[B, W] int64, NO_TOKEN where there is none."""
+
+
+def cached_batch(
+    activations: PackedRows, encoded: Sequence[EncodedText], rows: Sequence[int], device: torch.device
+) -> CachedBatch:
+    """Pads the cached hidden states of some rows to a multiple of 8 tokens."""
+    hidden = [activations.row(row) for row in rows]
+    lengths = torch.tensor([len(one) for one in hidden])
+    longest = int(lengths.max())
+    longest += -longest % 8
+    padded = hidden[0].new_zeros(len(rows), longest, hidden[0].shape[1])
+    for place, one in enumerate(hidden):
+        padded[place, : len(one)] = one
+    words = pad_sequence(
+        [torch.tensor(encoded[row].word_tokens, dtype=torch.int64) for row in rows],
+        batch_first=True,
+        padding_value=NO_TOKEN,
+    )
+    return CachedBatch(padded.to(device), (torch.arange(longest) < lengths[:, None]).to(device), words.to(device))

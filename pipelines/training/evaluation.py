@@ -1,0 +1,113 @@
+"""A module on the dev data: metrics, predictions row by row, and the golden examples it will be held to."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modeling.backbone import Trunk
+from modeling.batching import row_outputs
+from modeling.decoding import word_labels
+from modeling.parity import TOLERANCE, compare
+from modeling.task_module import TaskModule
+from modeling.text import EncodedText, TextEncoder, collate
+from pipelines.data.dataset import Dataset
+from pipelines.training.activation_cache import EncodedRows, module_outputs
+from pipelines.training.metrics import score
+from pipelines.training.packed_rows import PackedRows
+from registry.domain.golden_examples import GoldenExample, GoldenExamples
+from registry.domain.plain_data import canonical_json
+from registry.domain.task_specs import TaskSpec, TaskType
+from registry.errors import GateFailed
+
+GOLDEN_EXAMPLES = 16
+
+Decision = str | float | list[str | None]
+"""A label, a number, or one tag a word (None where the text was cut off)."""
+
+
+def decide(spec: TaskSpec, outputs: Tensor, encoded: EncodedText) -> Decision:
+    """What one row's raw outputs, [O] or [words, O], say in the words of the task."""
+    if spec.type is TaskType.REGRESSION:
+        return outputs.item()
+    if spec.type is TaskType.CLASSIFICATION:
+        return spec.output_labels[int(outputs.argmax())]
+    return word_labels(outputs, spec.output_labels, encoded, spec.tag_scheme)
+
+
+@dataclass(frozen=True)
+class DevEvaluation:
+    """The dev data of a task with their frozen activations in fp32."""
+
+    spec: TaskSpec
+    dataset: Dataset
+    rows: EncodedRows
+    activations: PackedRows
+    device: torch.device
+
+    def outputs(self, module: TaskModule) -> list[Tensor]:
+        """The module's raw outputs in fp32, one tensor a row: [O], or [words(row), O]."""
+        found: dict[int, Tensor] = {}
+        for numbers, values in module_outputs(
+            module, self.activations, self.rows, precision="fp32", device=self.device
+        ):
+            found.update(zip(numbers, values, strict=True))
+        return [found[row] for row in range(len(self.rows))]
+
+    def decisions(self, module: TaskModule) -> list[Decision]:
+        return [
+            decide(self.spec, outputs, encoded)
+            for outputs, encoded in zip(self.outputs(module), self.rows.encoded, strict=True)
+        ]
+
+    def score(self, module: TaskModule) -> dict[str, float]:
+        return score(self.spec, [example.target for example in self.dataset.examples], self.decisions(module))
+
+    def predictions(self, module: TaskModule) -> bytes:
+        """JSON Lines, one a row in the order of the dev data: row number, gold target and prediction."""
+        rows = zip(self.dataset.examples, self.decisions(module), strict=True)
+        return b"".join(
+            canonical_json({"row": number, "gold": example.target, "predicted": predicted}) + b"\n"
+            for number, (example, predicted) in enumerate(rows)
+        )
+
+
+def golden_examples(trunk: Trunk, module: TaskModule, dev: DevEvaluation, encoder: TextEncoder) -> GoldenExamples:
+    """Dev rows spread evenly over the lengths, each answered alone, without padding and without any cache.
+
+    Raises:
+        GateFailed: the cached activations lead to other answers than the model itself.
+    """
+    lengths = dev.rows.lengths
+    by_length = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    count = min(GOLDEN_EXAMPLES, len(by_length))
+    rows = sorted(by_length[(2 * place + 1) * len(by_length) // (2 * count)] for place in range(count))
+    alone = [
+        _stand_alone(trunk, module, dev.rows.encoded[row], pad_id=encoder.pad_id, device=dev.device) for row in rows
+    ]
+    cached = dev.outputs(module)
+    parity = compare(alone, [cached[row] for row in rows], type=dev.spec.type, tolerance=TOLERANCE["fp32"])
+    if not parity.passed:
+        raise GateFailed(
+            f"task {dev.spec.task}: answers from the activation cache differ from the model's own by "
+            f"{parity.largest_difference:.2g}; delete the cache folder under TRUNKLINE_HOME and run again"
+        )
+    return GoldenExamples(
+        examples=tuple(
+            GoldenExample(
+                text=dev.dataset.examples[row].text,
+                text_pair=dev.dataset.examples[row].text_pair,
+                outputs=tuple(map(tuple, outputs.reshape(-1, outputs.shape[-1]).tolist())),
+            )
+            for row, outputs in zip(rows, alone, strict=True)
+        )
+    )
+
+
+def _stand_alone(
+    trunk: Trunk, module: TaskModule, encoded: EncodedText, *, pad_id: int, device: torch.device
+) -> Tensor:
+    batch = collate([encoded], pad_id=pad_id, multiple_of=1).to(device)
+    with torch.inference_mode():
+        hidden = trunk(batch, [trunk.depth])[trunk.depth]
+        return row_outputs(module(hidden, batch.mask, batch.word_tokens).cpu(), [encoded])[0]

@@ -1,0 +1,169 @@
+"""The training loop of one module on cached activations: decided by its seed alone, and able to go on after a kill.
+
+The order of the rows comes from (seed, epoch) and the dropout of a step from (seed, step), so that a run that was
+interrupted ends bit for bit where an uninterrupted one does.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from modeling.batching import places
+from modeling.task_module import TaskModule
+from pipelines.progress import Report
+from pipelines.training.activation_cache import EncodedRows, computing_in
+from pipelines.training.batches import cached_batch, epoch_batches
+from pipelines.training.objectives import loss_of
+from pipelines.training.packed_rows import PackedRows
+from pipelines.training.recipes import Recipe
+from pipelines.training.trial_state import TrialFolder, TrialState
+from registry.domain.task_specs import TaskType
+
+SAVE_EVERY_SECONDS = 60.0
+
+Score = Callable[[], dict[str, float]]
+"""Scores the module as it stands on the dev data."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Everything about the training data that a step reads."""
+
+    type: TaskType
+    activations: PackedRows
+    rows: EncodedRows
+    targets: Sequence[Tensor]
+    """One a row, [places(row)]: label numbers (int64) or a number (float32)."""
+    target_scale: float
+    teacher_outputs: PackedRows | None
+    """[places(row), O]."""
+
+
+def learning_rate_at(step: int, total: int, recipe: Recipe) -> float:
+    """Linear warm-up over the first share of the steps, then linear decay to zero."""
+    warmup = max(1, round(total * recipe.warmup_share))
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    return recipe.learning_rate * (total - step) / max(1, total - warmup)
+
+
+def new_optimiser(module: TaskModule, recipe: Recipe) -> AdamW:
+    """AdamW with decoupled decay on matrices only; biases and layer norms are left out, as BERT does."""
+    parameters = list(module.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon, fused=True)
+
+
+def optimise(
+    module: TaskModule,
+    train: TrainingRows,
+    *,
+    recipe: Recipe,
+    seed: int,
+    metric: str,
+    score: Score,
+    folder: TrialFolder,
+    device: torch.device,
+    report: Report,
+) -> TrialState:
+    """Trains the module in place and leaves it at its best scored epoch.
+
+    Returns:
+        The finished state: losses and dev metrics by epoch, and the best epoch by `metric` (the earlier of equals).
+    """
+    optimiser = new_optimiser(module, recipe)
+    state = folder.load(module, optimiser)
+    steps = math.ceil(len(train.rows) / recipe.batch_size)
+    total = steps * recipe.epochs
+    lengths = train.rows.lengths
+    saved_at = time.monotonic()
+    while state.step < total:
+        epoch = state.step // steps + 1
+        batches = epoch_batches(lengths, batch_size=recipe.batch_size, seed=seed, epoch=epoch)
+        module.train()
+        for batch in batches[state.step % steps :]:
+            _set_learning_rate(optimiser, learning_rate_at(state.step, total, recipe))
+            seed_of_step = _step_seed(seed, state.step)
+            state.loss_sum += _step(module, optimiser, train, batch, recipe=recipe, seed=seed_of_step, device=device)
+            state.step += 1
+            report(f"epoch {epoch} of {recipe.epochs}", state.step, total)
+            if state.step % steps and time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+                folder.save(state, module, optimiser)
+                saved_at = time.monotonic()
+        _close_epoch(state, module, epoch=epoch, steps=steps, recipe=recipe, metric=metric, score=score)
+        folder.save(state, module, optimiser)
+        saved_at = time.monotonic()
+    if state.best_module is not None:
+        module.load_state_dict(state.best_module)
+    module.eval()
+    return state
+
+
+def _set_learning_rate(optimiser: AdamW, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:7])
+
+
+def _step(
+    module: TaskModule,
+    optimiser: AdamW,
+    train: TrainingRows,
+    batch: Sequence[int],
+    *,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+) -> float:
+    """One optimiser step over the batch's rows; returns its loss."""
+    cached = cached_batch(train.activations, train.rows.encoded, batch, device)
+    targets = torch.cat([train.targets[row] for row in batch]).to(device)
+    if not len(targets):  # words the tokenizer swallows whole leave nothing to learn
+        return 0.0
+    teacher = train.teacher_outputs
+    soft = None if teacher is None else torch.cat([teacher.row(row) for row in batch]).to(device)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        with computing_in(recipe.precision, device):
+            outputs = module(cached.hidden, cached.mask, cached.word_tokens)
+        loss = loss_of(
+            places(outputs, cached.word_tokens),
+            targets,
+            type=train.type,
+            target_scale=train.target_scale,
+            teacher_outputs=soft,
+            distillation=recipe.distillation,
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def _close_epoch(
+    state: TrialState, module: TaskModule, *, epoch: int, steps: int, recipe: Recipe, metric: str, score: Score
+) -> None:
+    state.epoch_losses[epoch] = state.loss_sum / steps
+    state.loss_sum = 0.0
+    if epoch < recipe.evaluate_from:
+        return
+    module.eval()
+    state.epoch_metrics[epoch] = metrics = score()
+    best = state.epoch_metrics.get(state.best_epoch or 0)
+    if best is None or metrics[metric] > best[metric]:
+        state.best_epoch = epoch
+        state.best_module = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}

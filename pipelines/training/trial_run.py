@@ -1,0 +1,201 @@
+"""Running a trial: plain values in, a trained module out, without the registry."""
+
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import filelock
+import torch
+import transformers
+from torch import Tensor
+
+from modeling.backbone import load_text_encoder, load_trunk
+from modeling.heads import RegressionHead
+from modeling.task_module import TaskModule, copy_backbone_layers, load_task_module, module_bytes, new_task_module
+from modeling.text import NO_TOKEN, EncodedText
+from pipelines.progress import Report
+from pipelines.training.activation_cache import ActivationCache, EncodedRows
+from pipelines.training.evaluation import DevEvaluation, golden_examples
+from pipelines.training.frozen_check import check_frozen
+from pipelines.training.optimisation import TrainingRows, optimise
+from pipelines.training.packed_rows import PackedRows
+from pipelines.training.trial_state import TrialFolder
+from pipelines.training.trials import TrainedModule, Trial
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.records import Version
+from registry.domain.task_specs import TaskType
+from registry.errors import Conflict
+
+
+def run_trial(
+    trial: Trial, *, store: LocalArtifactStore, work: Path, device: torch.device, report: Report
+) -> TrainedModule:
+    """Trains the module, going on where an interrupted run of the same trial stopped.
+
+    Args:
+        work: folder of the caches and of unfinished trials.
+    Raises:
+        Conflict: another process is running this very trial.
+        StorageError: the disk is full.
+    """
+    folder = _folder(trial, work)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / "lock", blocking=False):
+            return _run(trial, TrialFolder(folder), store=store, caches=work / "cache", device=device, report=report)
+    except filelock.Timeout:
+        raise Conflict(
+            f"task {trial.spec.task}: another process is running this trial; wait for it, or choose another --seed"
+        ) from None
+
+
+def forget_trial(trial: Trial, *, work: Path) -> None:
+    """Removes what an interrupted run would have needed, once the module is registered."""
+    shutil.rmtree(_folder(trial, work), ignore_errors=True)
+
+
+def _folder(trial: Trial, work: Path) -> Path:
+    return work / "trials" / trial.key
+
+
+def _run(
+    trial: Trial,
+    folder: TrialFolder,
+    *,
+    store: LocalArtifactStore,
+    caches: Path,
+    device: torch.device,
+    report: Report,
+) -> TrainedModule:
+    backbone, depth = trial.backbone, trial.frozen_depth
+    encoder = load_text_encoder(backbone, store)
+    trunk = load_trunk(
+        config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:depth], store=store
+    ).to(device)
+    cache = ActivationCache(caches, trunk, encoder, backbone.prefix_digests, device, report)
+    dev_rows = EncodedRows.of(trial.dev, encoder)
+    dev = DevEvaluation(
+        spec=trial.spec,
+        dataset=trial.dev,
+        rows=dev_rows,
+        activations=cache.frozen(dev_rows, depth=depth, precision="fp32", stage="dev data"),
+        device=device,
+    )
+    train = _training_rows(trial, cache, store)
+    module = _initial_module(trial, train, store).to(device)
+    state = optimise(
+        module,
+        train,
+        recipe=trial.recipe,
+        seed=trial.seed,
+        metric=trial.spec.metric,
+        score=lambda: dev.score(module),
+        folder=folder,
+        device=device,
+        report=report,
+    )
+    check_frozen(trunk, backbone, store)
+    return TrainedModule(
+        trial=trial,
+        module=module_bytes(module),
+        golden=golden_examples(trunk, module, dev, encoder).to_bytes(),
+        dev_predictions=dev.predictions(module),
+        state=state,
+        environment=_environment(device),
+    )
+
+
+def _training_rows(trial: Trial, cache: ActivationCache, store: LocalArtifactStore) -> TrainingRows:
+    rows = EncodedRows.of(trial.train, cache.encoder)
+    targets = _targets(trial, rows.encoded)
+    return TrainingRows(
+        type=trial.spec.type,
+        activations=cache.frozen(
+            rows, depth=trial.frozen_depth, precision=trial.recipe.precision, stage="training data"
+        ),
+        rows=rows,
+        targets=targets,
+        target_scale=_spread(targets)[1] if trial.spec.type is TaskType.REGRESSION else 1.0,
+        teacher_outputs=_teacher_outputs(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
+    )
+
+
+def _teacher_outputs(
+    trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: LocalArtifactStore
+) -> PackedRows:
+    return cache.teacher_outputs(
+        _teacher_module(trial, teacher, store).to(cache.device),
+        rows,
+        depth=teacher.frozen_depth,
+        module_digest=teacher.module,
+        outputs=trial.head.outputs,
+        token_level=trial.token_level,
+        precision=trial.recipe.precision,
+        stage="training data",
+    )
+
+
+def _targets(trial: Trial, encoded: Sequence[EncodedText]) -> list[Tensor]:
+    """One tensor a row, [places(row)]: label numbers (int64), or the number itself (float32)."""
+    numbers = {label: number for number, label in enumerate(trial.spec.output_labels)}
+    targets = []
+    for example, row in zip(trial.train.examples, encoded, strict=True):
+        target = example.target
+        if isinstance(target, tuple):
+            tags = zip(target, row.word_tokens, strict=True)
+            targets.append(torch.tensor([numbers[tag] for tag, token in tags if token != NO_TOKEN], dtype=torch.int64))
+        elif isinstance(target, str):
+            targets.append(torch.tensor([numbers[target]]))
+        else:
+            targets.append(torch.tensor([target], dtype=torch.float32))
+    return targets
+
+
+def _spread(targets: Sequence[Tensor]) -> tuple[float, float]:
+    """Mean and standard deviation of regression targets."""
+    values = torch.cat(list(targets)).double()
+    return values.mean().item(), values.std(correction=0).item()
+
+
+def _teacher_module(trial: Trial, teacher: Version, store: LocalArtifactStore) -> TaskModule:
+    return load_task_module(
+        store.fetch(teacher.module),
+        subject=str(teacher.reference),
+        config=trial.backbone.config,
+        head=teacher.head,
+        task_layers=teacher.task_layers,
+    ).eval()
+
+
+def _initial_module(trial: Trial, rows: TrainingRows, store: LocalArtifactStore) -> TaskModule:
+    """Layers k+1..k+l and head from the teacher's same ones (paper, section 3.2), or layers from the backbone."""
+    module = new_task_module(
+        config=trial.backbone.config, head=trial.head, task_layers=trial.task_layers, seed=trial.seed
+    )
+    if trial.teacher is None:
+        copy_backbone_layers(module, first_layer=trial.frozen_depth + 1, layer_blobs=trial.backbone.layers, store=store)
+    else:
+        source = _teacher_module(trial, trial.teacher, store)
+        skipped = trial.frozen_depth - trial.teacher.frozen_depth
+        for number, layer in enumerate(module.layers):
+            layer.load_state_dict(source.layers[skipped + number].state_dict())
+        module.head.load_state_dict(source.head.state_dict())
+    if isinstance(module.head, RegressionHead):
+        mean, scale = _spread(rows.targets)
+        module.head.set_target_units(mean=mean, scale=scale)
+    return module
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "platform": platform.platform(),
+        "device": f"{device.type}: {name}",
+        "threads": str(torch.get_num_threads()),
+        "cpus": str(os.cpu_count()),
+    }

@@ -1,0 +1,139 @@
+"""A trial: everything that decides a trained module, and what it leaves. `trial_run.py` runs it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipelines.data.dataset import Dataset
+from pipelines.training.packed_rows import key_digest
+from pipelines.training.recipes import Recipe
+from pipelines.training.trial_state import TrialState
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.manifests import HeadConfig
+from registry.domain.records import Backbone, NewVersion, Version, VersionKind
+from registry.domain.task_specs import TaskSpec, TaskType
+from registry.errors import UsageError
+
+_TRIAL_FORMAT = 1
+"""Part of every trial key; raised when the same inputs no longer give the same module."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that decides a trained module."""
+
+    spec: TaskSpec
+    spec_revision: int
+    backbone: Backbone
+    train: Dataset
+    dev: Dataset
+    frozen_depth: int
+    task_layers: int
+    recipe: Recipe
+    seed: int
+    teacher: Version | None = None
+    """The version to distil from; None trains from the backbone."""
+
+    def __post_init__(self) -> None:
+        check_shape(
+            self.spec.task,
+            backbone=self.backbone,
+            frozen_depth=self.frozen_depth,
+            task_layers=self.task_layers,
+            teacher=self.teacher,
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of everything that decides the outcome, machine and library versions aside."""
+        return key_digest(
+            {
+                "format": _TRIAL_FORMAT,
+                "spec": self.spec.digest(),
+                "backbone": self.backbone.prefix_digests[-1],
+                "train": self.train.digest,
+                "dev": self.dev.digest,
+                "frozen_depth": self.frozen_depth,
+                "task_layers": self.task_layers,
+                "recipe": self.recipe.model_dump(mode="json"),
+                "seed": self.seed,
+                "teacher": self.teacher.module if self.teacher else None,
+            }
+        )
+
+    @property
+    def head(self) -> HeadConfig:
+        return HeadConfig(type=self.spec.type, outputs=self.spec.output_count)
+
+    @property
+    def token_level(self) -> bool:
+        return self.spec.type is TaskType.TOKEN_CLASSIFICATION
+
+
+def check_shape(task: str, *, backbone: Backbone, frozen_depth: int, task_layers: int, teacher: Version | None) -> None:
+    """Refuses a branch that does not fit its backbone or its teacher.
+
+    Raises:
+        UsageError: l < 1, k < 0, k + l > N, or k' below the teacher's k.
+    """
+    layers = backbone.layer_count
+    if task_layers < 1:
+        raise UsageError(f"task {task}: a branch needs at least 1 layer, not {task_layers}; choose 1 to {layers}")
+    if frozen_depth < 0 or frozen_depth + task_layers > layers:
+        raise UsageError(
+            f"task {task}: {task_layers} layers above layer {frozen_depth} do not fit backbone {backbone.name} "
+            f"of {layers} layers; choose frozen depth + layers <= {layers}"
+        )
+    if teacher and frozen_depth < teacher.frozen_depth:
+        raise UsageError(
+            f"task {task}: a student cannot leave the trunk after layer {frozen_depth}, below its teacher "
+            f"{teacher.reference}; choose a depth >= {teacher.frozen_depth}, where the teacher leaves"
+        )
+    if teacher and frozen_depth + task_layers > teacher.frozen_depth + teacher.task_layers:
+        raise UsageError(
+            f"task {task}: the teacher {teacher.reference} ends at layer {teacher.frozen_depth + teacher.task_layers} "
+            f"and the student needs layers {frozen_depth + 1} to {frozen_depth + task_layers}; choose fewer"
+        )
+
+
+@dataclass(frozen=True)
+class TrainedModule:
+    """What a trial leaves: the module and everything that is registered with it."""
+
+    trial: Trial
+    module: bytes
+    golden: bytes
+    dev_predictions: bytes
+    state: TrialState
+    environment: dict[str, str]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        assert self.state.best_epoch is not None  # noqa: S101 - a recipe scores at least once
+        return self.state.epoch_metrics[self.state.best_epoch]
+
+    def to_version(self, store: LocalArtifactStore, *, mlflow_run: str | None) -> NewVersion:
+        """Puts the blobs into the store and returns the row that refers to them."""
+        trial = self.trial
+        return NewVersion(
+            task=trial.spec.task,
+            spec_revision=trial.spec_revision,
+            backbone=trial.backbone.name,
+            kind=VersionKind.STUDENT if trial.teacher else VersionKind.TEACHER,
+            frozen_depth=trial.frozen_depth,
+            task_layers=trial.task_layers,
+            prefix_digest=trial.backbone.prefix_digests[trial.frozen_depth],
+            teacher=trial.teacher.number if trial.teacher else None,
+            head=trial.head,
+            module=store.put(self.module),
+            golden=store.put(self.golden),
+            dev_predictions=store.put(self.dev_predictions),
+            metrics=self.metrics,
+            statistic=trial.recipe.statistic,
+            train_digest=trial.train.digest,
+            dev_digest=trial.dev.digest,
+            recipe=trial.recipe.model_dump(mode="json"),
+            seed=trial.seed,
+            environment=self.environment,
+            trial_key=trial.key,
+            mlflow_run=mlflow_run,
+        )
