@@ -1,0 +1,133 @@
+"""A release from a lock: strict accounting, the same prefix for every branch, parity, and then the manifest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from modeling.multitask import load_merged_model
+from modeling.parity import ParityResult
+from pipelines.assembly.parity_gate import parity_gate
+from pipelines.progress import Report
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.digests import first_difference
+from registry.domain.manifests import BranchManifest, Manifest, TrunkManifest
+from registry.domain.records import Backbone, NewRelease, Version
+from registry.domain.task_specs import TaskSpec
+from registry.errors import GateFailed, UsageError
+
+
+@dataclass(frozen=True)
+class Member:
+    """One selected version with the definition it was trained for and the backbone it was trained on."""
+
+    version: Version
+    spec: TaskSpec
+    trained_on: Backbone
+
+
+@dataclass(frozen=True)
+class AssembledRelease:
+    """A release that passed its gates and is not yet registered."""
+
+    manifest: Manifest
+    parameters: int
+    parity: Mapping[str, Mapping[str, ParityResult]]
+    """Task -> way of batching -> finding."""
+
+    def to_release(self, store: LocalArtifactStore) -> NewRelease:
+        """Puts the manifest into the store and returns the row that refers to it."""
+        manifest = self.manifest
+        gates: dict[str, Any] = {
+            "accounting": {"passed": True, "parameters": self.parameters},
+            "parity": {
+                task: {batching: asdict(finding) for batching, finding in findings.items()}
+                for task, findings in self.parity.items()
+            },
+        }
+        return NewRelease(
+            manifest=store.put(manifest.to_bytes()),
+            backbone=manifest.trunk.backbone,
+            tasks={task: branch.version for task, branch in manifest.tasks.items()},
+            trunk_depth=manifest.trunk.depth,
+            layer_count=manifest.layers_in_use,
+            gates=gates,
+        )
+
+
+def assemble(
+    backbone: Backbone, members: Sequence[Member], *, store: LocalArtifactStore, report: Report
+) -> AssembledRelease:
+    """Builds the merged model of the selected versions and proves that it answers as each module does alone.
+
+    Raises:
+        UsageError: nothing is selected.
+        GateFailed: a module is bound to other frozen layers, or answers differently once merged.
+        InvalidWeights: a module's tensors are not exactly those that its branch needs.
+        ArtifactMissing, ArtifactDamaged: a blob cannot be read.
+    """
+    if not members:
+        raise UsageError("no version is selected: name them with --task TASK/NUMBER, or promote some first")
+    _refuse_foreign_modules(backbone, members)
+    manifest = build_manifest(backbone, members)
+    report("loading the merged model", 0, 1)
+    model = load_merged_model(manifest, store)
+    report("loading the merged model", 1, 1)
+    findings = parity_gate(manifest, model, store=store, report=report)
+    return AssembledRelease(
+        manifest=manifest, parameters=sum(parameter.numel() for parameter in model.parameters()), parity=findings
+    )
+
+
+def build_manifest(backbone: Backbone, members: Sequence[Member]) -> Manifest:
+    """The manifest of a selection; the trunk goes as deep as the deepest branch leaves it, and no deeper."""
+    depth = max(member.version.frozen_depth for member in members)
+    return Manifest(
+        trunk=TrunkManifest(
+            backbone=backbone.name,
+            model_type=backbone.model_type,
+            config=backbone.config,
+            layer_count=backbone.layer_count,
+            max_length=backbone.max_length,
+            prefix_digests=backbone.prefix_digests[: depth + 1],
+            tokenizer=backbone.tokenizer,
+            embeddings=backbone.embeddings,
+            layers=backbone.layers[:depth],
+        ),
+        tasks={member.version.task: _branch(member) for member in members},
+    )
+
+
+def _branch(member: Member) -> BranchManifest:
+    version, spec = member.version, member.spec
+    return BranchManifest(
+        version=version.number,
+        type=spec.type,
+        input_form=spec.input_form,
+        labels=spec.output_labels,
+        tag_scheme=spec.tag_scheme,
+        frozen_depth=version.frozen_depth,
+        task_layers=version.task_layers,
+        prefix_digest=version.prefix_digest,
+        spec_digest=spec.digest(),
+        head=version.head,
+        module=version.module,
+        golden=version.golden,
+    )
+
+
+def _refuse_foreign_modules(backbone: Backbone, members: Sequence[Member]) -> None:
+    problems = []
+    for member in members:
+        version, depth = member.version, member.version.frozen_depth
+        if depth <= backbone.layer_count and backbone.prefix_digests[depth] == version.prefix_digest:
+            continue
+        theirs = member.trained_on
+        difference = first_difference(
+            backbone.prefix_root, backbone.layer_digests, theirs.prefix_root, theirs.layer_digests, depth
+        )
+        problems.append(
+            f"{version.reference} is bound to P({depth}) of backbone {theirs.name}, not of {backbone.name}: "
+            f"they differ in {difference}"
+        )
+    if problems:
+        raise GateFailed("\n".join([*problems, f"train these tasks on {backbone.name}, or assemble on their backbone"]))

@@ -1,0 +1,127 @@
+"""A release ready to answer: manifest and blobs verified, merged model in memory. No database is involved."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modeling.backbone import load_text_encoder
+from modeling.batching import row_outputs, token_batches
+from modeling.decoding import Answer, decode
+from modeling.multitask import MergedModel, load_merged_model
+from modeling.text import EncodedText, TextEncoder
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.manifests import Manifest, parse_manifest
+from registry.domain.task_specs import InputForm
+from registry.errors import InvalidInput, NotFound, UsageError
+
+
+@dataclass(frozen=True)
+class Text:
+    """One request's input: a text, or a pair of texts."""
+
+    text: str
+    text_pair: str | None = None
+
+    @property
+    def form(self) -> InputForm:
+        return InputForm.SINGLE if self.text_pair is None else InputForm.PAIR
+
+
+@dataclass(frozen=True)
+class LoadedRelease:
+    """A release in memory, in fp32."""
+
+    manifest: Manifest
+    model: MergedModel
+    encoder: TextEncoder
+
+    def predict(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> list[dict[str, Answer]]:
+        """Answers every text for the tasks asked for, or for every task of its input form.
+
+        Returns:
+            One mapping from task to answer for each text, in order.
+        Raises:
+            NotFound: a task is not in the release.
+            UsageError: a task reads the other input form, or no task reads a text's form.
+            InvalidInput: a text is empty.
+        """
+        encoded = self._encode(texts)
+        answers: list[dict[str, Answer]] = [{} for _ in texts]
+        for task, outputs in self._outputs(texts, encoded, tasks).items():
+            branch = self.manifest.tasks[task]
+            for row, values in outputs.items():
+                answers[row][task] = decode(
+                    values,
+                    type=branch.type,
+                    labels=branch.labels,
+                    tag_scheme=branch.tag_scheme,
+                    text=texts[row].text,
+                    encoded=encoded[row],
+                )
+        return answers
+
+    def outputs(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> dict[str, dict[int, Tensor]]:
+        """Raw outputs, [O] or [words, O] fp32, by task and text number: for comparing releases bit by bit."""
+        return self._outputs(texts, self._encode(texts), tasks)
+
+    def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
+        empty = [
+            f"text {number}: is empty"
+            for number, text in enumerate(texts, 1)
+            if not text.text.strip() or (text.text_pair is not None and not text.text_pair.strip())
+        ]
+        if empty:
+            raise InvalidInput("input", empty)
+        return self.encoder.encode([(text.text, text.text_pair) for text in texts])
+
+    def _outputs(
+        self, texts: Sequence[Text], encoded: Sequence[EncodedText], tasks: Collection[str] | None
+    ) -> dict[str, dict[int, Tensor]]:
+        tasks_of = {form: self._tasks_of(form, tasks) for form in {text.form for text in texts}}
+        found: dict[str, dict[int, Tensor]] = {task: {} for of_form in tasks_of.values() for task in of_form}
+        for form, of_form in tasks_of.items():
+            rows = [row for row, text in enumerate(texts) if text.form is form]
+            for places_in_rows in token_batches([len(encoded[row].input_ids) for row in rows]):
+                batch_rows = [rows[place] for place in places_in_rows]
+                batch = self.encoder.collate([encoded[row] for row in batch_rows])
+                with torch.inference_mode():
+                    outputs = self.model(batch, dict.fromkeys(of_form))
+                for task in of_form:
+                    answers = row_outputs(outputs[task], [encoded[row] for row in batch_rows])
+                    found[task].update(zip(batch_rows, answers, strict=True))
+        return found
+
+    def _tasks_of(self, form: InputForm, tasks: Collection[str] | None) -> list[str]:
+        branches = self.manifest.tasks
+        if tasks is None:
+            if reading := [task for task, branch in branches.items() if branch.input_form is form]:
+                return reading
+            raise UsageError(f"no task of this release reads a {_described(form)}; its tasks: {', '.join(branches)}")
+        if unknown := sorted(set(tasks) - set(branches)):
+            raise NotFound(f"not in this release: {', '.join(unknown)}; its tasks: {', '.join(sorted(branches))}")
+        if other := sorted(task for task in tasks if branches[task].input_form is not form):
+            raise UsageError(
+                f"{', '.join(other)}: reads a {_described(branches[other[0]].input_form)}, and the input is a "
+                f"{_described(form)}; ask for tasks of one input form at a time"
+            )
+        return [task for task in branches if task in tasks]
+
+
+def _described(form: InputForm) -> str:
+    return {InputForm.SINGLE: "single text", InputForm.PAIR: "pair of texts"}[form]
+
+
+def load_release(manifest_digest: str, store: LocalArtifactStore) -> LoadedRelease:
+    """Reads a release from its blobs, verifying every digest and every tensor.
+
+    Raises:
+        ArtifactMissing, ArtifactDamaged, InvalidWeights: a blob cannot be used.
+    """
+    manifest = parse_manifest(store.read(manifest_digest), f"manifest {manifest_digest[:12]}")
+    return LoadedRelease(
+        manifest=manifest,
+        model=load_merged_model(manifest, store),
+        encoder=load_text_encoder(manifest.trunk, store),
+    )
