@@ -1,0 +1,125 @@
+"""`predict`: ask a release."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.application import Context, example
+from cli.rendering import print_line, print_table
+from registry.errors import InvalidInput, UsageError
+from registry.services import releases
+
+if TYPE_CHECKING:
+    from modeling.decoding import Answer
+    from serving.loaded_release import Text
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=example(
+        'trunkline predict r1 "Shares in Boeing fell on Monday."',
+        "trunkline predict latest --tasks rte --pair 'It rained.' 'The streets were wet all day.'",
+        "trunkline predict r1 --input texts.jsonl --json",
+    )
+)
+def predict(
+    ctx: typer.Context,
+    release: Annotated[str, typer.Argument(help="r<number>, latest, or the start of a manifest's digest.")],
+    text: Annotated[str | None, typer.Argument(help="The text.")] = None,
+    pair: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The second text, for tasks that read pairs.")
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", metavar="FILE", help='A text a line, or JSON Lines {"text", "text_pair"} (.jsonl); - is stdin.'
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these tasks. [default: all that can read it]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines: one object a text.")] = False,
+) -> None:
+    """Answer every task of a release, or some, in one pass over each text."""
+    context: Context = ctx.obj
+    if (text is None) == (input_file is None):
+        raise UsageError("give either a TEXT or --input FILE")
+    if pair is not None and input_file is not None:
+        raise UsageError('--pair goes with a TEXT; in a file, write {"text": …, "text_pair": …} a line')
+    wanted = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    if wanted == []:
+        raise UsageError("--tasks names no task; leave it out for all")
+    texts = [(text, pair)] if text is not None else _read_texts(input_file)  # type: ignore[arg-type]
+    with context.database.read() as session:
+        manifest = releases.get_release(session, release).manifest
+
+    from serving.loaded_release import Text, load_release
+
+    asked = [Text(*one) for one in texts]
+    answers = load_release(manifest, context.store).predict(asked, wanted)
+    for number, (one, of_text) in enumerate(zip(asked, answers, strict=True)):
+        if as_json:
+            _print_json_line(one, of_text)
+        else:
+            print_line(("" if number == 0 else "\n") + one.text + (f"  |  {one.text_pair}" if one.text_pair else ""))
+            print_table(["task", "answer"], [(task, _described(answer)) for task, answer in of_text.items()])
+
+
+def _read_texts(path: Path) -> list[tuple[str, str | None]]:
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        content = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"input {name}", [f"cannot be read as UTF-8 text: {error}"]) from None
+    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise InvalidInput(f"input {name}", ["holds no text"])
+    if path.suffix != ".jsonl":
+        return [(line, None) for _, line in lines]
+    problems: list[str] = []
+    texts = [_json_text(number, line, problems) for number, line in lines]
+    if problems:
+        raise InvalidInput(f"input {name}", problems)
+    return texts
+
+
+def _json_text(number: int, line: str, problems: list[str]) -> tuple[str, str | None]:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        problems.append(f"line {number}: is not JSON ({error})")
+        return "", None
+    fields = (row.get("text"), row.get("text_pair")) if isinstance(row, dict) else (None, None)
+    if not isinstance(fields[0], str) or not isinstance(fields[1], str | None):
+        problems.append(f'line {number}: needs {{"text": "…"}} and, for pairs, "text_pair"')
+        return "", None
+    return fields[0], fields[1]
+
+
+def _print_json_line(text: "Text", answers: "dict[str, Answer]") -> None:
+    row: dict[str, Any] = {"text": text.text}
+    if text.text_pair is not None:
+        row["text_pair"] = text.text_pair
+    row["answers"] = {task: answer.model_dump(mode="json") for task, answer in answers.items()}
+    sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _described(answer: "Answer") -> str:
+    from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer
+
+    match answer:
+        case LabelAnswer():
+            return f"{answer.label} ({answer.probability:.0%})"
+        case NumberAnswer():
+            return f"{answer.value:.3f}"
+        case SpansAnswer():
+            return (
+                "; ".join(f"{s.text} [{s.start}:{s.end}] {s.label} ({s.probability:.0%})" for s in answer.spans)
+                or "none"
+            )
+        case _:
+            return " ".join(f"{w.text}/{w.label}" if w.label else w.text for w in answer.words)

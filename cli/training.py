@@ -1,0 +1,262 @@
+"""`train` and `distil`: read the task in one short transaction, run a trial, register what it leaves."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cli.application import AsJson, Context, example
+from cli.progress import progress_bar
+from cli.rendering import print_fields, print_json, print_note
+from registry.domain.records import Backbone, TaskState, Version
+from registry.domain.references import check_name, parse_reference
+from registry.domain.task_specs import TaskSpec, validation_problems
+from registry.errors import NotAllowed, UsageError
+from registry.services import backbones, tasks, versions
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.training.recipes import Distillation
+    from pipelines.training.trials import Trial
+
+app = typer.Typer()
+
+Seed = Annotated[int, typer.Option(min=0, help="Decides initial weights, order and dropout.")]
+RecipeOption = Annotated[
+    Literal["default", "paper"], typer.Option("--recipe", help="paper: the paper's learning rate, 2e-5, at any width.")
+]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate. Else by the encoder's width.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data. Scored from the third on. [default: 5]")]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    typer.Option("--precision", help="What training multiplies in; auto: bf16 where the hardware does."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N; auto: a GPU where there is one.")]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `train` and `distil` let the caller choose about a run."""
+
+    seed: int
+    recipe: Literal["default", "paper"]
+    learning_rate: float | None
+    epochs: int | None
+    precision: Literal["auto", "fp32", "bf16"]
+    device: str
+
+
+@app.command(epilog=example("trunkline train rte --layers 4", "trunkline train rte --layers 4 --seed 1 --epochs 3"))
+def train(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(help="A registered task.")],
+    layers: Annotated[int, typer.Option(help="L: how many top layers of the backbone to fine-tune.")],
+    backbone: Annotated[str | None, typer.Option(help="A pinned backbone; may be left out when there is one.")] = None,
+    seed: Seed = 0,
+    recipe: RecipeOption = "default",
+    learning_rate: LearningRate = None,
+    epochs: Epochs = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune the top L layers for a task and register the module as a new version.
+
+    The layers below stay frozen and are computed once per data set. The same trial is never run twice: asking again
+    gives the version that exists, and an interrupted run goes on where it stopped.
+    """
+    context: Context = ctx.obj
+    check_name("task", task)
+    with context.database.read() as session:
+        found = tasks.get_task(session, task)
+        trunk = (
+            backbones.get_backbone(session, backbone) if backbone else _only_backbone(backbones.list_backbones(session))
+        )
+    _refuse_retired(task, found.state)
+    trial = _trial(
+        found.spec,
+        found.spec_revision,
+        trunk,
+        frozen_depth=trunk.layer_count - layers,
+        layers=layers,
+        teacher=None,
+        run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
+        distillation=None,
+    )
+    _run_and_register(context, trial, device, as_json=as_json)
+
+
+@app.command(epilog=example("trunkline distil rte/3 --layers 1", "trunkline distil rte@champion --layers 2 --depth 8"))
+def distil(
+    ctx: typer.Context,
+    teacher: Annotated[str, typer.Argument(help="The version to distil: TASK/NUMBER or TASK@ALIAS.")],
+    layers: Annotated[int, typer.Option(help="l: how many layers the student has.")],
+    depth: Annotated[
+        int | None, typer.Option(help="k': where the student leaves the trunk. [default: the teacher's depth]")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Softens both outputs. [default: 2]")] = None,
+    soft_weight: Annotated[
+        float | None, typer.Option(help="Weight of the teacher's outputs; labels get the rest. [default: 0.7]")
+    ] = None,
+    seed: Seed = 0,
+    recipe: RecipeOption = "default",
+    learning_rate: LearningRate = None,
+    epochs: Epochs = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Distil a version into a student of few layers and register it as a new version.
+
+    A student may leave the trunk at any depth at or above its teacher's; it starts from the teacher's own layers
+    there and the teacher's head.
+    """
+    context: Context = ctx.obj
+    reference = parse_reference(teacher)
+    with context.database.read() as session:
+        source = versions.get_version(session, reference)
+        found = tasks.get_task(session, source.task)
+        trunk = backbones.get_backbone(session, source.backbone)
+        taught = tasks.get_spec(session, source.task, source.spec_revision)
+    _refuse_retired(source.task, found.state)
+    if taught.output_labels != found.spec.output_labels or taught.type != found.spec.type:
+        raise UsageError(
+            f"{source.reference} answers with other labels than revision {found.spec_revision} of task {source.task}: "
+            f"train a teacher for that revision first (trunkline train {source.task} --layers {source.task_layers})"
+        )
+    trial = _trial(
+        found.spec,
+        found.spec_revision,
+        trunk,
+        frozen_depth=source.frozen_depth if depth is None else depth,
+        layers=layers,
+        teacher=source,
+        run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
+        distillation=_distillation(temperature, soft_weight),
+    )
+    _run_and_register(context, trial, device, as_json=as_json)
+
+
+def _only_backbone(pinned: list[Backbone]) -> Backbone:
+    if len(pinned) == 1:
+        return pinned[0]
+    if not pinned:
+        raise UsageError("no backbone is pinned: pin one first (trunkline backbone pin NAME FOLDER)")
+    raise UsageError(f"several backbones are pinned ({', '.join(b.name for b in pinned)}): choose one with --backbone")
+
+
+def _refuse_retired(task: str, state: TaskState) -> None:
+    """Refused here too, and not only when the version is registered: training takes long."""
+    if state is TaskState.RETIRED:
+        raise NotAllowed(
+            f"task {task} is retired and takes no new versions; revive it first (trunkline task revive {task})"
+        )
+
+
+def _distillation(temperature: float | None, soft_weight: float | None) -> "Distillation":
+    from pydantic import ValidationError
+
+    from pipelines.training.recipes import Distillation
+
+    chosen = {"temperature": temperature, "soft_weight": soft_weight}
+    try:
+        return Distillation.model_validate({name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        raise UsageError("; ".join(validation_problems(error))) from None
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: is no device; use cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise UsageError(f"--device {name}: this machine has none; use cpu")
+    return device
+
+
+def _trial(
+    spec: TaskSpec,
+    spec_revision: int,
+    backbone: Backbone,
+    *,
+    frozen_depth: int,
+    layers: int,
+    teacher: Version | None,
+    run: RunOptions,
+    distillation: "Distillation | None",
+) -> "Trial":
+    from pipelines.data.dataset import load_dataset
+    from pipelines.training.recipes import best_precision, make_recipe
+    from pipelines.training.trials import Trial, check_shape
+
+    # Before the data are read: a wrong number should be answered at once.
+    check_shape(spec.task, backbone=backbone, frozen_depth=frozen_depth, task_layers=layers, teacher=teacher)
+    recipe = make_recipe(
+        run.recipe,
+        hidden_size=backbone.hidden_size,
+        precision=best_precision(_device(run.device)) if run.precision == "auto" else run.precision,
+        learning_rate=run.learning_rate,
+        epochs=run.epochs,
+        distillation=distillation,
+    )
+    return Trial(
+        spec=spec,
+        spec_revision=spec_revision,
+        backbone=backbone,
+        train=load_dataset(spec, "train"),
+        dev=load_dataset(spec, "dev"),
+        frozen_depth=frozen_depth,
+        task_layers=layers,
+        recipe=recipe,
+        seed=run.seed,
+        teacher=teacher,
+    )
+
+
+def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json: bool) -> None:
+    from pipelines.tracking import log_trial, tag_version
+    from pipelines.training.trial_run import forget_trial, run_trial
+
+    settings = context.settings
+    with context.database.read() as session:
+        version = versions.find_trial(session, trial.spec.task, trial.key)
+    if version is not None:
+        print_note(f"this trial has been run before: {version.reference}; choose another --seed for another run")
+    else:
+        with progress_bar() as report:
+            trained = run_trial(trial, store=context.store, work=settings.home, device=_device(device), report=report)
+        mlflow_run = log_trial(
+            trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location
+        )
+        new = trained.to_version(context.store, mlflow_run=mlflow_run)
+        with context.database.write() as session:
+            version = versions.register_version(session, new, actor=context.actor, at=context.now())
+        if mlflow_run:
+            tag_version(mlflow_run, str(version.reference), tracking_uri=settings.mlflow_uri)
+        forget_trial(trial, work=settings.home)
+    _print_version(version, trial.spec, as_json=as_json)
+
+
+def _print_version(version: Version, spec: TaskSpec, *, as_json: bool) -> None:
+    if as_json:
+        print_json(version)
+        return
+    others = ", ".join(f"{name} {value:.3f}" for name, value in version.metrics.items() if name != spec.metric)
+    fields = [
+        ("version", f"{version.reference} ({version.kind})"),
+        ("branch", f"leaves after layer {version.frozen_depth}, {version.task_layers} task layers"),
+        ("dev", f"{spec.metric} {version.metrics[spec.metric]:.4f} ({version.statistic})"),
+    ]
+    if others:
+        fields.append(("", others))
+    if version.teacher:
+        fields.append(("teacher", f"{version.task}/{version.teacher}"))
+    if version.mlflow_run:
+        fields.append(("MLflow run", version.mlflow_run))
+    print_fields(fields)
