@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import multiprocessing
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,6 +168,45 @@ def registry(database: Database, populate: Callable[[Session], None]) -> Databas
     with database.write() as session:
         populate(session)
     return database
+
+
+@pytest.fixture
+def together() -> Callable[..., list[Any]]:
+    """Runs `work(0)`, `work(1)`, … in processes of their own that start at once; gives what they returned."""
+    fork = multiprocessing.get_context("fork")
+
+    def run(count: int, work: Callable[[int], Any]) -> list[Any]:
+        start, results = fork.Barrier(count), fork.SimpleQueue()
+
+        def body(number: int) -> None:
+            start.wait()
+            try:
+                results.put(work(number))
+            except Exception as error:  # noqa: BLE001 - the parent waits for an answer
+                results.put(f"{type(error).__name__}: {error}")
+
+        processes = [fork.Process(target=body, args=(number,)) for number in range(count)]
+        for process in processes:
+            process.start()
+        returned = [results.get() for _ in processes]
+        for process in processes:
+            process.join()
+        return returned
+
+    return run
+
+
+@pytest.fixture
+def killed() -> Callable[[Callable[[], None]], None]:
+    """Runs work that kills its own process, as `kill -9` would in the middle of it."""
+
+    def run(work: Callable[[], None]) -> None:
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+
+    return run
 
 
 TINY_CONFIG: dict[str, Any] = {

@@ -1,0 +1,251 @@
+"""The invariants, shown to be kept by the database itself: rows are written past every service."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, inspect, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from registry.database.engine import Database
+from registry.database.schema import Schema
+from registry.domain.records import VersionKind
+from registry.domain.references import VersionReference
+from registry.services.aliases import promote
+from registry.services.releases import register_release
+from registry.services.versions import register_version
+
+TABLES = Schema.metadata.tables
+
+FRESH: dict[str, dict[str, Any]] = {
+    "counters": {"name": "fresh"},
+    "teams": {"id": 100, "name": "fresh"},
+    "backbones": {"id": 100, "name": "fresh"},
+    "backbone_prefixes": {"depth": 5},
+    "tasks": {"id": 100, "name": "fresh"},
+    "spec_revisions": {"id": 100, "number": 50},
+    "versions": {"id": 100, "number": 50, "trial_key": "fresh"},
+    "aliases": {"name": "fresh"},
+    "alias_moves": {"id": 100},
+    "releases": {"id": 100, "number": 50, "manifest": "f" * 64},
+    "release_members": {"task_id": 2},
+    "audit_events": {"id": 100},
+}
+"""What turns a copy of each table's last row into another row that is allowed."""
+
+SHORT = "f" * 63
+RETIRED = {"state": "retired", "retired_at": "2026-05-01", "retired_reason": "merged"}
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "counters.ck_counters_next_number_positive": {"next_number": 0},
+    "counters.pk_counters": {"name": "release"},
+    "teams.uq_teams_name": {"name": "nlu"},
+    "backbones.uq_backbones_name": {"name": "tiny"},
+    "backbones.ck_backbones_layer_count_positive": {"layer_count": 0},
+    "backbones.ck_backbones_hidden_size_positive": {"hidden_size": 0},
+    "backbones.ck_backbones_max_length_holds_a_token": {"max_length": 2},
+    "backbones.ck_backbones_tokenizer_is_digest": {"tokenizer": SHORT},
+    "backbones.ck_backbones_embeddings_is_digest": {"embeddings": SHORT},
+    "backbone_prefixes.pk_backbone_prefixes": {"depth": 4, "prefix_digest": "f" * 64},
+    "backbone_prefixes.fk_backbone_prefixes_backbone_id": {"backbone_id": 9},
+    "backbone_prefixes.ck_backbone_prefixes_depth_not_negative": {"depth": -1},
+    "backbone_prefixes.ck_backbone_prefixes_layer_digest_from_depth_1": {"layer_digest": None},
+    "backbone_prefixes.ck_backbone_prefixes_layer_blob_from_depth_1": {"layer_blob": None},
+    "backbone_prefixes.ck_backbone_prefixes_prefix_digest_is_digest": {"prefix_digest": SHORT},
+    "backbone_prefixes.ck_backbone_prefixes_layer_digest_is_digest": {"layer_digest": SHORT},
+    "backbone_prefixes.ck_backbone_prefixes_layer_blob_is_digest": {"layer_blob": SHORT},
+    "tasks.uq_tasks_name": {"name": "rte"},
+    "tasks.fk_tasks_team_id": {"team_id": 9},
+    "tasks.fk_tasks_superseded_by_id": {**RETIRED, "superseded_by_id": 9},
+    "tasks.ck_tasks_state": {"state": "paused"},
+    "tasks.ck_tasks_retired_has_time": {**RETIRED, "retired_at": None},
+    "tasks.ck_tasks_retired_has_reason": {**RETIRED, "retired_reason": None},
+    "tasks.ck_tasks_only_retired_is_superseded": {"superseded_by_id": 1},
+    "tasks.ck_tasks_not_superseded_by_itself": {**RETIRED, "superseded_by_id": 100},
+    "tasks.ck_tasks_next_version_positive": {"next_version": 0},
+    "tasks.ck_tasks_next_spec_revision_positive": {"next_spec_revision": 0},
+    "spec_revisions.uq_spec_revisions_task_id_number": {"number": 1},
+    "spec_revisions.fk_spec_revisions_task_id": {"task_id": 9},
+    "spec_revisions.ck_spec_revisions_number_positive": {"number": 0},
+    "spec_revisions.ck_spec_revisions_digest_is_digest": {"digest": SHORT},
+    "versions.uq_versions_task_id_number": {"number": 2},
+    "versions.uq_versions_task_id_trial_key": {"trial_key": "trial of rte"},
+    "versions.fk_versions_task_id": {"task_id": 9},
+    "versions.fk_versions_backbone_id": {"backbone_id": 9},
+    "versions.fk_versions_spec_revision_of_same_task": {"spec_revision": 2},
+    "versions.fk_versions_prefix_of_backbone": {"prefix_digest": "f" * 64},
+    "versions.fk_versions_top_layer_within_backbone": {"task_layers": 3, "top_layer": 5},
+    "versions.fk_versions_teacher_of_same_task": {"task_id": 2, "teacher_number": 3},
+    "versions.ck_versions_kind": {"kind": "pupil", "teacher_number": None},
+    "versions.ck_versions_number_positive": {"number": 0, "kind": "teacher", "teacher_number": None},
+    "versions.ck_versions_frozen_depth_not_negative": {"frozen_depth": -1, "top_layer": 1},
+    "versions.ck_versions_task_layers_positive": {"task_layers": 0, "top_layer": 2},
+    "versions.ck_versions_top_layer_is_sum": {"top_layer": 3},
+    "versions.ck_versions_student_has_teacher": {"teacher_number": None},
+    "versions.ck_versions_teacher_is_older": {"teacher_number": 50},
+    "versions.ck_versions_prefix_digest_is_digest": {"prefix_digest": SHORT},
+    "versions.ck_versions_module_is_digest": {"module": SHORT},
+    "versions.ck_versions_golden_is_digest": {"golden": SHORT},
+    "versions.ck_versions_dev_predictions_is_digest": {"dev_predictions": SHORT},
+    "versions.ck_versions_train_digest_is_digest": {"train_digest": SHORT},
+    "versions.ck_versions_dev_digest_is_digest": {"dev_digest": SHORT},
+    "aliases.pk_aliases": {"name": "champion"},
+    "aliases.fk_aliases_task_id": {"task_id": 9},
+    "aliases.fk_aliases_version_of_same_task": {"task_id": 2, "version_number": 3},
+    "aliases.ck_aliases_name_is_not_latest": {"name": "latest"},
+    "alias_moves.fk_alias_moves_task_id": {"task_id": 9},
+    "alias_moves.fk_alias_moves_from_version_of_same_task": {"from_version": 9},
+    "alias_moves.fk_alias_moves_to_version_of_same_task": {"to_version": 9},
+    "alias_moves.ck_alias_moves_kind": {"kind": "demote"},
+    "alias_moves.ck_alias_moves_moves": {"from_version": 2, "to_version": 2},
+    "alias_moves.ck_alias_moves_rollback_leaves_a_version": {"kind": "rollback", "from_version": None},
+    "releases.uq_releases_number": {"number": 1},
+    "releases.uq_releases_manifest": {"manifest": "a" * 64},
+    "releases.fk_releases_backbone_id": {"backbone_id": 9},
+    "releases.fk_releases_trunk_within_backbone": {"trunk_depth": 5, "layer_count": 6},
+    "releases.ck_releases_number_positive": {"number": 0},
+    "releases.ck_releases_layer_count_above_trunk": {"layer_count": 2},
+    "releases.ck_releases_manifest_is_digest": {"manifest": SHORT},
+    "release_members.pk_release_members": {"task_id": 1},
+    "release_members.fk_release_members_release_id": {"release_id": 9},
+    "release_members.fk_release_members_task_id": {"task_id": 9},
+    "release_members.fk_release_members_version_of_same_task": {"version_number": 3},
+    "audit_events.ck_audit_events_actor_not_empty": {"actor": ""},
+}
+"""Constraint -> what of a fresh row it refuses."""
+
+NEVER_ALONE = {
+    # Keys of one number, or a key made only to be pointed at: whatever breaks it breaks the primary key as well.
+    "teams.pk_teams",
+    "backbones.pk_backbones",
+    "tasks.pk_tasks",
+    "spec_revisions.pk_spec_revisions",
+    "versions.pk_versions",
+    "alias_moves.pk_alias_moves",
+    "releases.pk_releases",
+    "audit_events.pk_audit_events",
+    "backbone_prefixes.uq_backbone_prefixes_backbone_id_depth_prefix_digest",
+}
+
+
+@pytest.fixture
+def connection(registry: Database, new_version: Any, new_release: Any, change: dict[str, Any]) -> Iterator[Connection]:
+    """rte has versions 1, 2 and the student 3; sst has 1 and 2; rte@champion went from 1 to 2; r1 holds rte/1."""
+    with registry.write() as session:
+        for task, trial in (("rte", "one"), ("rte", "two"), ("sst", "one"), ("sst", "two")):
+            register_version(session, new_version(task, trial=trial), **change)
+        student = {"kind": VersionKind.STUDENT, "teacher": 1, "trial_key": "trial of rte"}
+        register_version(session, new_version("rte", **student), **change)
+        for number in (1, 2):
+            promote(session, VersionReference(task="rte", number=number), "champion", expect=None, **change)
+        register_release(session, new_release(manifest="a" * 64), **change)
+        yield session.connection()
+        session.rollback()
+
+
+def fresh_row(connection: Connection, table: str) -> dict[str, Any]:
+    order = [column.desc() for column in TABLES[table].primary_key]
+    row = connection.execute(select(TABLES[table]).order_by(*order).limit(1)).one()._asdict()
+    return row | FRESH[table]
+
+
+def write(connection: Connection, table: str, row: dict[str, Any]) -> None:
+    """Writes the row with its values as they are, so that even what the column types would refuse arrives."""
+    names = ", ".join(row)
+    places = ", ".join(f":{name}" for name in row)
+    processors = {
+        name: TABLES[table].c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+        for name in row
+    }
+    values = {
+        name: value if isinstance(value, str | int | None) or (process := processors[name]) is None else process(value)
+        for name, value in row.items()
+    }
+    connection.exec_driver_sql(f"INSERT INTO {table} ({names}) VALUES ({places})", values)  # noqa: S608
+
+
+def broken(connection: Connection, table: str, error: IntegrityError, row: dict[str, Any]) -> set[str]:
+    """The names of the constraints that refused the row."""
+    message = str(error.orig)
+    if message.startswith("CHECK constraint failed: "):
+        return {message.removeprefix("CHECK constraint failed: ")}
+    inspector = inspect(connection)
+    if message.startswith("UNIQUE constraint failed: "):
+        columns = [part.split(".")[1] for part in message.removeprefix("UNIQUE constraint failed: ").split(", ")]
+        primary = inspector.get_pk_constraint(table)
+        keys = [(key["name"], key["column_names"]) for key in inspector.get_unique_constraints(table)]
+        keys.append((primary["name"], primary["constrained_columns"]))
+        return {str(name) for name, of in keys if of == columns}
+    assert message == "FOREIGN KEY constraint failed"
+    connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")  # SQLite then says which ones
+    write(connection, table, row)
+    dangling = {found[3] for found in connection.exec_driver_sql(f"PRAGMA foreign_key_check({table})")}
+    columns_of: dict[int, list[str]] = {}
+    for part in connection.exec_driver_sql(f"PRAGMA foreign_key_list({table})"):
+        columns_of.setdefault(part[0], []).append(part[3])
+    names = {tuple(key["constrained_columns"]): str(key["name"]) for key in inspector.get_foreign_keys(table)}
+    return {names[tuple(columns_of[number])] for number in dangling}
+
+
+@pytest.mark.parametrize("table", FRESH)
+def test_the_row_that_the_refused_ones_spoil_is_allowed(connection: Connection, table: str) -> None:
+    write(connection, table, fresh_row(connection, table))
+
+
+@pytest.mark.parametrize("constraint", REFUSED)
+def test_a_row_that_breaks_an_invariant_is_refused_by_its_named_constraint(
+    connection: Connection, constraint: str
+) -> None:
+    table, name = constraint.split(".")
+    row = fresh_row(connection, table) | REFUSED[constraint]
+    with pytest.raises(IntegrityError) as refused, connection.begin_nested():
+        write(connection, table, row)
+    assert name in broken(connection, table, refused.value, row)
+
+
+def test_every_constraint_is_shown_to_refuse_something(connection: Connection) -> None:
+    inspector = inspect(connection)
+    names = set()
+    for table in FRESH:
+        constraints = [
+            inspector.get_pk_constraint(table),
+            *inspector.get_unique_constraints(table),
+            *inspector.get_foreign_keys(table),
+            *inspector.get_check_constraints(table),
+        ]
+        names |= {f"{table}.{constraint['name']}" for constraint in constraints}
+    assert names == REFUSED.keys() | NEVER_ALONE
+    assert FRESH.keys() == TABLES.keys()
+
+
+@pytest.mark.parametrize(
+    "table", ["teams", "backbones", "backbone_prefixes", "tasks", "spec_revisions", "versions", "releases"]
+)
+def test_nothing_is_deleted_while_anything_refers_to_it(connection: Connection, table: str) -> None:
+    with pytest.raises(IntegrityError, match="FOREIGN KEY constraint failed"):
+        connection.execute(delete(TABLES[table]))
+
+
+def test_a_prefix_cannot_change_under_its_versions(connection: Connection) -> None:
+    prefixes = TABLES["backbone_prefixes"]
+    with pytest.raises(IntegrityError, match="FOREIGN KEY constraint failed"):
+        connection.execute(update(prefixes).where(prefixes.c.depth == 2).values(prefix_digest="f" * 64))
+
+
+def test_only_what_may_be_unknown_may_be_null(connection: Connection) -> None:
+    columns = {table: inspect(connection).get_columns(table) for table in TABLES}
+    nullable = {f"{table}.{column['name']}" for table in TABLES for column in columns[table] if column["nullable"]}
+    assert nullable == {
+        "backbone_prefixes.layer_digest",
+        "backbone_prefixes.layer_blob",
+        "tasks.retired_at",
+        "tasks.retired_reason",
+        "tasks.sunset_on",
+        "tasks.superseded_by_id",
+        "versions.teacher_number",
+        "versions.mlflow_run",
+        "alias_moves.from_version",
+        "audit_events.before",
+        "audit_events.after",
+    }
