@@ -42,7 +42,7 @@ class TaskModule(nn.Module):
             [B, outputs], or [B, W, outputs] for token classification.
         """
         mask = attention_mask(self.config, hidden, batch_mask)
-        for layer in self.layers:
+        for layer in self.layers if len(hidden) else ():  # transformers' layers cannot reshape a batch of no rows
             hidden = layer(hidden, mask)
         outputs: Tensor = self.head(hidden, word_tokens)
         return outputs
@@ -58,7 +58,8 @@ def new_task_module(
     module = _meta_module(config=config, head=head, task_layers=task_layers, attention=attention)
     tensors = {name: torch.full(tensor.shape, torch.nan) for name, tensor in module.layers.state_dict().items()}
     module.layers.load_state_dict(tensors, strict=True, assign=True)
-    module.head = build_head(head, module.config)
+    with torch.random.fork_rng(devices=[]):  # nn.Linear draws from the global generator, only to be overwritten
+        module.head = build_head(head, module.config)
     initialise_head(module.head, deviation=module.config.initializer_range, seed=seed)
     return module.train()
 

@@ -1,0 +1,299 @@
+import json
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from modeling.text import NO_TOKEN, EncodedText, TextEncoder, Word, carry_tags, collate, continued_tag, split_words
+from registry.domain.task_specs import TagScheme
+from registry.errors import InvalidInput
+
+# Ordinary text seldom meets what is hard for a splitter; this alphabet is made of it.
+HARD = (
+    "aZ09_.,:;'’-/@#&%$()[]!?=+~ \t\n\u00a0\u200b\u200c\u200d\ufe0f\u0301\u00adé中文あアーไทยहि"
+    "👩💻👍🏽🇫🇷❤️ﬁ½٣\x00\x1c\ufeff\U000e0067"
+)
+texts = st.one_of(st.text(max_size=60), st.text(st.sampled_from(HARD), max_size=60))
+
+
+def words_of(text: str) -> list[str]:
+    return [text[word.start : word.end] for word in split_words(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        (" \t\n\u3000", []),
+        ("The cat sat.", ["The", "cat", "sat", "."]),
+        ("John's dogs don't", ["John", "'", "s", "dogs", "don", "'", "t"]),
+        ("l’homme d'Italie", ["l", "’", "homme", "d", "'", "Italie"]),
+        ("state-of-the-art — yes", ["state", "-", "of", "-", "the", "-", "art", "—", "yes"]),
+        ("3.5 and 1,000.50, or 7.", ["3.5", "and", "1,000.50", ",", "or", "7", "."]),
+        ("$5 50% 12:30 v1.2kg", ["$", "5", "50", "%", "12", ":", "30", "v1.2kg"]),
+        (
+            "see https://t.co/a?b=c. Or (www.x.com/y)!",
+            ["see", "https://t.co/a?b=c", ".", "Or", "(", "www.x.com/y", ")", "!"],
+        ),
+        ("HTTP://X.com/中文", ["HTTP://X.com/", "中", "文"]),
+        ("http:// www. x", ["http", ":", "/", "/", "www", ".", "x"]),
+        ("ask a.b+c@x.co.uk. now", ["ask", "a.b+c@x.co.uk", ".", "now"]),
+        ("@user_1 #tag a@b C# @ #", ["@user_1", "#tag", "a", "@b", "C", "#", "@", "#"]),
+        ("東京へ行く。", ["東", "京", "へ", "行", "く", "。"]),
+        ("iPhone版3.5も", ["iPhone", "版", "3.5", "も"]),
+        ("한국어 текст עברית", ["한국어", "текст", "עברית"]),
+        ("สวัสดี", ["ส", "วั", "ส", "ดี"]),
+        ("हिन्दी", ["हिन्दी"]),
+        ("cafe\u0301 می\u200cخواهم", ["cafe\u0301", "می\u200cخواهم"]),
+        ("ok👍🏽👩\u200d💻!", ["ok", "👍🏽", "👩\u200d💻", "!"]),
+        ("🇫🇷🇩🇪 1\ufe0f\u20e3 ❤\ufe0f", ["🇫🇷", "🇩🇪", "1\ufe0f\u20e3", "❤\ufe0f"]),
+        ("wait...", ["wait", ".", ".", "."]),
+    ],
+)
+def test_the_splitter_keeps_whole_what_nobody_would_cut_and_splits_the_rest(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+@given(texts)
+@settings(deadline=None)
+def test_words_are_in_order_disjoint_and_cover_all_but_white_space(text: str) -> None:
+    words = split_words(text)
+    covered = [position for word in words for position in range(word.start, word.end)]
+    assert covered == [position for position, character in enumerate(text) if not character.isspace()]
+
+
+@given(texts)
+@settings(deadline=None)
+def test_splitting_words_joined_by_spaces_gives_the_same_words(text: str) -> None:
+    words = words_of(text)
+    assert words_of(" ".join(words)) == words
+
+
+def test_a_tag_is_carried_to_every_word_of_its_token() -> None:
+    tokens = ["flights", "to", "St.Paul's", "New York", "."]
+    text, words, tags = carry_tags(tokens, ["O", "O", "B-city", "B-city", "I-city"], TagScheme.BIO)
+    assert text == "flights to St.Paul's New York ."
+    assert list(zip([text[w.start : w.end] for w in words], tags, strict=True)) == [
+        ("flights", "O"),
+        ("to", "O"),
+        ("St", "B-city"),
+        (".", "I-city"),
+        ("Paul", "I-city"),
+        ("'", "I-city"),
+        ("s", "I-city"),
+        ("New", "B-city"),
+        ("York", "I-city"),
+        (".", "I-city"),
+    ]
+
+
+def test_plain_tags_are_repeated_even_when_they_look_like_bio() -> None:
+    assert carry_tags(["don't"], ["B-x"], TagScheme.PLAIN)[2] == ("B-x", "B-x", "B-x")
+
+
+def test_neighbouring_tokens_that_each_begin_a_span_stay_two_spans() -> None:
+    assert carry_tags(["a", "a"], ["B-x", "B-x"], TagScheme.BIO)[2] == ("B-x", "B-x")
+
+
+@pytest.mark.parametrize("token", ["", " ", "\u00a0"])
+def test_a_blank_token_is_refused(token: str) -> None:
+    with pytest.raises(ValueError, match=r"tokens 1 .*empty"):
+        carry_tags(["a", token], ["O", "O"], TagScheme.BIO)
+
+
+def test_tags_of_another_number_than_the_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 tokens have 1 tags"):
+        carry_tags(["a", "b"], ["O"], TagScheme.BIO)
+
+
+@given(st.lists(st.text(st.sampled_from(HARD), min_size=1, max_size=8).filter(str.strip), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_every_word_gets_the_tag_of_the_one_token_it_lies_in(tokens: list[str]) -> None:
+    tags = [str(number) for number in range(len(tokens))]
+    text, words, carried = carry_tags(tokens, tags, TagScheme.PLAIN)
+    parts: dict[str, str] = dict.fromkeys(tags, "")
+    for word, tag in zip(words, carried, strict=True):
+        parts[tag] += text[word.start : word.end]
+    assert list(parts.values()) == ["".join(token.split()) for token in tokens]
+
+
+@pytest.mark.parametrize(("tag", "continued"), [("B-x", "I-x"), ("I-x", "I-x"), ("O", "O")])
+def test_the_tag_of_a_continued_word(tag: str, continued: str) -> None:
+    assert continued_tag(tag) == continued
+
+
+def encode(tokenizer: bytes, text: str, text_pair: str | None = None, *, max_length: int = 64) -> EncodedText:
+    return TextEncoder(tokenizer, max_length=max_length, pad_id=0).encode([(text, text_pair)])[0]
+
+
+def pieces_of_words(tokenizer: bytes, text: str, *, max_length: int = 64) -> list[tuple[str, str | None]]:
+    """Each word with the piece that stands for it."""
+    encoded = encode(tokenizer, text, max_length=max_length)
+    vocabulary = Tokenizer.from_str(tokenizer.decode())
+    return [
+        (text[word.start : word.end], None if token == NO_TOKEN else vocabulary.id_to_token(encoded.input_ids[token]))
+        for word, token in zip(encoded.words, encoded.word_tokens, strict=True)
+    ]
+
+
+def test_a_word_stands_at_its_first_wordpiece(wordpiece_json: bytes) -> None:
+    assert pieces_of_words(wordpiece_json, "Hello NEW-yorks 3.5  worlding") == [
+        ("Hello", "hello"),
+        ("NEW", "new"),
+        ("-", "-"),
+        ("yorks", "york"),
+        ("3.5", "3"),
+        ("worlding", "world"),
+    ]
+
+
+def test_a_word_that_the_normaliser_swallows_has_no_piece(wordpiece_json: bytes) -> None:
+    assert pieces_of_words(wordpiece_json, "a \u200b b\u0301") == [("a", "a"), ("\u200b", None), ("b\u0301", "b")]
+
+
+def test_a_sentencepiece_counts_to_the_word_after_the_space_it_takes_in(metaspace_json: bytes) -> None:
+    assert pieces_of_words(metaspace_json, "hello New York") == [
+        ("hello", "▁hello"),
+        ("New", "▁new"),
+        ("York", "▁york"),
+    ]
+
+
+def test_words_inside_an_earlier_words_piece_have_none(metaspace_json: bytes) -> None:
+    assert pieces_of_words(metaspace_json, "new's ($ab).") == [
+        ("new", "▁new"),
+        ("'", "'s"),
+        ("s", None),
+        ("(", "▁($"),
+        ("$", None),
+        ("ab", "a"),
+        (")", ")."),
+        (".", None),
+    ]
+
+
+def test_a_bare_space_marker_stands_for_no_word(metaspace_json: bytes) -> None:
+    assert pieces_of_words(metaspace_json, "ab new") == [("ab", "a"), ("new", "▁new")]
+
+
+def test_one_piece_over_two_characters_of_an_unspaced_script(metaspace_json: bytes) -> None:
+    assert pieces_of_words(metaspace_json, "中文") == [("中", "▁中文"), ("文", None)]
+
+
+def test_words_of_a_pair_are_those_of_its_first_text(wordpiece_json: bytes) -> None:
+    encoded = encode(wordpiece_json, "hello world", "new york")
+    assert encoded.words == (Word(0, 5), Word(6, 11))
+    assert encoded.word_tokens == (1, 2)
+    assert encoded.type_ids == (0, 0, 0, 0, 1, 1, 1)
+
+
+def test_words_beyond_max_length_are_cut_off(wordpiece_json: bytes) -> None:
+    encoded = encode(wordpiece_json, "new york worlding hello", max_length=5)
+    assert encoded.word_tokens == (1, 2, 3, NO_TOKEN)
+    assert encoded.words_seen == 3
+    assert len(encoded.input_ids) == 5
+
+
+def test_a_merged_word_at_the_end_was_seen(metaspace_json: bytes) -> None:
+    encoded = encode(metaspace_json, "ab).")
+    assert encoded.word_tokens[-1] == NO_TOKEN
+    assert encoded.words_seen == len(encoded.words) == 3
+
+
+def test_a_merged_word_whose_piece_was_cut_off_was_cut_off_too(metaspace_json: bytes) -> None:
+    # <s> ▁ a b ). </s>: six pieces, the fifth cut off
+    encoded = encode(metaspace_json, "ab).", max_length=5)
+    assert encoded.word_tokens == (2, NO_TOKEN, NO_TOKEN)
+    assert encoded.words_seen == 1
+
+
+def test_a_text_without_words_is_the_special_pieces_alone(wordpiece_json: bytes) -> None:
+    encoded = encode(wordpiece_json, " ")
+    assert (len(encoded.input_ids), encoded.words, encoded.word_tokens, encoded.words_seen) == (2, (), (), 0)
+
+
+def test_special_pieces_written_in_a_text_are_text(wordpiece_json: bytes) -> None:
+    encoded = encode(wordpiece_json, "a [SEP] b [PAD]")
+    vocabulary = Tokenizer.from_str(wordpiece_json.decode())
+    separator, padding = vocabulary.token_to_id("[SEP]"), vocabulary.token_to_id("[PAD]")
+    assert encoded.input_ids.count(separator) == 1
+    assert padding not in encoded.input_ids
+
+
+plain_texts = st.text(st.sampled_from(string.ascii_letters + string.digits + " ',-"), max_size=40)
+
+
+@given(first=plain_texts, second=st.none() | plain_texts, max_length=st.integers(3, 20))
+@settings(deadline=None, max_examples=200)
+def test_texts_are_cut_as_the_tokenizers_library_cuts_them(
+    wordpiece_json: bytes, first: str, second: str | None, max_length: int
+) -> None:
+    library = Tokenizer.from_str(wordpiece_json.decode())
+    library.enable_truncation(max_length, strategy="longest_first")
+    expected = library.encode(first, second)
+    encoded = encode(wordpiece_json, first, second, max_length=max_length)
+    assert (list(encoded.input_ids), list(encoded.type_ids)) == (expected.ids, expected.type_ids)
+
+
+def test_padding_and_truncation_saved_with_the_tokenizer_are_ignored(wordpiece_json: bytes) -> None:
+    library = Tokenizer.from_str(wordpiece_json.decode())
+    library.enable_padding(length=30)
+    library.enable_truncation(4)
+    saved = library.to_str().encode()
+    assert json.loads(saved)["padding"] is not None
+    assert encode(saved, "hello world new york") == encode(wordpiece_json, "hello world new york")
+
+
+def test_many_texts_are_encoded_as_each_alone(wordpiece_json: bytes) -> None:
+    encoder = TextEncoder(wordpiece_json, max_length=64, pad_id=0)
+    rows = [("hello", None), ("new", "york"), ("", None), ("a", "")]
+    assert encoder.encode(rows) == [encoder.encode([row])[0] for row in rows]
+
+
+def test_half_a_surrogate_pair_is_refused_with_the_texts_number(wordpiece_json: bytes) -> None:
+    encoder = TextEncoder(wordpiece_json, max_length=64, pad_id=0)
+    with pytest.raises(InvalidInput, match="text 2: holds half of a surrogate pair"):
+        encoder.encode([("fine", None), ("ok", "a\ud800b")])
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"version": "1.0"}'])
+def test_a_tokenizer_that_cannot_be_read_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"tokenizer\.json: cannot be read"):
+        TextEncoder(content, max_length=64, pad_id=0)
+
+
+def test_a_max_length_without_room_for_a_pair_is_refused(metaspace_json: bytes) -> None:
+    with pytest.raises(InvalidInput, match="4 special pieces around a pair"):
+        TextEncoder(metaspace_json, max_length=3, pad_id=0)
+
+
+def test_a_tokenizer_that_swaps_the_texts_is_refused(wordpiece_json: bytes) -> None:
+    content = json.loads(wordpiece_json)
+    template = content["post_processor"]["pair"]
+    template[1], template[3] = template[3], template[1]
+    with pytest.raises(InvalidInput, match="does not keep the texts whole and in order"):
+        TextEncoder(json.dumps(content).encode(), max_length=64, pad_id=0)
+
+
+def test_a_batch_is_padded_to_a_multiple_with_its_padding_masked(wordpiece_json: bytes) -> None:
+    rows = TextEncoder(wordpiece_json, max_length=64, pad_id=0).encode([("hello world", None), ("a b c d e f g", "h")])
+    batch = collate(rows, pad_id=7, multiple_of=8)
+    assert batch.input_ids.shape == batch.type_ids.shape == batch.mask.shape == (2, 16)
+    assert batch.input_ids[0].tolist() == [*rows[0].input_ids, *[7] * 12]
+    assert batch.type_ids[1].tolist() == [*rows[1].type_ids, *[0] * 5]
+    assert batch.mask.sum(dim=1).tolist() == [4, 11]
+    assert not batch.mask[0, 4:].any()
+    assert batch.word_tokens.tolist() == [[1, 2, -1, -1, -1, -1, -1], [1, 2, 3, 4, 5, 6, 7]]
+
+
+def test_a_batch_never_grows_beyond_max_length(wordpiece_json: bytes) -> None:
+    encoder = TextEncoder(wordpiece_json, max_length=11, pad_id=0)
+    assert encoder.collate(encoder.encode([("a b c d e f g h i j k", None)])).input_ids.shape == (1, 11)
+    assert encoder.collate(encoder.encode([("a", None)])).input_ids.shape == (1, 8)
+
+
+def test_a_batch_without_words_has_no_word_column(wordpiece_json: bytes) -> None:
+    encoder = TextEncoder(wordpiece_json, max_length=11, pad_id=0)
+    assert encoder.collate(encoder.encode([("", None), (" ", None)])).word_tokens.shape == (2, 0)
