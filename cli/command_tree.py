@@ -1,0 +1,43 @@
+"""All commands on one root, and a walk over them."""
+
+from collections.abc import Iterator
+from typing import TypeAlias, cast
+
+from rich.markup import escape
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command
+
+from cli import aliases, audit, backbones, prediction, releases, tasks, teams, training
+from cli.application import app
+
+Command: TypeAlias = TyperCommand | TyperGroup
+
+app.add_typer(teams.app, name="team")
+app.add_typer(backbones.app, name="backbone")
+tasks.app.add_typer(aliases.app)
+app.add_typer(tasks.app, name="task")
+app.add_typer(training.app)
+app.add_typer(releases.app, name="release")
+app.add_typer(prediction.app)
+app.add_typer(audit.app, name="audit")
+
+
+def root_command() -> TyperGroup:
+    return cast(TyperGroup, get_command(app))
+
+
+def walk(command: Command, path: str = "trunkline") -> Iterator[tuple[str, Command]]:
+    """The command and everything below it, each with what to type for it, in the order of the help."""
+    yield path, command
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            yield from walk(cast(Command, inner), f"{path} {name}")
+
+
+def take_help_literally(root: TyperGroup) -> None:
+    """Escapes all help: typer would read `[default: 5]` in it as rich's markup and show nothing."""
+    for _, command in walk(root):
+        command.help, command.epilog = escape(command.help or ""), escape(command.epilog or "")
+        for parameter in command.params:
+            if isinstance(parameter, TyperArgument | TyperOption):
+                parameter.help = escape(parameter.help or "")

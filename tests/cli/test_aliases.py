@@ -1,0 +1,117 @@
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("versions")
+
+
+def test_promotions_and_rollbacks_move_the_alias_and_say_from_where(trunkline: Any) -> None:
+    assert trunkline.done("task", "promote", "rte/1", "--alias", "champion") == "rte@champion: new → rte/1\n"
+    assert trunkline.done("task", "promote", "rte/3", "--alias", "champion") == "rte@champion: rte/1 → rte/3\n"
+    assert trunkline.done("task", "promote", "rte/3", "--alias", "champion") == "rte@champion is rte/3 already\n"
+    assert trunkline.done("task", "rollback", "rte", "--alias", "champion") == "rte@champion: rte/3 → rte/1\n"
+    assert trunkline("task", "show", "rte", "--json").json["aliases"] == {"champion": 1}
+    nothing_below = trunkline("task", "rollback", "rte", "--alias", "champion")
+    assert nothing_below.code == 4
+    assert nothing_below.problem
+
+
+def test_an_alias_can_be_promoted_to_another(trunkline: Any) -> None:
+    trunkline.done("task", "promote", "rte/2", "--alias", "candidate")
+    move = trunkline("task", "promote", "rte@candidate", "--alias", "champion", "--json").json
+    assert (move["alias"], move["from_version"], move["to_version"], move["actor"]) == ("champion", None, 2, "ann")
+
+
+def test_a_lost_race_is_a_conflict_and_changes_nothing(trunkline: Any) -> None:
+    promote = ("task", "promote", "rte/3", "--alias", "champion", "--expect")
+    trunkline.done(*promote[:2], "rte/1", *promote[3:], "none")
+    for expected in ("none", "rte/2"):
+        answer = trunkline(*promote, expected)
+        assert answer.code == 5
+        assert "rte@champion is rte/1" in answer.problem
+    trunkline.done(*promote, "rte/1")
+    assert trunkline("task", "rollback", "rte", "--alias", "champion", "--expect", "rte/2").code == 5
+    trunkline.done("task", "rollback", "rte", "--alias", "champion", "--expect", "rte/3")
+    assert [move["to_version"] for move in trunkline("task", "history", "rte", "--json").json] == [1, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rte", "--alias", "champion"),
+        ("rte/0", "--alias", "champion"),
+        ("../rte/1", "--alias", "champion"),
+        ("rte/1", "--alias", "latest"),
+        ("rte/1", "--alias", "v2"),
+        ("rte/1", "--alias", "a/b"),
+        ("rte/1", "--alias", "champion", "--expect", "2"),
+        ("rte/1", "--alias", "champion", "--expect", "rte@champion"),
+        ("rte/1", "--alias", "champion", "--expect", "cola/2"),
+        ("rte/1",),
+    ],
+)
+def test_what_is_no_reference_or_alias_is_a_usage_error(trunkline: Any, arguments: tuple[str, ...]) -> None:
+    answer = trunkline("task", "promote", *arguments)
+    assert answer.code == 2
+    assert answer.problem
+    assert trunkline("task", "history", "rte", "--json").json == []
+
+
+@pytest.mark.parametrize("reference", ["rte/9", "cola/1", "rte@challenger"])
+def test_an_unknown_version_is_an_error(trunkline: Any, reference: str) -> None:
+    answer = trunkline("task", "promote", reference, "--alias", "champion")
+    assert answer.code == 1
+    assert answer.problem
+
+
+def test_history_shows_every_move_or_those_of_one_alias(trunkline: Any) -> None:
+    assert trunkline.done("task", "history", "rte") == "task rte has no alias yet\n"
+    trunkline.done("task", "promote", "rte/1", "--alias", "champion")
+    trunkline.done("task", "promote", "rte/2", "--alias", "candidate")
+    assert trunkline.done("task", "history", "rte", "--alias", "other") == "rte@other has never moved\n"
+    rows = trunkline.done("task", "history", "rte").splitlines()[2:]
+    assert [row.split()[2:] for row in rows] == [
+        ["champion", "promote", "1", "ann"],
+        ["candidate", "promote", "2", "ann"],
+    ]
+    assert len(trunkline("task", "history", "rte", "--alias", "candidate", "--json").json) == 1
+
+
+def test_history_at_a_time_says_which_version_each_alias_named_then(trunkline: Any) -> None:
+    trunkline.done("task", "promote", "rte/1", "--alias", "champion")  # 09:00
+    trunkline.done("task", "promote", "rte/2", "--alias", "candidate")  # 09:01
+    trunkline.done("task", "promote", "rte/3", "--alias", "champion")  # 09:02
+    trunkline.done("task", "rollback", "rte", "--alias", "champion")  # 09:03
+
+    def at(time: str, *options: str) -> Any:
+        return trunkline("task", "history", "rte", "--at", time, "--json", *options).json["aliases"]
+
+    assert at("2026-05-01") == {}
+    assert at("2026-05-01T09:00") == {"champion": 1}
+    assert at("2026-05-01T11:01:30+02:00") == {"champion": 1, "candidate": 2}
+    assert at("2026-05-01T09:02") == {"champion": 3, "candidate": 2}
+    assert at("2026-05-02", "--alias", "champion") == {"champion": 1}
+    sentence, _, _, *rows = trunkline.done("task", "history", "rte", "--at", "2026-05-01T09:02").splitlines()
+    assert sentence == "at 2026-05-01 09:02 UTC:"
+    assert [row.split() for row in rows] == [["candidate", "rte/2"], ["champion", "rte/3"]]
+    early = ("task", "history", "rte", "--at", "2026-05-01")
+    assert trunkline.done(*early) == "at 2026-05-01 00:00 UTC no alias of task rte named a version\n"
+    assert trunkline.done(*early, "--alias", "x") == "at 2026-05-01 00:00 UTC rte@x named no version\n"
+    assert trunkline("task", "history", "rte", "--at", "yesterday").code == 2
+
+
+def test_a_time_without_an_offset_is_utc_wherever_the_user_is(trunkline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        answer = trunkline("task", "history", "rte", "--at", "2026-05-01T09:00", "--json")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert answer.json["at"] == "2026-05-01T09:00:00+00:00"
+
+
+def test_an_unknown_task_or_an_impossible_alias_has_no_history(trunkline: Any) -> None:
+    assert trunkline("task", "history", "cola").code == 1
+    assert trunkline("task", "history", "rte", "--alias", "latest", "--at", "2026-05-01").code == 2
