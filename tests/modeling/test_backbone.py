@@ -130,6 +130,14 @@ def test_the_mask_is_made_even_when_nothing_is_padded(pinned: Pinned) -> None:
     assert attention_mask(trunk.config, trunk(batch, [0])[0], batch.mask).shape == (2, 1, 4, 4)
 
 
+@pytest.mark.parametrize(("attention", "dtype"), [("sdpa", torch.bool), ("eager", torch.float32)])
+def test_the_attention_asked_for_is_the_one_that_runs(pinned: Pinned, attention: Attention, dtype: torch.dtype) -> None:
+    batch = random_batch(160, [4, 2])
+    trunk = trunk_of(pinned, attention=attention)
+    assert attention_mask(trunk.config, trunk(batch, [0])[0], batch.mask).dtype == dtype
+    assert trunk.layers[0].attention.self.config._attn_implementation == attention
+
+
 def test_only_the_layers_down_to_the_deepest_asked_are_run(pinned: Pinned) -> None:
     trunk = trunk_of(pinned)
     calls: list[int] = []

@@ -186,3 +186,28 @@ def test_a_damaged_file_is_refused_with_the_tasks_name(
 ) -> None:
     branch = make_branch(pinned)
     assert refused(pinned, branch, damage(module_bytes(branch.module)), tmp_path).startswith("weights of rte/3: ")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", list(TaskType))
+def test_a_module_trains_in_bf16_on_cached_bf16_activations(
+    pinned: Pinned, make_branch: Callable[..., Branch], kind: TaskType, attention: Attention
+) -> None:
+    branch = make_branch(pinned, kind, layers=2)
+    module = load_task_module(
+        pinned.store.fetch(branch.manifest.module),
+        subject="rte/3",
+        config=pinned.backbone.config,
+        head=branch.manifest.head,
+        task_layers=2,
+        attention=attention,
+    )
+    hidden, mask, words = module_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = module(hidden.bfloat16(), mask, words)
+    outputs.float().sum().backward()
+    # Measured: at most 2.3 % of the outputs' scale; without the mask it is 12 % and more.
+    expected = branch.module(hidden, mask, words)
+    scale = expected.detach().abs().max().item()
+    torch.testing.assert_close(outputs.float(), expected, rtol=0, atol=0.05 * scale)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())

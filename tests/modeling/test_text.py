@@ -2,6 +2,7 @@ import json
 import string
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -297,3 +298,15 @@ def test_a_batch_never_grows_beyond_max_length(wordpiece_json: bytes) -> None:
 def test_a_batch_without_words_has_no_word_column(wordpiece_json: bytes) -> None:
     encoder = TextEncoder(wordpiece_json, max_length=11, pad_id=0)
     assert encoder.collate(encoder.encode([("", None), (" ", None)])).word_tokens.shape == (2, 0)
+
+
+def test_a_batch_moves_to_a_device_whole(wordpiece_json: bytes) -> None:
+    encoder = TextEncoder(wordpiece_json, max_length=11, pad_id=0)
+    moved = encoder.collate(encoder.encode([("a b", None)])).to("meta")
+    parts = (moved.input_ids, moved.type_ids, moved.mask, moved.word_tokens)
+    assert [(part.device.type, part.dtype) for part in parts] == [
+        ("meta", torch.int64),
+        ("meta", torch.int64),
+        ("meta", torch.bool),
+        ("meta", torch.int64),
+    ]
