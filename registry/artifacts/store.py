@@ -9,8 +9,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
+from registry.artifacts.atomic_file import sync_folder
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -55,27 +58,16 @@ class LocalArtifactStore:
             ArtifactDamaged: its bytes have another digest.
             StorageError: it could not be read.
         """
-        path = self._path(digest)
-        found = self._digest_of(path)
-        if found is None:
-            raise ArtifactMissing(
-                f"blob {digest} is not in {self._root}: copy it from the store it was registered with, "
-                "or check that TRUNKLINE_HOME is the right one"
-            )
-        if found != digest:
-            raise ArtifactDamaged(
-                f"blob {digest} in {self._root} is damaged (its bytes have digest {found}): "
-                "restore it from a copy, or store its source again, which replaces it"
-            )
-        return path
+        with self._opened(digest) as file:
+            self._compare(digest, hashlib.file_digest(file, "sha256").hexdigest())
+        return self._path(digest)
 
     def read(self, digest: str) -> bytes:
         """The blob's bytes; raises what `fetch` raises."""
-        path = self.fetch(digest)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StorageError(f"blob {digest}: cannot read {path}: {error.strerror}") from error
+        with self._opened(digest) as file:
+            data = file.read()
+        self._compare(digest, hashlib.sha256(data).hexdigest())
+        return data
 
     def holds(self, digest: str) -> bool:
         """Whether a blob has this name; whether it is whole is known by `fetch` only."""
@@ -87,17 +79,32 @@ class LocalArtifactStore:
         return self._root / "sha256" / digest[:2] / digest[2:]
 
     def _is_whole(self, digest: str) -> bool:
-        return self._digest_of(self._path(digest)) == digest
+        try:
+            self.fetch(digest)
+        except (ArtifactMissing, ArtifactDamaged):
+            return False
+        return True
 
-    def _digest_of(self, path: Path) -> str | None:
-        """The digest of a blob's bytes, or None when there is no such file."""
+    @contextmanager
+    def _opened(self, digest: str) -> Iterator[BufferedReader]:
+        path = self._path(digest)
         try:
             with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                yield file
         except FileNotFoundError:
-            return None
+            raise ArtifactMissing(
+                f"blob {digest} is not in {self._root}: copy it from the store it was registered with, "
+                "or check that TRUNKLINE_HOME is the right one"
+            ) from None
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"blob {digest}: cannot read {path}: {error.strerror}") from error
+
+    def _compare(self, digest: str, found: str) -> None:
+        if found != digest:
+            raise ArtifactDamaged(
+                f"blob {digest} in {self._root} is damaged (its bytes have digest {found}): "
+                "restore it from a copy, or store its source again, which replaces it"
+            )
 
     def _write(self, chunks: Iterable[bytes]) -> str:
         """Temporary file, fsync, rename, fsync of the folder: the name appears with all of its bytes or not at all."""
@@ -111,7 +118,7 @@ class LocalArtifactStore:
                 incoming.replace(path)
             finally:
                 incoming.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise StorageError(
                 f"cannot store a blob in {self._root}: {error.strerror}; "
@@ -149,12 +156,4 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder.parent)

@@ -52,13 +52,13 @@ def database(tmp_path: Path, empty_database_file: Path) -> Iterator[Database]:
     opened.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def change() -> dict[str, Any]:
     """Who and when, of changes for which neither matters."""
     return {"actor": "ann", "at": FIRST_DAY}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def spec() -> Callable[..., TaskSpec]:
     def make(task: str = "rte", **fields: Any) -> TaskSpec:
         content = {
@@ -74,7 +74,7 @@ def spec() -> Callable[..., TaskSpec]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_backbone() -> Callable[..., NewBackbone]:
     def make(name: str = "tiny", *, content: str = "one", **fields: Any) -> NewBackbone:
         layers = tuple(digest_of(f"{content} layer {n}") for n in range(1, LAYERS + 1))
@@ -99,7 +99,7 @@ def new_backbone() -> Callable[..., NewBackbone]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_version(new_backbone: Callable[..., NewBackbone]) -> Callable[..., NewVersion]:
     """A teacher of two layers unless told otherwise; every `trial` is another trained module."""
 
@@ -131,7 +131,7 @@ def new_version(new_backbone: Callable[..., NewBackbone]) -> Callable[..., NewVe
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_release() -> Callable[..., NewRelease]:
     def make(content: str = "first", **fields: Any) -> NewRelease:
         values = {
@@ -147,7 +147,7 @@ def new_release() -> Callable[..., NewRelease]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def populate(
     spec: Callable[..., TaskSpec], new_backbone: Callable[..., NewBackbone], change: dict[str, Any]
 ) -> Callable[[Session], None]:
@@ -163,14 +163,29 @@ def populate(
     return fill
 
 
-@pytest.fixture
-def registry(database: Database, populate: Callable[[Session], None]) -> Database:
-    with database.write() as session:
+@pytest.fixture(scope="session")
+def populated_database_file(
+    tmp_path_factory: pytest.TempPathFactory, empty_database_file: Path, populate: Callable[[Session], None]
+) -> Path:
+    path = tmp_path_factory.mktemp("database") / "registry.db"
+    shutil.copy(empty_database_file, path)
+    opened = Database.open(f"sqlite:///{path}")
+    with opened.write() as session:
         populate(session)
-    return database
+    opened.close()
+    return path
 
 
 @pytest.fixture
+def registry(tmp_path: Path, populated_database_file: Path) -> Iterator[Database]:
+    """A database with two teams, the backbone `tiny`, and the tasks `rte` and `sst`, neither with a version."""
+    shutil.copy(populated_database_file, tmp_path / "registry.db")
+    opened = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
 def together() -> Callable[..., list[Any]]:
     """Runs `work(0)`, `work(1)`, … in processes of their own that start at once; gives what they returned."""
     fork = multiprocessing.get_context("fork")
@@ -196,7 +211,7 @@ def together() -> Callable[..., list[Any]]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def killed() -> Callable[[Callable[[], None]], None]:
     """Runs work that kills its own process, as `kill -9` would in the middle of it."""
 

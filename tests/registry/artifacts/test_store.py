@@ -112,6 +112,14 @@ def test_a_root_that_is_no_folder_is_a_storage_error(tmp_path: Path) -> None:
         store.fetch(HELLO)
 
 
+def test_a_place_that_is_no_file_is_a_storage_error(store: LocalArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "sha256" / HELLO[:2] / HELLO[2:]).mkdir(parents=True)
+    with pytest.raises(StorageError, match=f"blob {HELLO}: cannot read"):
+        store.read(HELLO)
+    with pytest.raises(StorageError, match=f"blob {HELLO}: cannot read"):
+        store.put(b"hello")
+
+
 def test_a_full_disk_leaves_nothing_half_written(store: LocalArtifactStore, tmp_path: Path) -> None:
     """A limit on the size of files fails a write where a full disk would: in the middle of it."""
     (tmp_path / "file").write_bytes(b"x" * 5_000_000)

@@ -198,6 +198,17 @@ def test_a_full_disk_leaves_the_database_as_it_was(database: Database) -> None:
     assert len(team_names(database)) == 2
 
 
+def test_a_database_that_cannot_grow_says_so(database: Database) -> None:
+    def fill(session: Session) -> None:
+        pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar_one()
+        session.connection().exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        session.execute(insert(TeamRow).values(name="x" * 2_000_000, created_at=AT))
+
+    with pytest.raises(StorageError, match="the disk is full: nothing was changed"), database.write() as session:
+        fill(session)
+    assert team_names(database) == []
+
+
 def test_a_schema_from_a_newer_program_is_left_alone(database: Database, tmp_path: Path) -> None:
     with database.write() as session:
         session.execute(update(SCHEMA_VERSION).values(version_num="2099_01_01_moons"))
@@ -213,6 +224,12 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not a database"):
         Database.open(url_of(path))
     assert path.read_text() == "task: rte\n" * 1_000
+
+
+def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "registry.db.upgrading").mkdir()
+    with pytest.raises(StorageError, match=r"cannot create or upgrade .*registry\.db"):
+        Database.open(url_of(tmp_path / "registry.db"))
 
 
 def test_a_place_where_no_database_can_be_is_a_storage_error(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from registry.database.engine import Database
 from registry.database.schema import SCHEMA_REVISION, VERSION_TABLE, Schema
-from registry.database.upgrade import migration_config
+from registry.database.upgrade import migration_config, upgrade
 from registry.domain.references import VersionReference
+from registry.errors import SchemaError
 from registry.services.aliases import promote
 from registry.services.audit import list_events
 from registry.services.releases import register_release
@@ -114,6 +115,26 @@ def test_a_database_that_went_down_is_upgraded_when_it_is_opened(
     with opened.write() as session:
         fill(session)
     opened.close()
+
+
+def test_upgrading_what_is_up_to_date_changes_nothing(registry: Database, tmp_path: Path) -> None:
+    upgrade(create_engine(f"sqlite:///{tmp_path / 'registry.db'}"))
+    with registry.read() as session:
+        assert len(list_events(session)) == 5
+
+
+def test_an_upgrade_that_would_leave_dangling_references_is_undone(tmp_path: Path) -> None:
+    """Migrations rebuild tables with foreign keys off: what they leave is checked before it is committed."""
+    path = tmp_path / "registry.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql("CREATE TABLE children (parent INTEGER REFERENCES parents (id))")
+        connection.exec_driver_sql("INSERT INTO children VALUES (7)")
+    with pytest.raises(SchemaError, match=r"would leave dangling references: .*children"):
+        Database.open(f"sqlite:///{path}")
+    assert inspect(engine).get_table_names() == ["children", "parents"]
+    engine.dispose()
 
 
 def test_every_constraint_has_a_name_that_postgresql_keeps(connection: Connection) -> None:
