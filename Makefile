@@ -22,8 +22,8 @@ setup: .venv/.installed ## create .venv from requirements.lock (runs again only 
 		|| { echo "Trunkline needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the locked packages into .venv (a few minutes the first time)"
-	@$(BIN)/pip install --quiet -r requirements.lock
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install -qq -r requirements.lock
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 test: setup lint types imports ## everything that must pass: lint, types, import floors, all tests with branch coverage

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_the_actor_is_the_flag_or_the_environment_or_the_login_name(
     assert Settings.from_environment(environ, tmp_path, actor="ann").actor == "ann"
     assert Settings.from_environment(environ, tmp_path).actor == "bob"
     assert Settings.from_environment({"TRUNKLINE_ACTOR": ""}, tmp_path).actor == "carol"
+
+
+def test_a_user_without_a_name_acts_under_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    assert Settings.from_environment({}, tmp_path).actor == "uid-4000000"
 
 
 @pytest.mark.parametrize("actor", ["", "  ", "ann\nbob", "\x1b[31mann"])
