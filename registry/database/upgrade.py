@@ -42,8 +42,6 @@ def upgrade(engine: Engine) -> None:
 
 def _upgrade(connection: Connection) -> None:
     found = recorded_revision(connection) if inspect(connection).has_table(VERSION_TABLE) else None
-    if found == SCHEMA_REVISION:
-        return
     config = migration_config(connection)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
