@@ -94,6 +94,10 @@ def test_plain_tags_are_repeated_even_when_they_look_like_bio() -> None:
     assert carry_tags(["don't"], ["B-x"], TagScheme.PLAIN)[2] == ("B-x", "B-x", "B-x")
 
 
+def test_a_text_of_one_token_begins_its_span_with_its_first_word() -> None:
+    assert carry_tags(["don't"], ["B-x"], TagScheme.BIO)[2] == ("B-x", "I-x", "I-x")
+
+
 def test_neighbouring_tokens_that_each_begin_a_span_stay_two_spans() -> None:
     assert carry_tags(["a", "a"], ["B-x", "B-x"], TagScheme.BIO)[2] == ("B-x", "B-x")
 
