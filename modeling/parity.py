@@ -69,8 +69,6 @@ def compare(
 
 
 def _differing_decisions(ours: Tensor, theirs: Tensor, least_margin: float) -> int:
-    if ours.shape[-1] < 2:
-        return 0
     best = ours.topk(2, dim=-1).values
     clear = best[..., 0] - best[..., 1] > least_margin
     return int((clear & (ours.argmax(dim=-1) != theirs.argmax(dim=-1))).sum())

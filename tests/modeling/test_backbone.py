@@ -11,7 +11,7 @@ from torch import Tensor
 from modeling.backbone import Attention, Trunk, attention_mask, load_text_encoder, load_trunk
 from modeling.text import Batch
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, InvalidWeights
-from tests.modeling.conftest import Pinned, small_config
+from tests.conftest import Pinned, small_config
 
 ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
 

@@ -11,7 +11,7 @@ from modeling.text import Batch
 from registry.domain.manifests import HeadConfig, Manifest
 from registry.domain.task_specs import TaskType
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidWeights, NotFound
-from tests.modeling.conftest import Branch, Pinned
+from tests.conftest import Branch, Pinned
 
 CLASSIFICATION, REGRESSION, TOKENS = TaskType.CLASSIFICATION, TaskType.REGRESSION, TaskType.TOKEN_CLASSIFICATION
 

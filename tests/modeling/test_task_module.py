@@ -18,7 +18,7 @@ from modeling.task_module import (
 from registry.domain.manifests import HeadConfig
 from registry.domain.task_specs import TaskType
 from registry.errors import InvalidWeights
-from tests.modeling.conftest import Branch, Pinned
+from tests.conftest import Branch, Pinned
 
 HEADS = {
     TaskType.CLASSIFICATION: HeadConfig(type=TaskType.CLASSIFICATION, outputs=3),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from modeling.text import NO_TOKEN, EncodedText, TextEncoder, Word, carry_tags, collate, continued_tag, split_words
 from registry.domain.task_specs import TagScheme
@@ -181,6 +181,17 @@ def test_words_inside_an_earlier_words_piece_have_none(metaspace_json: bytes) ->
 
 def test_a_bare_space_marker_stands_for_no_word(metaspace_json: bytes) -> None:
     assert pieces_of_words(metaspace_json, "ab new") == [("ab", "a"), ("new", "▁new")]
+
+
+def test_a_piece_of_white_space_alone_stands_for_no_word() -> None:
+    pieces = {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "Ġ": 4, "Ġb": 5}
+    tokenizer = Tokenizer(models.BPE(pieces, [("Ġ", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    assert tokenizer.encode("a  b").tokens == ["<s>", "a", "Ġ", "Ġb", "</s>"]
+    assert pieces_of_words(tokenizer.to_str().encode(), "a  b") == [("a", "a"), ("b", "Ġb")]
 
 
 def test_one_piece_over_two_characters_of_an_unspaced_script(metaspace_json: bytes) -> None:
