@@ -42,19 +42,28 @@ def list_(
 
 
 def _change(event: AuditEvent) -> str:
-    """The fields whose values an event changed; of a long value its beginning."""
+    """The fields whose values an event changed; of a new object the short ones, as `--json` has the rest."""
     before, after = event.before or {}, event.after or {}
     changed = [field for field in {**before, **after} if before.get(field) != after.get(field)]
+    if event.before is None:
+        changed = [field for field in changed if not isinstance(after[field], Mapping) and _is_short(after[field])]
     return ", ".join(f"{field}: {_step(before, after, field)}" for field in changed)
 
 
 def _step(before: Mapping[str, Any], after: Mapping[str, Any], field: str) -> str:
-    values = [_short(side[field]) for side in (before, after) if side.get(field) is not None]
+    values = [_shortened(side[field]) for side in (before, after) if side.get(field) is not None]
     if field in before and after.get(field) is None:
         values.append("none")
     return " → ".join(values)
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_SHOWN]}…"
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _is_short(value: Any) -> bool:
+    return len(_text(value)) <= _LONGEST_VALUE
+
+
+def _shortened(value: Any) -> str:
+    return _text(value) if _is_short(value) else f"{_text(value)[:_SHOWN]}…"

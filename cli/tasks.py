@@ -190,9 +190,9 @@ def list_versions(ctx: typer.Context, task: TaskName, as_json: AsJson = False) -
     elif not found:
         print_line(f"task {task} has no version yet; train one: trunkline train {task} --layers 2")
     else:
-        numbers = [number_column(header) for header in ("k", "l", str(owner.spec.metric))]
+        numbers = [number_column(header) for header in ("k", "l", str(owner.spec.metric), "teacher")]
         print_table(
-            ["version", "kind", *numbers, "teacher", "aliases", time_column("created (UTC)"), "by"],
+            [number_column("version"), "kind", *numbers, "aliases", time_column("created (UTC)"), "by"],
             [_version_row(version, owner) for version in found],
         )
 
@@ -201,12 +201,12 @@ def _version_row(version: Version, owner: Task) -> tuple[str, ...]:
     score = version.metrics.get(owner.spec.metric)
     aliases = sorted(alias for alias, number in owner.aliases.items() if number == version.number)
     return (
-        str(version.reference),
+        str(version.number),
         version.kind,
         str(version.frozen_depth),
         str(version.task_layers),
         "" if score is None else f"{score:.4f}",
-        "" if version.teacher is None else f"{version.task}/{version.teacher}",
+        "" if version.teacher is None else str(version.teacher),
         ", ".join(aliases),
         moment(version.created_at),
         version.created_by,

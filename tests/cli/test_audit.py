@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +35,24 @@ def test_events_come_newest_first_and_can_be_limited(trunkline: Any) -> None:
 
 
 @pytest.mark.usefixtures("versions")
-def test_what_a_change_took_away_is_shown_and_long_values_are_cut(trunkline: Any) -> None:
+def test_what_a_change_took_away_is_shown_and_long_values_are_cut(
+    trunkline: Any, task_file: Callable[..., Path]
+) -> None:
     trunkline.done("task", "retire", "rte", "--reason", "gone")
     trunkline.done("task", "revive", "rte")
     revived = " ".join(trunkline.done("audit", "list", "--object", "task rte", "--limit", "1").split())
     assert "gone → none" in revived
-    registered = trunkline("audit", "list", "--object", "task rte", "--json").json[-1]
-    shown = trunkline.done("audit", "list", "--object", "task rte")
-    assert f"{registered['after']['spec'][:12]}…" in shown
-    assert registered["after"]["spec"] not in shown
+    trunkline.done("task", "update", task_file("rte"))
+    updated = trunkline("audit", "list", "--object", "task rte", "--json").json[0]
+    shown = trunkline.done("audit", "list", "--object", "task rte", "--limit", "1")
+    assert f"{updated['before']['spec'][:12]}…" in shown
+    assert f"{updated['after']['spec'][:12]}…" in shown
+
+
+@pytest.mark.usefixtures("versions")
+def test_of_a_new_object_the_short_values_are_shown(trunkline: Any) -> None:
+    shown = " ".join(trunkline.done("audit", "list", "--object", "version rte/1").split())
+    assert "kind: teacher" in shown
+    assert "frozen_depth: 1" in shown
+    assert "module" not in shown
+    assert "metrics" not in shown

@@ -119,10 +119,10 @@ def test_versions_are_listed_with_their_score_and_aliases(trunkline: Any, versio
     trunkline.done("task", "promote", "rte/2", "--alias", "candidate")
     header, _, *rows = trunkline.done("task", "versions", "rte").splitlines()
     assert header.split() == ["version", "kind", "k", "l", "accuracy", "teacher", "aliases", "created", "(UTC)", "by"]
-    assert rows[0].split() == ["rte/1", "teacher", "1", "2", "0.5000", "2026-05-01", "09:00", "ann"]
+    assert rows[0].split() == ["1", "teacher", "1", "2", "0.5000", "2026-05-01", "09:00", "ann"]
     assert "candidate" in rows[1]
     assert "champion" in "".join(rows[1:3])
-    assert rows[-1].split()[:6] == ["rte/4", "student", "1", "1", "0.2500", "rte/1"]
+    assert rows[-1].split()[:6] == ["4", "student", "1", "1", "0.2500", "1"]
     listed = trunkline("task", "versions", "rte", "--json").json
     assert [version["number"] for version in listed] == [1, 2, 3, 4]
 
