@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COMMAND = Path(sys.executable).parent / "trunkline"
 HEAVY = {"torch", "transformers", "tokenizers", "numpy", "sklearn", "scipy", "mlflow", "alembic", "boto3", "psycopg"}
 
