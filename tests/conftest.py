@@ -90,14 +90,15 @@ def small_config(**changes: Any) -> dict[str, Any]:
 
 
 def pin(folder: Path, config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pinned:
-    """Writes a random model as a checkpoint and pins it; its weights are large enough that a wrong mask shows."""
+    """Writes a random model as a checkpoint and pins it; its weights are large enough that a wrong mask shows, and
+    its biases small enough that texts stay apart."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
     model = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.3
-            parameter.copy_((noise if parameter.dim() > 1 else noise * 0.3 + 1.0).to(dtype))
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.dim() > 1 else 0.1)
+            parameter.copy_((noise + 1.0 if name.endswith("LayerNorm.weight") else noise).to(dtype))
     save_file({name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(wordpiece().to_str())

@@ -16,7 +16,7 @@ class GoldenExample(Plain):
     text: str
     text_pair: str | None = None
     outputs: tuple[tuple[float, ...], ...]
-    """The head's raw outputs in fp32, before any softmax: one row for a text, or one row a word (zeros where it has no token)."""
+    """The head's raw outputs in fp32, before any softmax: one row, or one row a word (zeros where it has no token)."""
 
 
 class GoldenExamples(Plain):

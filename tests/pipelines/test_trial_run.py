@@ -1,0 +1,280 @@
+import hashlib
+import json
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+
+from modeling.backbone import load_trunk
+from modeling.batching import row_outputs
+from modeling.decoding import word_labels
+from modeling.parity import TOLERANCE, compare
+from modeling.task_module import load_task_module
+from modeling.text import TextEncoder
+from pipelines.training.frozen_check import check_frozen
+from pipelines.training.recipes import Distillation
+from pipelines.training.trial_run import forget_trial
+from registry.domain.golden_examples import parse_golden_examples
+from registry.errors import ArtifactDamaged, Conflict, UsageError
+
+KINDS = ["classification", "regression", "token_classification"]
+NOTHING = {"learning_rate": 1e-12, "weight_decay": 0.0}
+"""A recipe that leaves the weights where they were."""
+
+
+def activation_files(work: Path) -> set[str]:
+    return {path.name for path in (work / "cache" / "activations").glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_task_of_every_type_is_learnt_and_distilled(make_trial, with_recipe, run, as_version, kind, precision):
+    recipe = {"precision": precision, "epochs": 24, "evaluate_from": 20, "batch_size": 8}
+    trial = with_recipe(make_trial(kind, frozen_depth=0), **recipe)
+    trained = run(trial)
+    assert trained.metrics[trial.spec.metric] > 0.9
+    teacher = as_version(trained)
+    student = make_trial(kind, spec=trial.spec, frozen_depth=0, task_layers=1, teacher=teacher)
+    distilled = run(with_recipe(student, **recipe, distillation=Distillation()))
+    assert distilled.metrics[trial.spec.metric] > 0.8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_registered_is_what_the_stand_alone_model_answers(make_trial, run, as_version, pinned, kind):
+    trial = make_trial(kind)
+    trained = run(trial)
+    version = as_version(trained)
+    trunk = load_trunk(
+        config=trial.backbone.config,
+        embeddings=trial.backbone.embeddings,
+        layers=trial.backbone.layers[:2],
+        store=pinned.store,
+    )
+    module = load_task_module(
+        pinned.store.fetch(version.module),
+        subject="it",
+        config=trial.backbone.config,
+        head=version.head,
+        task_layers=2,
+    ).eval()
+    encoder = TextEncoder(pinned.store.read(trial.backbone.tokenizer), max_length=trial.backbone.max_length, pad_id=0)
+
+    def answer(text, text_pair):
+        (row,) = encoder.encode([(text, text_pair)])
+        batch = encoder.collate([row])
+        with torch.inference_mode():
+            hidden = trunk(batch, [2])[2]
+            return row, row_outputs(module(hidden, batch.mask, batch.word_tokens), [row])[0]
+
+    golden = parse_golden_examples(trained.golden, "golden")
+    assert len(golden.examples) == 16
+    recorded = [torch.tensor(example.outputs) for example in golden.examples]
+    width = recorded[0].shape[1]
+    live = [answer(example.text, example.text_pair)[1].reshape(-1, width) for example in golden.examples]
+    assert compare(recorded, live, type=trial.spec.type, tolerance=TOLERANCE["fp32"]).passed
+
+    predictions = [json.loads(line) for line in trained.dev_predictions.splitlines()]
+    assert [p["row"] for p in predictions] == list(range(len(trial.dev.examples)))
+    for prediction, example in zip(predictions, trial.dev.examples, strict=True):
+        row, outputs = answer(example.text, example.text_pair)
+        gold = list(example.target) if isinstance(example.target, tuple) else example.target
+        assert prediction["gold"] == gold
+        if kind == "classification":
+            assert prediction["predicted"] == trial.spec.labels[int(outputs.argmax())]
+        elif kind == "regression":
+            assert prediction["predicted"] == pytest.approx(outputs.item(), abs=1e-3)
+        else:
+            assert prediction["predicted"] == word_labels(outputs, trial.spec.output_labels, row, trial.spec.tag_scheme)
+
+
+def test_a_module_holds_its_own_layers_and_head_only(make_trial, run):
+    trial = make_trial("regression")
+    targets = [example.target for example in trial.train.examples]
+    mean, deviation = statistics.fmean(targets), statistics.pstdev(targets)
+    trained = run(trial)
+    tensors = load_tensors(trained.module)
+    assert {name.split(".")[0] for name in tensors} == {"layers", "head"}
+    assert {name.split(".")[1] for name in tensors if name.startswith("layers.")} == {"0", "1"}
+    assert tensors["head.target_mean"].item() == pytest.approx(mean)
+    assert tensors["head.target_scale"].item() == pytest.approx(deviation)
+
+
+def test_a_teacher_starts_from_the_backbones_own_layers(make_trial, with_recipe, run, pinned):
+    trained = run(with_recipe(make_trial(frozen_depth=1, task_layers=2), **NOTHING))
+    tensors = load_tensors(trained.module)
+    for place, layer in enumerate(pinned.model.encoder.layer[1:3]):
+        for name, weight in layer.state_dict().items():
+            torch.testing.assert_close(tensors[f"layers.{place}.{name}"], weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_student_starts_from_the_teachers_same_layers_and_head_at_any_depth(
+    make_trial, with_recipe, run, as_version, depth
+):
+    teacher_trial = make_trial(frozen_depth=1, task_layers=3)
+    teacher = run(teacher_trial)
+    student_trial = make_trial(spec=teacher_trial.spec, frozen_depth=depth, task_layers=1, teacher=as_version(teacher))
+    student = run(with_recipe(student_trial, distillation=Distillation(), **NOTHING))
+    of_teacher, of_student = load_tensors(teacher.module), load_tensors(student.module)
+    for name, weight in of_student.items():
+        source = name.replace("layers.0.", f"layers.{depth - 1}.")
+        torch.testing.assert_close(weight, of_teacher[source], atol=1e-6, rtol=0)
+
+
+def test_the_frozen_part_is_computed_once_for_all_trials_over_the_same_texts(make_trial, make_spec, run, tmp_path):
+    calls: list[str] = []
+    first = make_trial("token_classification")
+    run(first, report=lambda stage, done, total: calls.append(stage))
+    files = activation_files(tmp_path / "work")
+    assert len(files) == 2
+    assert any("layers 1-2" in stage for stage in calls)
+
+    calls.clear()
+    joint = make_spec("token_classification", task="other")
+    intent = joint.model_copy(update={"data": first.spec.data})
+    run(make_trial(spec=intent, seed=1), report=lambda stage, done, total: calls.append(stage))
+    assert activation_files(tmp_path / "work") == files
+    assert not any("layers 1-2" in stage for stage in calls)
+
+
+def test_the_same_trial_gives_the_same_module_and_another_seed_another(make_trial, run, tmp_path):
+    trial = make_trial()
+    again = make_trial(spec=trial.spec)
+    other = make_trial(spec=trial.spec, seed=1)
+    assert trial.key == again.key != other.key
+    modules = [run(t, tmp_path / str(i)).module for i, t in enumerate((trial, again, other))]
+    assert modules[0] == modules[1] != modules[2]
+
+
+RUN_AND_DIE = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+from pipelines.data.dataset import load_dataset
+from pipelines.training import optimisation
+from pipelines.training.recipes import Recipe
+from pipelines.training.trial_run import run_trial
+from pipelines.training.trials import Trial
+from registry.artifacts.store import LocalArtifactStore
+from registry.domain.records import Backbone
+from registry.domain.task_specs import TaskSpec
+torch.set_num_threads(1)
+optimisation.SAVE_EVERY_SECONDS = 0.0
+parts = json.loads(Path(sys.argv[1]).read_text())
+spec = TaskSpec.model_validate(parts["spec"])
+trial = Trial(
+    spec=spec, spec_revision=1, backbone=Backbone.model_validate(parts["backbone"]), train=load_dataset(spec, "train"),
+    dev=load_dataset(spec, "dev"), frozen_depth=2, task_layers=2, recipe=Recipe.model_validate(parts["recipe"]), seed=0,
+)
+last = int(sys.argv[4])
+
+def die_at(stage, done, total):
+    if stage.startswith("epoch") and done == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_trial(trial, store=LocalArtifactStore(Path(sys.argv[2])), work=Path(sys.argv[3]), device=torch.device("cpu"),
+          report=die_at)
+"""
+
+
+@pytest.mark.parametrize("step", [2, 6, 11])
+def test_a_killed_trial_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_does(
+    make_trial, run, pinned, tmp_path, step
+):
+    trial = make_trial("token_classification")
+    parts = {name: getattr(trial, name).model_dump(mode="json") for name in ("spec", "backbone", "recipe")}
+    (tmp_path / "trial.json").write_text(json.dumps(parts))
+    work = tmp_path / "interrupted"
+    died = subprocess.run(
+        [sys.executable, "-P", "-c", RUN_AND_DIE, tmp_path / "trial.json", pinned.store_folder, work, str(step)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    steps: list[int] = []
+    resumed = run(trial, work, report=lambda stage, done, _: steps.append(done) if stage.startswith("epoch") else None)
+    unbroken = run(trial, tmp_path / "unbroken")
+    assert steps[0] in {step, step + 1}, "the trial started from its beginning"
+    assert resumed.module == unbroken.module
+    assert resumed.state.epoch_losses == unbroken.state.epoch_losses
+    assert resumed.metrics == unbroken.metrics
+
+
+def test_a_damaged_state_starts_the_trial_again(make_trial, run, tmp_path, caplog):
+    trial = make_trial()
+    expected = run(trial).module
+    (state,) = (tmp_path / "work" / "trials" / trial.key).glob("*.safetensors")
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(content)
+    assert run(trial).module == expected
+    assert "damaged" in caplog.text
+
+
+def test_a_finished_trial_can_be_forgotten(make_trial, run, tmp_path):
+    trial = make_trial()
+    run(trial)
+    forget_trial(trial, work=tmp_path / "work")
+    assert list((tmp_path / "work" / "trials").iterdir()) == []
+    assert activation_files(tmp_path / "work")
+
+
+def test_the_same_trial_does_not_run_twice_at_once(make_trial, run, tmp_path):
+    trial = make_trial()
+    folder = tmp_path / "work" / "trials" / trial.key
+    folder.mkdir(parents=True)
+    with filelock.FileLock(folder / "lock"), pytest.raises(Conflict, match="another process is running this trial"):
+        run(trial)
+
+
+def test_training_that_touched_the_trunk_is_found_out(backbone, pinned):
+    trunk = load_trunk(
+        config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:3], store=pinned.store
+    )
+    check_frozen(trunk, backbone, pinned.store)
+    with torch.no_grad():
+        trunk.layers[2].output.dense.weight[0, 0] += 1e-6
+    with pytest.raises(ArtifactDamaged, match="frozen layers changed"):
+        check_frozen(trunk, backbone, pinned.store)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ({"frozen_depth": 3, "task_layers": 2}, "do not fit backbone small of 4 layers"),
+        ({"frozen_depth": 4, "task_layers": 0}, "at least 1 layer"),
+        ({"frozen_depth": -1, "task_layers": 5}, "do not fit"),
+    ],
+)
+def test_a_branch_that_does_not_fit_is_refused_before_any_work(make_trial, shape, said):
+    with pytest.raises(UsageError, match=said):
+        make_trial(**shape)
+
+
+def test_a_student_below_or_above_its_teacher_is_refused(make_trial, run, as_version):
+    trial = make_trial(frozen_depth=1, task_layers=2)
+    teacher = as_version(run(trial))
+    with pytest.raises(UsageError, match="choose a depth >= 1"):
+        make_trial(spec=trial.spec, frozen_depth=0, task_layers=1, teacher=teacher)
+    with pytest.raises(UsageError, match="ends at layer 3"):
+        make_trial(spec=trial.spec, frozen_depth=3, task_layers=1, teacher=teacher)
+
+
+def test_blobs_of_a_version_are_found_under_their_digests(make_trial, run, pinned):
+    trained = run(make_trial())
+    version = trained.to_version(pinned.store, mlflow_run=None)
+    for blob, content in (
+        (version.module, trained.module),
+        (version.golden, trained.golden),
+        (version.dev_predictions, trained.dev_predictions),
+    ):
+        assert blob == hashlib.sha256(content).hexdigest()
+        assert pinned.store.read(blob) == content
+    assert version.prefix_digest == trained.trial.backbone.prefix_digests[2]

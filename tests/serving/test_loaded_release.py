@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer
+from registry.domain.task_specs import InputForm, TaskType
+from registry.errors import ArtifactMissing, InvalidInput, NotFound, UsageError
+from serving.loaded_release import Text, load_release
+
+
+@pytest.fixture
+def release(pinned, make_branch, make_manifest):
+    """Three tasks: `intent` after layer 1, `city` after layer 2, and `similarity`, which reads pairs, after layer 3."""
+    intent = make_branch(pinned, TaskType.CLASSIFICATION, depth=1, seed=1)
+    city = make_branch(pinned, TaskType.TOKEN_CLASSIFICATION, depth=2, seed=2)
+    similarity = make_branch(pinned, TaskType.REGRESSION, depth=3, seed=3)
+    pair = similarity.manifest.model_copy(update={"input_form": InputForm.PAIR})
+    similarity = type(similarity)(similarity.module, pair)
+    manifest = make_manifest(pinned, {"intent": intent, "city": city, "similarity": similarity})
+    return load_release(pinned.store.put(manifest.to_bytes()), pinned.store)
+
+
+def count_layer_calls(release):
+    calls = []
+    for number, layer in enumerate(release.model.trunk.layers, 1):
+        layer.register_forward_hook(lambda *_, number=number: calls.append(number))
+    return calls
+
+
+def test_every_task_of_the_form_answers_from_one_pass_over_the_trunk(release):
+    calls = count_layer_calls(release)
+    (answers,) = release.predict([Text("hello new york")])
+    assert set(answers) == {"intent", "city"}
+    assert isinstance(answers["intent"], LabelAnswer)
+    assert sum(answers["intent"].probabilities.values()) == pytest.approx(1.0)
+    assert isinstance(answers["city"], SpansAnswer)
+    assert calls == [1, 2], "the trunk ran more than once, or deeper than these tasks need"
+
+
+def test_fewer_tasks_cost_only_what_they_need(release):
+    calls = count_layer_calls(release)
+    (answers,) = release.predict([Text("hello new york")], ["intent"])
+    assert set(answers) == {"intent"}
+    assert calls == [1]
+
+
+def test_single_texts_and_pairs_are_answered_by_their_own_tasks_in_order(release):
+    answers = release.predict([Text("hello"), Text("hello", "world"), Text("new york")])
+    assert [set(answer) for answer in answers] == [{"intent", "city"}, {"similarity"}, {"intent", "city"}]
+    assert isinstance(answers[1]["similarity"], NumberAnswer)
+
+
+def test_spans_are_offsets_into_the_text_as_it_was_sent(release):
+    text = "  Hello,   New York (the city)!"
+    (answers,) = release.predict([Text(text)], ["city"])
+    for span in answers["city"].spans:
+        assert text[span.start : span.end] == span.text
+        assert span.text.strip() == span.text != ""
+
+
+def test_many_texts_get_the_answers_that_each_gets_alone(release):
+    texts = [Text("hello " * (1 + number % 7) + "york") for number in range(300)]
+    together = release.outputs(texts)
+    for number in (0, 5, 299):
+        alone = release.outputs([texts[number]])
+        for task in ("intent", "city"):
+            torch.testing.assert_close(together[task][number], alone[task][0], atol=1e-5, rtol=0)
+
+
+def test_a_task_of_the_other_form_is_refused_saying_which_form_it_reads(release):
+    with pytest.raises(UsageError, match="similarity: reads a pair of texts, and the input is a single text"):
+        release.predict([Text("hello")], ["similarity"])
+    with pytest.raises(UsageError, match="intent: reads a single text, and the input is a pair"):
+        release.predict([Text("hello", "world")], ["intent"])
+
+
+def test_an_unknown_task_is_refused_naming_those_that_are_there(release):
+    with pytest.raises(NotFound, match="not in this release: sentiment; its tasks: city, intent, similarity"):
+        release.predict([Text("hello")], ["sentiment"])
+
+
+def test_an_empty_text_is_refused_by_its_number(release):
+    with pytest.raises(InvalidInput, match="text 2: is empty"):
+        release.predict([Text("hello"), Text("  ")])
+
+
+def test_a_release_whose_blobs_are_not_there_is_refused(release, pinned):
+    with pytest.raises(ArtifactMissing):
+        load_release("0" * 64, pinned.store)
