@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.utils import logging
 
 from modeling.backbone import load_text_encoder
 from modeling.multitask import MergedModel, load_merged_model
@@ -200,6 +201,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help=f"batches of {BATCH_SIZE} texts a round")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    logging.set_verbosity_error()  # the checkpoint's pooler is left out on purpose
+    logging.disable_progress_bar()
     folder = arguments.backbone or minilm_folder()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.precision]
     with tempfile.TemporaryDirectory() as scratch:

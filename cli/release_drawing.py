@@ -11,10 +11,11 @@ def draw(manifest: Manifest) -> list[str]:
     for task, branch in sorted(manifest.tasks.items()):
         leaving.setdefault(branch.frozen_depth, []).append((task, branch))
     longest = max(branch.task_layers for branch in manifest.tasks.values())
+    widest = max(len(f"{task}/{branch.version}") for task, branch in manifest.tasks.items())
     lines = []
     for depth in range(manifest.trunk.depth + 1):
         station = "○ embeddings" if depth == 0 else f"{_LAYER} layer {depth}"
-        lines += _station(f"{station:<12}", leaving.get(depth, []), longest)
+        lines += _station(f"{station:<12}", leaving.get(depth, []), longest, widest)
     lines += [
         f"· layer {depth:<4} not needed" for depth in range(manifest.trunk.depth + 1, manifest.trunk.layer_count + 1)
     ]
@@ -30,7 +31,7 @@ def summary(manifest: Manifest) -> str:
     )
 
 
-def _station(station: str, branches: list[tuple[str, BranchManifest]], longest: int) -> list[str]:
+def _station(station: str, branches: list[tuple[str, BranchManifest]], longest: int, widest: int) -> list[str]:
     if not branches:
         return [station.rstrip()]
     lines = []
@@ -39,6 +40,6 @@ def _station(station: str, branches: list[tuple[str, BranchManifest]], longest: 
         joint = "───" if first and last else "─┬─" if first else " └─" if last else " ├─"
         layers = "─".join([_LAYER] * branch.task_layers)
         reach = 2 * (longest - branch.task_layers)
-        label = f"{task}/{branch.version}  {branch.type}"
+        label = f"{f'{task}/{branch.version}':<{widest}}  {branch.type}"
         lines.append(f"{station if first else ' ' * len(station)} {joint}{layers}{'─' * reach}─▶ {label}")
     return lines

@@ -46,7 +46,7 @@ class DemoFailed(Exception):
 
 def run(*arguments: str) -> None:
     """One `trunkline` command, shown and run."""
-    console.print(f"\n[bold]$ trunkline {' '.join(_quoted(argument) for argument in arguments)}[/bold]")
+    console.print(f"\n[bold]$ trunkline {' '.join(map(_quoted, arguments))}[/bold]", soft_wrap=True)
     if code := trunkline(arguments):
         raise DemoFailed(f"trunkline {arguments[0]} ended with exit code {code}")
 
@@ -157,7 +157,10 @@ def seconds(call: Callable[[], object]) -> float:
 def time_against_separate(release: LoadedRelease, specs: dict[str, TaskSpec], folder: Path) -> None:
     """The merged model against one whole fine-tuned-size encoder a task, in turn, same texts, batches and precision."""
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # the checkpoint's pooler is left out on purpose
+    logging.disable_progress_bar()
     separate = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
     texts = [(example.text, None) for spec in specs.values() for example in load_dataset(spec, "dev").examples[:32]]
     encoded = sorted(release.encoder.encode(texts), key=lambda row: len(row.input_ids))

@@ -193,3 +193,67 @@ def make_manifest() -> Callable[..., Manifest]:
         )
 
     return make
+
+
+_CITIES = ("new york", "york")
+_OTHERS = ("the world", "hello world", "the end", "a hat")
+_VERBS = ("visited", "liked", "saw", "left", "painted", "asked")
+
+
+def _sentences() -> list[tuple[str, bool]]:
+    """Sentences, and whether they name a city: something that even a tiny encoder can learn."""
+    people = ("she", "he", "they", "we", "anna", "bob")
+    return [
+        (f"{person} {verb} {place}.", place in _CITIES)
+        for person in people
+        for verb in _VERBS
+        for place in (*_CITIES, *_OTHERS)
+    ]
+
+
+def _rows(kind: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for text, is_city in _sentences():
+        words = text.removesuffix(".").split()
+        if kind == "classification":
+            rows.append({"text": text, "label": "city" if is_city else "other"})
+        elif kind == "regression":
+            rows.append({"text": text, "text_pair": "the world", "label": 90.0 if is_city else 110.0})
+        else:
+            tags = ["O", "O", "B-city", "I-city"][: len(words)] if is_city else ["O"] * len(words)
+            rows.append({"tokens": words, "tags": tags})
+    return rows
+
+
+_TASK_FIELDS: dict[str, dict[str, Any]] = {
+    "classification": {"type": "classification", "labels": ["other", "city"], "metric": "accuracy"},
+    "regression": {"type": "regression", "metric": "pearson", "input_form": "pair"},
+    "token_classification": {
+        "type": "token_classification",
+        "labels": ["city"],
+        "metric": "entity_f1",
+        "tag_scheme": "bio",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A task of one type that a tiny encoder can learn: what its `task.yaml` says, and its rows."""
+
+    fields: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Writes every fifth row as dev data and the others as training data; returns the two paths."""
+        paths = {}
+        for split, rows in (("train", [r for i, r in enumerate(self.rows) if i % 5]), ("dev", self.rows[::5])):
+            path = folder / f"{self.fields['type']}-{split}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            paths[split] = str(path)
+        return paths
+
+
+@pytest.fixture(scope="session")
+def labelled() -> Callable[[str], Labelled]:
+    return lambda kind: Labelled(_TASK_FIELDS[kind], _rows(kind))

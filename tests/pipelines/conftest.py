@@ -1,6 +1,5 @@
 """A tiny pinned encoder with labelled sentences of its own vocabulary, and trials over them."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,56 +20,15 @@ from registry.domain.task_specs import TaskSpec
 FIRST_DAY = datetime(2026, 5, 1, 9, tzinfo=UTC)
 CPU = torch.device("cpu")
 
-CITIES = ("new york", "york")
-OTHERS = ("the world", "hello world", "the end", "a hat", "dogs")
-VERBS = ("visited", "liked", "saw", "left", "painted", "asked")
-
-
-def sentences() -> list[tuple[str, bool]]:
-    """Sentences, and whether they name a city: something that even a tiny encoder can learn."""
-    people = ("she", "he", "they", "we", "anna", "bob")
-    return [
-        (f"{person} {verb} {place}.", place in CITIES)
-        for person in people
-        for verb in VERBS
-        for place in (*CITIES, *CITIES, *OTHERS[:4])
-    ]
-
-
-def _rows(kind: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for text, is_city in dict.fromkeys(sentences()):
-        words = text.removesuffix(".").split()
-        if kind == "classification":
-            rows.append({"text": text, "label": "city" if is_city else "other"})
-        elif kind == "regression":
-            rows.append({"text": text, "text_pair": "the world", "label": 90.0 if is_city else 110.0})
-        else:
-            tags = ["O", "O", "B-city", "I-city"][: len(words)] if is_city else ["O"] * len(words)
-            rows.append({"tokens": words, "tags": tags})
-    return rows
-
-
-_SPECS: dict[str, dict[str, Any]] = {
-    "classification": {"labels": ["other", "city"], "metric": "accuracy"},
-    "regression": {"metric": "pearson", "input_form": "pair"},
-    "token_classification": {"labels": ["city"], "metric": "entity_f1", "tag_scheme": "bio"},
-}
-
 
 @pytest.fixture
-def make_spec(tmp_path: Path) -> Callable[..., TaskSpec]:
-    """A task of a type over files that hold every fifth sentence as dev data."""
+def make_spec(tmp_path: Path, labelled: Callable[[str], Any]) -> Callable[..., TaskSpec]:
+    """A task of a type over the labelled sentences."""
 
     def make(kind: str = "classification", task: str = "", **fields: Any) -> TaskSpec:
-        rows = _rows(kind)
-        files = {"train": [r for i, r in enumerate(rows) if i % 5], "dev": rows[::5]}
-        for split, of_split in files.items():
-            lines = "".join(json.dumps(row) + "\n" for row in of_split)
-            (tmp_path / f"{kind}-{split}.jsonl").write_text(lines, encoding="utf-8")
-        data = {split: str(tmp_path / f"{kind}-{split}.jsonl") for split in files}
+        data = labelled(kind).write(tmp_path)
         name = task or kind.replace("_", "-")
-        return TaskSpec.model_validate({"task": name, "type": kind, "data": data, **_SPECS[kind], **fields})
+        return TaskSpec.model_validate(labelled(kind).fields | {"task": name, "data": data} | fields)
 
     return make
 
