@@ -180,7 +180,7 @@ def measure(
 
 def show(results: Sequence[dict[str, float]], title: str) -> None:
     table = Table(
-        "tasks", "layers", "N × tasks", "layer ratio", "time ratio", "lowest-highest", "of layer ratio", title=title
+        "tasks", "layers", "N × tasks", "layer ratio", "time ratio", "range", "of layer ratio", title=title
     )
     for r in results:
         table.add_row(

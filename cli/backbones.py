@@ -17,9 +17,11 @@ from cli.rendering import (
     time_column,
     working,
 )
+from registry.artifacts import hub
 from registry.artifacts.backbone_files import store_backbone
 from registry.domain.digests import first_difference
 from registry.domain.records import Backbone
+from registry.errors import UsageError
 from registry.services import backbones
 
 app = typer.Typer(no_args_is_help=True, help="Backbones: pinned pretrained encoders.")
@@ -27,13 +29,25 @@ app = typer.Typer(no_args_is_help=True, help="Backbones: pinned pretrained encod
 BackboneName = Annotated[str, typer.Argument(metavar="NAME", help="The backbone's name.")]
 
 
-@app.command(epilog=example("trunkline backbone pin minilm ./all-MiniLM-L6-v2 --max-length 128"))
+@app.command(
+    epilog=example(
+        "trunkline backbone pin minilm ./all-MiniLM-L6-v2 --max-length 128",
+        "trunkline backbone pin bert google-bert/bert-base-uncased --revision 86b5e0934494bd15c9632b12f734a8a67f723594",
+    )
+)
 def pin(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name to pin it under.")],
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Holds config.json, tokenizer.json and model.safetensors.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder with config.json, tokenizer.json and model.safetensors, or a hub's OWNER/NAME.",
+        ),
     ],
+    revision: Annotated[
+        str | None, typer.Option(metavar="COMMIT", help="Which commit or tag of the hub's repository.")
+    ] = None,
     max_length: Annotated[
         int | None,
         typer.Option(
@@ -44,8 +58,11 @@ def pin(
 ) -> None:
     """Pin a pretrained encoder: its files are checked, cut layer by layer, hashed and stored."""
     context: Context = ctx.obj
-    with working(f"checking and storing {folder}"):
-        new = store_backbone(context.cwd / folder, name=name, max_length=max_length, store=context.store)
+    with working(f"checking and storing {source}"):
+        folder, origin = _files(context, source, revision)
+        new = store_backbone(folder, name=name, max_length=max_length, store=context.store)
+    if origin:
+        new = new.model_copy(update={"source": origin})
     with context.database.write() as session:
         was_there = any(known.name == new.name for known in backbones.list_backbones(session))
         backbone = backbones.pin_backbone(session, new, actor=context.actor, at=context.now())
@@ -58,6 +75,16 @@ def pin(
             f"pinned backbone {backbone.name}: {backbone.layer_count} layers x {backbone.hidden_size}, "
             f"{backbone.max_length} tokens, P({backbone.layer_count}) = {short_digest(backbone.prefix_digests[-1])}"
         )
+
+
+def _files(context: Context, source: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder to read, and where it came from if not from this machine. A folder that exists comes first."""
+    folder = context.cwd / Path(source).expanduser()
+    if folder.exists() or not hub.is_repository(source):
+        if revision is not None:
+            raise UsageError(f"--revision goes with a hub's repository, and {source} is a path; leave it out")
+        return folder, None
+    return hub.download(source, revision=revision)
 
 
 @app.command("list", epilog=example("trunkline backbone list"))

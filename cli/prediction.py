@@ -53,7 +53,7 @@ def predict(
     wanted = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     if wanted == []:
         raise UsageError("--tasks names no task; leave it out for all")
-    texts = [(text, pair)] if text is not None else _read_texts(input_file)  # type: ignore[arg-type]
+    texts = [(text, pair)] if input_file is None else _read_texts(input_file, context.cwd)
     with context.database.read() as session:
         manifest = releases.get_release(session, release).manifest
 
@@ -69,10 +69,10 @@ def predict(
             print_table(["task", "answer"], [(task, _described(answer)) for task, answer in of_text.items()])
 
 
-def _read_texts(path: Path) -> list[tuple[str, str | None]]:
+def _read_texts(path: Path, folder: Path) -> list[tuple[str, str | None]]:
     name = "standard input" if str(path) == "-" else str(path)
     try:
-        content = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        content = sys.stdin.read() if str(path) == "-" else (folder / path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"input {name}", [f"cannot be read as UTF-8 text: {error}"]) from None
     lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]

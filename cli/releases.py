@@ -55,7 +55,7 @@ def assemble(
     context: Context = ctx.obj
     if sum((select is not None, lock is not None, bool(task))) != 1:
         raise UsageError("say what to assemble with exactly one of --select ALIAS, --lock FILE and --task VERSION")
-    locked = parse_lock(read_yaml(lock), f"lock {lock}") if lock else None
+    locked = parse_lock(read_yaml(context.cwd / lock), f"lock {lock}") if lock else None
     if locked and backbone and backbone != locked.backbone:
         raise UsageError(f"lock {lock} names backbone {locked.backbone}; leave --backbone {backbone} out")
     with context.database.read() as session:
@@ -72,7 +72,7 @@ def assemble(
 
 @app.command("list", epilog=example("trunkline release list"))
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Every release, newest first."""
+    """Every release, oldest first."""
     context: Context = ctx.obj
     with context.database.read() as session:
         found = releases.list_releases(session)

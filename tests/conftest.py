@@ -204,7 +204,7 @@ def _sentences() -> list[tuple[str, bool]]:
     """Sentences, and whether they name a city: something that even a tiny encoder can learn."""
     people = ("she", "he", "they", "we", "anna", "bob")
     return [
-        (f"{person} {verb} {place}.", place in _CITIES)
+        (f"{person} {verb} {place}", place in _CITIES)
         for person in people
         for verb in _VERBS
         for place in (*_CITIES, *_OTHERS)
@@ -214,7 +214,7 @@ def _sentences() -> list[tuple[str, bool]]:
 def _rows(kind: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for text, is_city in _sentences():
-        words = text.removesuffix(".").split()
+        words = text.split()
         if kind == "classification":
             rows.append({"text": text, "label": "city" if is_city else "other"})
         elif kind == "regression":

@@ -26,7 +26,7 @@ from pipelines.training.trials import TrainedModule, Trial
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.records import Version
 from registry.domain.task_specs import TaskType
-from registry.errors import Conflict
+from registry.errors import Conflict, StorageError
 
 
 def run_trial(
@@ -41,14 +41,19 @@ def run_trial(
         StorageError: the disk is full.
     """
     folder = _folder(trial, work)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / "lock", blocking=False):
             return _run(trial, TrialFolder(folder), store=store, caches=work / "cache", device=device, report=report)
     except filelock.Timeout:
         raise Conflict(
             f"task {trial.spec.task}: another process is running this trial; wait for it, or choose another --seed"
         ) from None
+    except OSError as error:
+        raise StorageError(
+            f"task {trial.spec.task}: cannot write {error.filename or folder}: {error.strerror}; nothing was "
+            "registered. Free some space and run the same command again: it goes on where it stopped"
+        ) from error
 
 
 def forget_trial(trial: Trial, *, work: Path) -> None:

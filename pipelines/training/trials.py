@@ -73,7 +73,7 @@ def check_shape(task: str, *, backbone: Backbone, frozen_depth: int, task_layers
     """Refuses a branch that does not fit its backbone or its teacher.
 
     Raises:
-        UsageError: l < 1, k < 0, k + l > N, or k' below the teacher's k.
+        UsageError: l < 1, k < 0, k + l > N, k' below the teacher's k, or a teacher that is itself a student.
     """
     layers = backbone.layer_count
     if task_layers < 1:
@@ -82,6 +82,10 @@ def check_shape(task: str, *, backbone: Backbone, frozen_depth: int, task_layers
         raise UsageError(
             f"task {task}: {task_layers} layers above layer {frozen_depth} do not fit backbone {backbone.name} "
             f"of {layers} layers; choose frozen depth + layers <= {layers}"
+        )
+    if teacher and teacher.kind is VersionKind.STUDENT:
+        raise UsageError(
+            f"task {task}: {teacher.reference} is a student itself; distil its teacher, {task}/{teacher.teacher}"
         )
     if teacher and frozen_depth < teacher.frozen_depth:
         raise UsageError(

@@ -1,0 +1,253 @@
+"""The main job as a user runs it: pin, register, train, distil, promote, assemble, show, predict."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+RUN = ("--epochs", "3", "--lr", "0.003", "--precision", "fp32")
+
+
+def register_tasks(trunkline, pinned, labelled, folder: Path) -> None:
+    trunkline.done("backbone", "pin", "small", pinned.backbone.source)
+    trunkline.done("team", "create", "nlu")
+    for kind in ("classification", "regression", "token_classification"):
+        task = labelled(kind)
+        content = task.fields | {"task": kind.split("_")[0], "data": task.write(folder)}
+        path = trunkline.folder / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        trunkline.done("task", "register", path, "--team", "nlu")
+
+
+@pytest.fixture(scope="module")
+def trained_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def trained(trunkline, pinned, labelled, trained_folder):
+    """Three tasks with a teacher and a student each, the student champion. Made once, then copied."""
+    kept = trained_folder / ".trunkline"
+    if kept.exists():
+        shutil.copytree(kept, trunkline.home, dirs_exist_ok=True)
+        return trunkline
+    register_tasks(trunkline, pinned, labelled, trained_folder)
+    for task in ("classification", "regression", "token"):
+        assert trunkline("train", task, "--layers", 3, *RUN).code == 0
+        assert trunkline("distil", f"{task}/1", "--layers", 1, "--depth", 2, *RUN).code == 0
+        trunkline.done("task", "promote", f"{task}/2", "--alias", "champion")
+    trunkline._captured()
+    shutil.copytree(trunkline.home, kept)
+    return trunkline
+
+
+def assembled(trunkline) -> Any:
+    answer = trunkline("release", "assemble", "--select", "champion", "--json")
+    assert answer.code == 0, answer.err
+    return answer.json
+
+
+def test_a_version_records_what_made_it(trained):
+    teacher, student = sorted(trained("task", "versions", "token", "--json").json, key=lambda v: v["number"])
+    assert (teacher["kind"], teacher["frozen_depth"], teacher["task_layers"]) == ("teacher", 1, 3)
+    assert (student["kind"], student["frozen_depth"], student["task_layers"]) == ("student", 2, 1)
+    assert student["teacher"] == 1
+    assert student["backbone"] == "small"
+    assert student["spec_revision"] == 1
+    assert student["recipe"]["distillation"] == {"temperature": 2.0, "soft_weight": 0.7}
+    assert student["recipe"]["learning_rate"] == 0.003
+    assert student["statistic"] == "epoch 3, one run"
+    assert set(student["metrics"]) == {"entity_f1", "accuracy", "f1_macro"}
+    assert student["train_digest"] == teacher["train_digest"] != student["dev_digest"]
+    assert {"python", "torch", "transformers", "device"} <= set(student["environment"])
+    for blob in ("module", "golden", "dev_predictions"):
+        assert (trained.home / "artifacts" / "sha256" / student[blob][:2] / student[blob][2:]).is_file()
+
+
+def test_every_version_has_its_mlflow_run_with_recipe_curves_and_reference(trained):
+    from mlflow import MlflowClient
+
+    (student,) = [v for v in trained("task", "versions", "token", "--json").json if v["number"] == 2]
+    client = MlflowClient(tracking_uri=f"sqlite:///{trained.home / 'mlflow.db'}")
+    run = client.get_run(student["mlflow_run"])
+    assert run.data.params["temperature"] == "2.0"
+    assert run.data.params["frozen_depth"] == "2"
+    assert run.data.tags["trunkline.version"] == "token/2"
+    assert run.data.tags["trunkline.teacher"] == "token/1"
+    assert run.data.metrics["best_dev_entity_f1"] == student["metrics"]["entity_f1"]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3]
+    assert not (Path.cwd() / "mlruns").exists()
+    assert not (trained.folder / "mlruns").exists()
+
+
+def test_the_same_trial_is_not_run_again(trained):
+    answer = trained("train", "token", "--layers", 3, *RUN, "--json")
+    assert answer.code == 0
+    assert answer.json["number"] == 1
+    assert "has been run before: token/1" in answer.err
+    assert len(trained("task", "versions", "token", "--json").json) == 2
+
+
+def test_a_finished_trial_leaves_only_its_caches_behind(trained):
+    assert list((trained.home / "trials").iterdir()) == []
+    activations = list((trained.home / "cache" / "activations").glob("*.safetensors"))
+    # Train and dev at depths 1 and 2, for single sentences (which two tasks share) and for pairs.
+    assert len(activations) == 8
+
+
+def test_a_release_is_assembled_shown_and_asked(trained):
+    release = assembled(trained)
+    assert release["release"]["name"] == "r1"
+    assert release["layers"] == {"layers_in_use": 2 + 3, "layers_if_separate": 12}
+    shown = trained.done("release", "show", "r1")
+    assert "2 shared + 3 task layers = 5, instead of 3 × 4 = 12 (42%)" in shown
+    assert "■ layer 2    ─┬─■─▶ classification/2  classification" in shown
+    assert "              └─■─▶ token/2           token_classification" in shown
+    assert "· layer 3    not needed" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+    text = "anna saw new york"
+    (line,) = trained.done("predict", "r1", text, "--json").splitlines()
+    answers = json.loads(line)["answers"]
+    assert set(answers) == {"classification", "token"}
+    assert sum(answers["classification"]["probabilities"].values()) == pytest.approx(1)
+    for span in answers["token"]["spans"]:
+        assert text[span["start"] : span["end"]] == span["text"]
+    (line,) = trained.done("predict", "latest", "anna", "--pair", "bob", "--json").splitlines()
+    assert 80 < json.loads(line)["answers"]["regression"]["value"] < 120
+    assert "classification" in trained.done("predict", "r1", text, "--tasks", "classification")
+
+
+def test_the_same_selection_is_the_same_release(trained):
+    first = assembled(trained)["release"]
+    assert assembled(trained)["release"] == first
+    lock = trained.folder / "lock.yaml"
+    lock.write_text(trained.done("release", "lock", "r1"), encoding="utf-8")
+    assert trained("release", "assemble", "--lock", lock, "--json").json["release"] == first
+    named = [part for task in ("token@champion", "regression/2", "classification/2") for part in ("--task", task)]
+    assert trained("release", "assemble", *named, "--json").json["release"] == first
+    assert len(trained("release", "list", "--json").json) == 1
+
+
+def test_one_tasks_update_leaves_every_other_answer_as_it_was(trained):
+    assembled(trained)
+    trained.done("task", "promote", "classification/1", "--alias", "champion", "--expect", "classification/2")
+    second = assembled(trained)
+    assert second["release"]["name"] == "r2"
+    assert second["layers"]["layers_in_use"] == 2 + 1 + 1 + 3
+    texts = trained.folder / "texts.jsonl"
+    texts.write_text('{"text": "anna saw new york"}\n{"text": "bob", "text_pair": "the world"}\n', encoding="utf-8")
+    answers = [
+        [json.loads(line)["answers"] for line in trained.done("predict", name, "--input", texts, "--json").splitlines()]
+        for name in ("r1", "r2")
+    ]
+    before, after = answers
+    assert before[0]["token"] == after[0]["token"]
+    assert before[1]["regression"]["value"] == after[1]["regression"]["value"]
+    assert before[0]["classification"]["probabilities"] != after[0]["classification"]["probabilities"]
+
+
+def test_json_lines_with_pairs_are_read_from_a_file(trained):
+    assembled(trained)
+    rows = trained.folder / "rows.jsonl"
+    rows.write_text('{"text": "anna"}\n{"text": "anna", "text_pair": "bob"}\n', encoding="utf-8")
+    lines = trained.done("predict", "r1", "--input", rows, "--json").splitlines()
+    assert [set(json.loads(line)["answers"]) for line in lines] == [{"classification", "token"}, {"regression"}]
+
+
+def test_a_retired_task_takes_no_training_and_no_place(trained):
+    trained.done("task", "retire", "token", "--reason", "nobody asks")
+    refused = trained("train", "token", "--layers", 2)
+    assert refused.code == 4
+    assert "token is retired" in refused.problem
+    refused = trained("release", "assemble", "--task", "token/2")
+    assert refused.code == 4
+    assert "has no place in new releases" in refused.problem
+    assert set(assembled(trained)["release"]["tasks"]) == {"classification", "regression"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("train", "token", "--layers", 5), 2, "do not fit backbone small of 4 layers"),
+        (("train", "token", "--layers", 0), 2, "at least 1 layer"),
+        (("train", "nothing", "--layers", 2), 1, "no task 'nothing'"),
+        (("train", "../token", "--layers", 2), 2, "is not a name"),
+        (("train", "token", "--layers", 2, "--backbone", "large"), 1, "no backbone 'large'"),
+        (("train", "token", "--layers", 2, "--device", "abacus"), 2, "--device abacus"),
+        (("distil", "token/1", "--layers", 1, "--depth", 0), 2, "choose a depth >= 1"),
+        (("distil", "token/1", "--layers", 3, "--depth", 2), 2, "do not fit"),
+        (("distil", "token/2", "--layers", 1), 2, "distil its teacher, token/1"),
+        (("distil", "token/9", "--layers", 1), 1, "token/9"),
+        (("distil", "token@best", "--layers", 1), 1, "best"),
+        (("distil", "token", "--layers", 1), 2, "is no reference to a version"),
+        (("distil", "token/1", "--layers", 1, "--soft-weight", "2"), 2, "soft_weight"),
+        (("release", "assemble"), 2, "exactly one of --select ALIAS, --lock FILE and --task VERSION"),
+        (("release", "assemble", "--select", "nobody"), 2, "no version is selected"),
+        (("release", "assemble", "--task", "token/1", "--task", "token/2"), 2, "selected twice: token"),
+        (("release", "show", "r9"), 1, "r9"),
+        (("predict", "r9", "hello"), 1, "r9"),
+        (("predict", "r9"), 2, "either a TEXT or --input FILE"),
+        (("predict", "r9", "hello", "--tasks", ","), 2, "names no task"),
+        (("predict", "r9", "--input", "missing.txt"), 1, "missing.txt"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_one_clear_line_and_changes_nothing(trained, arguments, code, said):
+    before = trained("audit", "list", "--json").json
+    answer = trained(*arguments)
+    assert answer.code == code
+    assert said in answer.problem
+    assert trained("audit", "list", "--json").json == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "rows", "said"),
+    [
+        ("classification", "train", '{"text": "a", "label": "village"}\n', "label 'village' is not declared"),
+        ("classification", "train", "", "holds no rows"),
+        ("classification", "train", '{"text": "a", "label": "city"}\n' * 2, "nothing to learn"),
+        ("regression", "dev", '{"text": "a", "text_pair": "b", "label": NaN}\n', "line 1"),
+        ("token_classification", "train", '{"tokens": ["a", "b"], "tags": ["O"]}\n', "2 tokens"),
+        ("token_classification", "dev", '{"tokens": ["a"], "tags": ["B-village"]}\n', "B-village"),
+        ("classification", "train", '{"text": "a", "label": "city"\n', "line 1"),
+    ],
+)  # fmt: skip
+def test_bad_data_are_refused_before_training_naming_file_and_line(trained, kind, split, rows, said):
+    task = kind.split("_")[0]
+    path = Path(trained("task", "show", task, "--json").json["spec"]["data"][split])
+    whole = path.read_bytes()
+    path.write_text(rows, encoding="utf-8")
+    try:
+        answer = trained("train", task, "--layers", 2)
+    finally:
+        path.write_bytes(whole)
+    assert answer.code == 1
+    assert said in answer.err
+    assert f"task {task}, {split}" in answer.err
+    assert path.name in answer.err
+    assert len(trained("task", "versions", task, "--json").json) == 2
+
+
+def _damage(trained, how: Callable[[bytearray], bytes]) -> None:
+    (version,) = [v for v in trained("task", "versions", "token", "--json").json if v["number"] == 2]
+    blob = trained.home / "artifacts" / "sha256" / version["module"][:2] / version["module"][2:]
+    blob.chmod(0o644)
+    blob.write_bytes(how(bytearray(blob.read_bytes())))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: b"\x80\x04." + data[3:]],
+    ids=["truncated", "bit-flipped", "pickled"],
+)
+def test_damaged_weights_are_refused_naming_the_version_and_nothing_is_registered(trained, how):
+    _damage(trained, how)
+    answer = trained("release", "assemble", "--select", "champion")
+    assert answer.code == 1
+    assert "module of token/2" in answer.problem
+    assert "damaged" in answer.problem
+    assert trained("release", "list", "--json").json == []
