@@ -179,9 +179,7 @@ def measure(
 
 
 def show(results: Sequence[dict[str, float]], title: str) -> None:
-    table = Table(
-        "tasks", "layers", "N × tasks", "layer ratio", "time ratio", "range", "of layer ratio", title=title
-    )
+    table = Table("tasks", "layers", "N × tasks", "layer ratio", "time ratio", "range", "of layer ratio", title=title)
     for r in results:
         table.add_row(
             f"{r['tasks']:.0f}", f"{r['layer_count']:.0f}", f"{r['separate_layers']:.0f}", f"{r['layer_ratio']:.2f}",

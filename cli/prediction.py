@@ -46,14 +46,10 @@ def predict(
 ) -> None:
     """Answer every task of a release, or some, in one pass over each text."""
     context: Context = ctx.obj
-    if (text is None) == (input_file is None):
-        raise UsageError("give either a TEXT or --input FILE")
-    if pair is not None and input_file is not None:
-        raise UsageError('--pair goes with a TEXT; in a file, write {"text": …, "text_pair": …} a line')
     wanted = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     if wanted == []:
         raise UsageError("--tasks names no task; leave it out for all")
-    texts = [(text, pair)] if input_file is None else _read_texts(input_file, context.cwd)
+    texts = _asked_texts(text, pair, input_file, context.cwd)
     with context.database.read() as session:
         manifest = releases.get_release(session, release).manifest
 
@@ -67,6 +63,18 @@ def predict(
         else:
             print_line(("" if number == 0 else "\n") + one.text + (f"  |  {one.text_pair}" if one.text_pair else ""))
             print_table(["task", "answer"], [(task, _described(answer)) for task, answer in of_text.items()])
+
+
+def _asked_texts(
+    text: str | None, pair: str | None, input_file: Path | None, folder: Path
+) -> list[tuple[str, str | None]]:
+    if input_file is None and text is not None:
+        return [(text, pair)]
+    if input_file is None or text is not None:
+        raise UsageError("give either a TEXT or --input FILE")
+    if pair is not None:
+        raise UsageError('--pair goes with a TEXT; in a file, write {"text": …, "text_pair": …} a line')
+    return _read_texts(input_file, folder)
 
 
 def _read_texts(path: Path, folder: Path) -> list[tuple[str, str | None]]:

@@ -31,6 +31,8 @@ from serving.loaded_release import LoadedRelease, Text, load_release
 
 HOME = Path(".trunkline")
 TEAMS = {"news-topic": "newsroom", "restore-case": "newsroom", "tweet-sentiment": "social", "tweet-mood": "social"}
+STUDENT_LAYERS = {"restore-case": 2}
+"""Where one layer loses too much: what a word is depends on its neighbours."""
 UPDATED = "tweet-sentiment"
 SENTENCES = (
     "the european central bank left interest rates unchanged in frankfurt on thursday.",
@@ -92,7 +94,7 @@ def learn(task: str, spec: TaskSpec) -> TaskResult:
     """Teacher, student, promotion of the student."""
     run("train", task, "--layers", "3", "--epochs", "3")
     teacher = _newest(task)
-    run("distil", f"{task}/{teacher['number']}", "--layers", "1", "--epochs", "3")
+    run("distil", f"{task}/{teacher['number']}", "--layers", str(STUDENT_LAYERS.get(task, 1)), "--epochs", "3")
     student = _newest(task)
     run("task", "promote", f"{task}/{student['number']}", "--alias", "champion")
     return TaskResult(spec.metric, teacher["metrics"][spec.metric], student["metrics"][spec.metric])
@@ -210,7 +212,7 @@ def demo() -> None:
         run("task", "register", str(file), "--team", TEAMS[file.parent.name])
         specs[file.parent.name] = parse_task_spec(ask("task", "show", file.parent.name)["spec"], str(file))
 
-    title("Each task alone: a teacher of 3 layers, distilled into a student of 1")
+    title("Each task alone: a teacher of 3 layers, distilled into a student of 1 or 2")
     results = {task: learn(task, spec) for task, spec in specs.items()}
 
     title("One release of four champions")
