@@ -33,7 +33,7 @@ from modeling.task_module import copy_backbone_layers, module_bytes, new_task_mo
 from modeling.text import Batch
 from registry.artifacts.backbone_files import store_backbone
 from registry.artifacts.store import LocalArtifactStore
-from registry.domain.manifests import BranchManifest, HeadConfig, Manifest, TrunkManifest
+from registry.domain.manifests import BranchManifest, HeadConfig, Manifest
 from registry.domain.records import NewBackbone
 from registry.domain.task_specs import InputForm, TaskType
 
@@ -92,18 +92,7 @@ def merged_model(backbone: NewBackbone, tasks: int, store: LocalArtifactStore) -
             golden="0" * 64,
         )
     deepest = max(depth for depth, _ in shapes)
-    trunk = TrunkManifest(
-        backbone=backbone.name,
-        model_type=backbone.model_type,
-        config=backbone.config,
-        layer_count=backbone.layer_count,
-        max_length=backbone.max_length,
-        prefix_digests=backbone.prefix_digests[: deepest + 1],
-        tokenizer=backbone.tokenizer,
-        embeddings=backbone.embeddings,
-        layers=backbone.layers[:deepest],
-    )
-    manifest = Manifest(trunk=trunk, tasks=branches)
+    manifest = Manifest(trunk=backbone.trunk(deepest), tasks=branches)
     return load_merged_model(manifest, store), manifest
 
 

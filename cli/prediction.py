@@ -36,7 +36,9 @@ def predict(
     input_file: Annotated[
         Path | None,
         typer.Option(
-            "--input", metavar="FILE", help='A text a line, or JSON Lines {"text", "text_pair"} (.jsonl); - is stdin.'
+            "--input",
+            metavar="FILE",
+            help="A text a line, or rows with text and text_pair (.jsonl, .csv, .tsv, .gz); - is stdin.",
         ),
     ] = None,
     tasks: Annotated[
@@ -78,34 +80,35 @@ def _asked_texts(
 
 
 def _read_texts(path: Path, folder: Path) -> list[tuple[str, str | None]]:
-    name = "standard input" if str(path) == "-" else str(path)
+    """Rows of JSON Lines, CSV or TSV by the file's name, else a text a line; standard input is JSON if it begins so."""
+    from pipelines.data.rows import is_table, json_rows, read_rows, text_lines
+
+    subject = "input standard input" if str(path) == "-" else f"input {path}"
     try:
-        content = sys.stdin.read() if str(path) == "-" else (folder / path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"input {name}", [f"cannot be read as UTF-8 text: {error}"]) from None
-    lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise InvalidInput(f"input {name}", ["holds no text"])
-    if path.suffix != ".jsonl":
-        return [(line, None) for _, line in lines]
-    problems: list[str] = []
-    texts = [_json_text(number, line, problems) for number, line in lines]
-    if problems:
-        raise InvalidInput(f"input {name}", problems)
-    return texts
+        if str(path) != "-" and is_table(path):
+            rows = list(read_rows(folder / path))
+        else:
+            lines = text_lines(sys.stdin.buffer if str(path) == "-" else folder / path)
+            filled = [(number, line.rstrip("\r\n")) for number, line in lines if line.strip()]
+            if str(path) != "-" or not filled or not filled[0][1].lstrip().startswith("{"):
+                if not filled:
+                    raise InvalidInput(subject, ["holds no text"])
+                return [(line, None) for _, line in filled]
+            rows = list(json_rows(filled))
+    except InvalidInput as error:
+        raise InvalidInput(subject, error.problems) from None
+    if not rows:
+        raise InvalidInput(subject, ["holds no text"])
+    if problems := [problem for row in rows if (problem := _row_problem(row.line, row.values))]:
+        raise InvalidInput(subject, problems)
+    return [(row.values["text"], row.values.get("text_pair")) for row in rows]
 
 
-def _json_text(number: int, line: str, problems: list[str]) -> tuple[str, str | None]:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        problems.append(f"line {number}: is not JSON ({error})")
-        return "", None
-    fields = (row.get("text"), row.get("text_pair")) if isinstance(row, dict) else (None, None)
-    if not isinstance(fields[0], str) or not isinstance(fields[1], str | None):
-        problems.append(f'line {number}: needs {{"text": "…"}} and, for pairs, "text_pair"')
-        return "", None
-    return fields[0], fields[1]
+def _row_problem(line: int, row: dict[str, Any]) -> str | None:
+    parts = [row.get("text"), *([] if row.get("text_pair") is None else [row["text_pair"]])]
+    if all(isinstance(part, str) and part.strip() for part in parts):
+        return None
+    return f'line {line}: needs a "text" and, for pairs, a "text_pair", neither of them empty'
 
 
 def _print_json_line(text: "Text", answers: "dict[str, Answer]") -> None:

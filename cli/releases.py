@@ -9,7 +9,16 @@ from sqlalchemy.orm import Session
 from cli import release_drawing
 from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
-from cli.rendering import print_fields, print_json, print_line, print_table
+from cli.rendering import (
+    moment,
+    number_column,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    short_digest,
+    time_column,
+)
 from cli.yaml_files import read_yaml
 from registry.domain.locks import Lock, parse_lock
 from registry.domain.manifests import Manifest, parse_manifest
@@ -78,22 +87,24 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
         found = releases.list_releases(session)
     if as_json:
         print_json(found)
-        return
-    print_table(
-        ["release", "backbone", "tasks", "layers", "created", "by", "manifest"],
-        [
-            (
-                release.name,
-                release.backbone,
-                str(len(release.tasks)),
-                str(release.layer_count),
-                f"{release.created_at:%Y-%m-%d %H:%M}",
-                release.created_by,
-                release.manifest[:12],
-            )
-            for release in found
-        ],
-    )
+    elif not found:
+        print_line("no release yet; assemble one: trunkline release assemble --select champion")
+    else:
+        print_table(
+            ["release", "backbone", *map(number_column, ("tasks", "layers")), time_column("created"), "by", "manifest"],
+            [
+                (
+                    release.name,
+                    release.backbone,
+                    str(len(release.tasks)),
+                    str(release.layer_count),
+                    moment(release.created_at),
+                    release.created_by,
+                    short_digest(release.manifest),
+                )
+                for release in found
+            ],
+        )
 
 
 ReleaseArgument = Annotated[str, typer.Argument(help="r<number>, latest, or the start of a manifest's digest.")]
@@ -171,9 +182,9 @@ def _print_release(release: Release, manifest: Manifest, *, as_json: bool) -> No
         return
     print_fields(
         [
-            ("release", f"{release.name}  manifest {release.manifest[:12]}"),
+            ("release", f"{release.name}  manifest {short_digest(release.manifest)}"),
             ("backbone", f"{release.backbone} ({manifest.trunk.layer_count} layers)"),
-            ("created", f"{release.created_at:%Y-%m-%d %H:%M} UTC by {release.created_by}"),
+            ("created", f"{moment(release.created_at)} by {release.created_by}"),
             ("layers", release_drawing.summary(manifest)),
             ("parity", _parity_line(release)),
         ]

@@ -10,7 +10,7 @@ from cli.progress import progress_bar
 from cli.rendering import print_fields, print_json, print_note
 from registry.domain.records import Backbone, TaskState, Version
 from registry.domain.references import check_name, parse_reference
-from registry.domain.task_specs import TaskSpec, validation_problems
+from registry.domain.task_specs import TaskSpec
 from registry.errors import NotAllowed, UsageError
 from registry.services import backbones, tasks, versions
 
@@ -120,9 +120,9 @@ def distil(
         trunk = backbones.get_backbone(session, source.backbone)
         taught = tasks.get_spec(session, source.task, source.spec_revision)
     _refuse_retired(source.task, found.state)
-    if taught.output_labels != found.spec.output_labels or taught.type != found.spec.type:
+    if taught.interface != found.spec.interface:
         raise UsageError(
-            f"{source.reference} answers with other labels than revision {found.spec_revision} of task {source.task}: "
+            f"{source.reference} has another type, input form or labels than spec revision {found.spec_revision}: "
             f"train a teacher for that revision first (trunkline train {source.task} --layers {source.task_layers})"
         )
     trial = _trial(
@@ -155,15 +155,10 @@ def _refuse_retired(task: str, state: TaskState) -> None:
 
 
 def _distillation(temperature: float | None, soft_weight: float | None) -> "Distillation":
-    from pydantic import ValidationError
-
-    from pipelines.training.recipes import Distillation
+    from pipelines.training.recipes import Distillation, checked
 
     chosen = {"temperature": temperature, "soft_weight": soft_weight}
-    try:
-        return Distillation.model_validate({name: value for name, value in chosen.items() if value is not None})
-    except ValidationError as error:
-        raise UsageError("; ".join(validation_problems(error))) from None
+    return checked(Distillation, {name: value for name, value in chosen.items() if value is not None})
 
 
 def _device(name: str) -> "torch.device":
@@ -221,25 +216,28 @@ def _trial(
 
 def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json: bool) -> None:
     from pipelines.tracking import log_trial, tag_version
-    from pipelines.training.trial_run import forget_trial, run_trial
+    from pipelines.training.trial_run import open_trial
 
     settings = context.settings
-    with context.database.read() as session:
-        version = versions.find_trial(session, trial.spec.task, trial.key)
-    if version is not None:
-        print_note(f"this trial has been run before: {version.reference}; choose another --seed for another run")
-    else:
-        with progress_bar() as report:
-            trained = run_trial(trial, store=context.store, work=settings.home, device=_device(device), report=report)
-        mlflow_run = log_trial(
-            trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location
-        )
-        new = trained.to_version(context.store, mlflow_run=mlflow_run)
-        with context.database.write() as session:
-            version = versions.register_version(session, new, actor=context.actor, at=context.now())
-        if mlflow_run:
-            tag_version(mlflow_run, str(version.reference), tracking_uri=settings.mlflow_uri)
-        forget_trial(trial, work=settings.home)
+    with open_trial(trial, settings.home) as held:
+        with context.database.read() as session:
+            version = versions.find_trial(session, trial.spec.task, trial.key)
+        if version is not None:
+            print_note(f"this trial has been run before: {version.reference}; choose another --seed for another run")
+        else:
+            with progress_bar() as report:
+                trained = held.run(store=context.store, device=_device(device), report=report)
+                report("MLflow", 0, 1)
+                run = log_trial(
+                    trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location
+                )
+                report("MLflow", 1, 1)
+            new = trained.to_version(context.store, mlflow_run=run)
+            with context.database.write() as session:
+                version = versions.register_version(session, new, actor=context.actor, at=context.now())
+            if run:
+                tag_version(run, str(version.reference), tracking_uri=settings.mlflow_uri)
+        held.forget()
     _print_version(version, trial.spec, as_json=as_json)
 
 

@@ -5,6 +5,7 @@ is printed as you would type it. It leaves a `.trunkline/` in the working folder
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -30,6 +31,10 @@ from registry.domain.task_specs import TaskSpec, parse_task_spec
 from serving.loaded_release import LoadedRelease, Text, load_release
 
 HOME = Path(".trunkline")
+# A registry of its own, whatever the surroundings say: the demo must not write into anybody's real one.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
+    "TRUNKLINE_HOME": str(HOME)
+}
 TEAMS = {"news-topic": "newsroom", "restore-case": "newsroom", "tweet-sentiment": "social", "tweet-mood": "social"}
 STUDENT_LAYERS = {"restore-case": 2}
 """Where one layer loses too much: what a word is depends on its neighbours."""
@@ -49,7 +54,7 @@ class DemoFailed(Exception):
 def run(*arguments: str) -> None:
     """One `trunkline` command, shown and run."""
     console.print(f"\n[bold]$ trunkline {' '.join(map(_quoted, arguments))}[/bold]", soft_wrap=True)
-    if code := trunkline(arguments):
+    if code := trunkline(arguments, environ=ENVIRONMENT):
         raise DemoFailed(f"trunkline {arguments[0]} ended with exit code {code}")
 
 
@@ -57,7 +62,7 @@ def ask(*arguments: str) -> dict[str, object]:
     """The JSON answer of one command, not shown."""
     output = StringIO()
     with redirect_stdout(output):
-        code = trunkline([*arguments, "--json"])
+        code = trunkline([*arguments, "--json"], environ=ENVIRONMENT)
     if code:
         raise DemoFailed(f"trunkline {arguments[0]} ended with exit code {code}")
     return json.loads(output.getvalue())
@@ -200,7 +205,7 @@ def show_metrics(results: dict[str, TaskResult]) -> None:
 
 def demo() -> None:
     if HOME.exists():
-        raise DemoFailed(f"{HOME} is there already: go on with it, or move it away (make clean-demo) and run again")
+        raise DemoFailed(f"{HOME} is there already: go on with it, or remove it (rm -r .trunkline) and run again")
     title("Two teams, four tasks, one encoder")
     files = write_demo_data(HOME / "demo")
     folder = encoder_folder()

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from modeling.backbone import Attention, attention_mask, compute_buffers, layers_of, meta_model
 from modeling.heads import TextHead, TokenHead, build_head, initialise_head
-from modeling.weights import EXACT_IN_FP32, ExpectedTensor, fill, tensors_of
+from modeling.weights import EXACT_IN_FP32, fill
 from registry.artifacts.safetensors_file import safetensors_bytes
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.digests import TensorBytes
@@ -99,11 +99,6 @@ def module_bytes(module: TaskModule) -> bytes:
         TensorBytes(name, "F32", tuple(tensor.shape), tensor.contiguous().numpy().tobytes())
         for name, tensor in tensors.items()
     )
-
-
-def expected_tensors(config: Mapping[str, Any], head: HeadConfig, task_layers: int) -> dict[str, ExpectedTensor]:
-    """Name -> (dtype, shape) of every tensor that a module of this form holds, no more and no fewer."""
-    return tensors_of(_meta_module(config=config, head=head, task_layers=task_layers, attention="sdpa"))
 
 
 def load_task_module(

@@ -1,6 +1,8 @@
 """MLflow: one run a trial, with its recipe, its curves and its metrics."""
 
 import logging
+import os
+import re
 from typing import TYPE_CHECKING
 
 from pipelines.training.trials import TrainedModule
@@ -22,29 +24,48 @@ def log_trial(trained: TrainedModule, *, tracking_uri: str, artifact_location: s
     Args:
         artifact_location: where a new experiment keeps its files; None leaves it to the server.
     """
-    from mlflow import MlflowClient  # 5 s of imports that only training pays
-
-    for name in ("mlflow", "alembic"):  # creating the embedded database would otherwise tell of every migration
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        client = MlflowClient(tracking_uri=tracking_uri)
+        client = _client(tracking_uri)
         experiment = _experiment(client, trained.trial.spec.task, artifact_location)
         return _log(client, experiment, trained)
     except Exception as error:  # noqa: BLE001 - whatever the server or its client raises must not lose the module
         logger.warning(
-            "MLflow at %s did not take the run (%s); the version is registered without it", tracking_uri, error
+            "MLflow at %s did not take the run (%s); the version is registered without it",
+            without_password(tracking_uri),
+            without_password(str(error)),
         )
         return None
 
 
 def tag_version(run: str, version: str, *, tracking_uri: str) -> None:
     """Writes the version's reference on its run."""
-    from mlflow import MlflowClient
-
     try:
-        MlflowClient(tracking_uri=tracking_uri).set_tag(run, "trunkline.version", version)
+        _client(tracking_uri).set_tag(run, "trunkline.version", version)
     except Exception as error:  # noqa: BLE001 - the version is registered already
-        logger.warning("MLflow at %s did not take the tag of %s (%s)", tracking_uri, version, error)
+        logger.warning(
+            "MLflow at %s did not take the tag of %s (%s)",
+            without_password(tracking_uri),
+            version,
+            without_password(str(error)),
+        )
+
+
+def without_password(text: str) -> str:
+    """Takes `user:password@` out of every address in a text."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+def _client(tracking_uri: str) -> "MlflowClient":
+    # Where the user has not said otherwise: a server that is away is given up after some ten seconds and not minutes,
+    # and nothing is reported to MLflow's makers.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient  # 5 s of imports that only training pays
+
+    for name in ("mlflow", "alembic"):  # creating the embedded database would otherwise tell of every migration
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=tracking_uri)
 
 
 def _experiment(client: "MlflowClient", task: str, artifact_location: str | None) -> str:

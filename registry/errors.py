@@ -9,6 +9,7 @@
     │   ├── AlreadyExists      the name is taken
     │   └── LostRace           a compare-and-swap found another value than expected
     ├── GateFailed             a release did not pass a gate (exit code 3)
+    ├── TrainingFailed         the numbers ran away; nothing was registered
     ├── ArtifactError          a blob cannot be used
     │   ├── ArtifactMissing    the store does not hold it
     │   ├── ArtifactDamaged    its bytes do not have its digest
@@ -71,6 +72,10 @@ class LostRace(Conflict):
 
 class GateFailed(TrunklineError):
     exit_code = 3
+
+
+class TrainingFailed(TrunklineError):
+    pass
 
 
 class ArtifactError(TrunklineError):

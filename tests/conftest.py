@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from modeling.task_module import TaskModule, copy_backbone_layers, module_bytes, new_task_module
 from registry.artifacts.backbone_files import store_backbone
 from registry.artifacts.store import LocalArtifactStore
-from registry.domain.manifests import BranchManifest, HeadConfig, Manifest, TrunkManifest
+from registry.domain.manifests import BranchManifest, HeadConfig, Manifest
 from registry.domain.records import NewBackbone
 from registry.domain.task_specs import InputForm, TagScheme, TaskType
 
@@ -41,19 +41,6 @@ class Pinned:
     backbone: NewBackbone
     store: LocalArtifactStore
     store_folder: Path
-
-    def trunk_manifest(self, depth: int) -> TrunkManifest:
-        return TrunkManifest(
-            backbone=self.backbone.name,
-            model_type=self.backbone.model_type,
-            config=self.backbone.config,
-            layer_count=self.backbone.layer_count,
-            max_length=self.backbone.max_length,
-            prefix_digests=self.backbone.prefix_digests[: depth + 1],
-            tokenizer=self.backbone.tokenizer,
-            embeddings=self.backbone.embeddings,
-            layers=self.backbone.layers[:depth],
-        )
 
 
 def wordpiece() -> Tokenizer:
@@ -206,7 +193,7 @@ def make_manifest() -> Callable[..., Manifest]:
     def make(pinned: Pinned, branches: dict[str, Branch]) -> Manifest:
         deepest = max(branch.manifest.frozen_depth for branch in branches.values())
         return Manifest(
-            trunk=pinned.trunk_manifest(deepest), tasks={task: branch.manifest for task, branch in branches.items()}
+            trunk=pinned.backbone.trunk(deepest), tasks={task: branch.manifest for task, branch in branches.items()}
         )
 
     return make

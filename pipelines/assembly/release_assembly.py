@@ -10,7 +10,7 @@ from pipelines.assembly.parity_gate import parity_gate
 from pipelines.progress import Report
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.digests import first_difference
-from registry.domain.manifests import BranchManifest, Manifest, TrunkManifest
+from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import Backbone, NewRelease, Version
 from registry.domain.task_specs import TaskSpec
 from registry.errors import GateFailed, UsageError
@@ -82,17 +82,7 @@ def build_manifest(backbone: Backbone, members: Sequence[Member]) -> Manifest:
     """The manifest of a selection; the trunk goes as deep as the deepest branch leaves it, and no deeper."""
     depth = max(member.version.frozen_depth for member in members)
     return Manifest(
-        trunk=TrunkManifest(
-            backbone=backbone.name,
-            model_type=backbone.model_type,
-            config=backbone.config,
-            layer_count=backbone.layer_count,
-            max_length=backbone.max_length,
-            prefix_digests=backbone.prefix_digests[: depth + 1],
-            tokenizer=backbone.tokenizer,
-            embeddings=backbone.embeddings,
-            layers=backbone.layers[:depth],
-        ),
+        trunk=backbone.trunk(depth),
         tasks={member.version.task: _branch(member) for member in members},
     )
 
@@ -108,7 +98,7 @@ def _branch(member: Member) -> BranchManifest:
         frozen_depth=version.frozen_depth,
         task_layers=version.task_layers,
         prefix_digest=version.prefix_digest,
-        spec_digest=spec.digest(),
+        spec_digest=spec.meaning_digest(),
         head=version.head,
         module=version.module,
         golden=version.golden,

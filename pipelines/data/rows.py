@@ -7,9 +7,9 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from registry.errors import InvalidInput
 
@@ -19,6 +19,11 @@ class Row(NamedTuple):
 
     line: int
     values: dict[str, Any]
+
+
+def is_table(path: Path) -> bool:
+    """Whether `read_rows` can tell the file's format by its name."""
+    return _parser(path) is not None
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -32,8 +37,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         InvalidInput: the file does not exist or cannot be read, its name tells no format, it is not UTF-8, damaged
             gzip, or a line is garbled. The problem names the line; what was read before it has been yielded.
     """
-    name = path.name.lower().removesuffix(".gz")
-    parse = next((parse for suffix, parse in _FORMATS.items() if name.endswith(suffix)), None)
+    parse = _parser(path)
     if parse is None:
         formats = ", ".join(_FORMATS)
         raise InvalidInput(
@@ -42,8 +46,20 @@ def read_rows(path: Path) -> Iterator[Row]:
     yield from parse(path)
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    for number, text in _lines(path):
+def text_lines(source: Path | BinaryIO) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a file or stream, with their ends; raises InvalidInput as `read_rows` does.
+
+    Only a line feed ends one: a text may hold U+2028 and its like.
+    """
+    if isinstance(source, Path):
+        yield from _lines(source)
+    else:
+        yield from _decoded(source, Path("standard input"))
+
+
+def json_rows(lines: Iterable[tuple[int, str]], path: Path = Path("standard input")) -> Iterator[Row]:
+    """Rows of JSON Lines from numbered lines; `path` is what the error names."""
+    for number, text in lines:
         if not text.strip():
             continue
         try:
@@ -56,6 +72,15 @@ def _json_rows(path: Path) -> Iterator[Row]:
             shown = text.strip()[:40]
             raise _garbled(path, number, f"is not one JSON object ({{...}}) but begins with {shown!r}")
         yield Row(number, values)
+
+
+def _parser(path: Path) -> Callable[[Path], Iterator[Row]] | None:
+    name = path.name.lower().removesuffix(".gz")
+    return next((parse for suffix, parse in _FORMATS.items() if name.endswith(suffix)), None)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    return json_rows(_lines(path), path)
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
@@ -99,20 +124,24 @@ def _header(path: Path, line: int, fields: list[str]) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines with their ends. Only a line feed ends one: JSON strings may hold U+2028 and its like."""
-    number = 0
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            for number, data in enumerate(file, start=1):
-                yield number, data.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise _garbled(path, number, f"byte {error.start + 1} is not UTF-8: save the file as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _garbled(path, number + 1, f"is damaged or not gzip: {error}") from None
+            yield from _decoded(file, path)
     except FileNotFoundError:
         raise InvalidInput(str(path), ["the file does not exist"]) from None
     except OSError as error:
         raise InvalidInput(str(path), [f"cannot be read: {error.strerror or error}"]) from None
+
+
+def _decoded(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        for number, data in enumerate(lines, start=1):
+            yield number, data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _garbled(path, number, f"byte {error.start + 1} is not UTF-8: save the file as UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _garbled(path, number + 1, f"is damaged or not gzip: {error}") from None
 
 
 def _garbled(path: Path, line: int, problem: str) -> InvalidInput:

@@ -18,7 +18,7 @@ from pipelines.training.packed_rows import PackedRows
 from registry.domain.golden_examples import GoldenExample, GoldenExamples
 from registry.domain.plain_data import canonical_json
 from registry.domain.task_specs import TaskSpec, TaskType
-from registry.errors import GateFailed
+from registry.errors import ArtifactDamaged
 
 GOLDEN_EXAMPLES = 16
 
@@ -76,7 +76,7 @@ def golden_examples(trunk: Trunk, module: TaskModule, dev: DevEvaluation, encode
     """Dev rows spread evenly over the lengths, each answered alone, without padding and without any cache.
 
     Raises:
-        GateFailed: the cached activations lead to other answers than the model itself.
+        ArtifactDamaged: the cached activations lead to other answers than the model itself.
     """
     lengths = dev.rows.lengths
     by_length = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
@@ -88,9 +88,9 @@ def golden_examples(trunk: Trunk, module: TaskModule, dev: DevEvaluation, encode
     cached = dev.outputs(module)
     parity = compare(alone, [cached[row] for row in rows], type=dev.spec.type, tolerance=TOLERANCE["fp32"])
     if not parity.passed:
-        raise GateFailed(
+        raise ArtifactDamaged(
             f"task {dev.spec.task}: answers from the activation cache differ from the model's own by "
-            f"{parity.largest_difference:.2g}; delete the cache folder under TRUNKLINE_HOME and run again"
+            f"{parity.largest_difference:.2g}; delete the folder cache in the registry's home and run again"
         )
     return GoldenExamples(
         examples=tuple(

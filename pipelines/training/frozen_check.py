@@ -10,7 +10,7 @@ from registry.domain.digests import TensorBytes, prefix_digests, tensors_digest
 from registry.domain.records import Backbone
 from registry.errors import ArtifactDamaged
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def check_frozen(trunk: Trunk, backbone: Backbone, store: LocalArtifactStore) -> None:

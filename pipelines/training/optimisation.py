@@ -24,6 +24,7 @@ from pipelines.training.packed_rows import PackedRows
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialFolder, TrialState
 from registry.domain.task_specs import TaskType
+from registry.errors import TrainingFailed
 
 SAVE_EVERY_SECONDS = 60.0
 
@@ -151,7 +152,11 @@ def _step(
     torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return loss.item()
+    if not math.isfinite(value := loss.item()):
+        raise TrainingFailed(
+            f"training diverged: the loss became {value} at learning rate {recipe.learning_rate:g}; choose a lower --lr"
+        )
+    return value
 
 
 def _close_epoch(

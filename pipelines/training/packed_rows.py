@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -64,16 +65,17 @@ def load_or_pack(
         StorageError: the file cannot be written.
     """
     path = folder / f"{key_digest(fields)}.safetensors"
-    if path.exists() and not _is_whole(path):
-        logger.warning("%s is damaged: computing it again", path)
-        path.unlink()
-    if not path.exists():
-        try:
-            _pack(path, fields, lengths=lengths, width=width, dtype=dtype, rows=fill())
-        except OSError as error:
-            raise StorageError(
-                f"cannot write the cache {path}: {error.strerror}; free some space and run again"
-            ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two processes that want the same rows: the second waits and reads what the first computed.
+        with filelock.FileLock(path.with_suffix(".lock")):
+            if path.exists() and not _is_whole(path):
+                logger.warning("%s is damaged: computing it again", path)
+                path.unlink()
+            if not path.exists():
+                _pack(path, fields, lengths=lengths, width=width, dtype=dtype, rows=fill())
+    except OSError as error:
+        raise StorageError(f"cannot write the cache {path}: {error.strerror}; free some space and run again") from error
     with safe_open(path, framework="pt") as file:
         return PackedRows(file.get_tensor("values"), file.get_tensor("offsets").tolist())
 
@@ -122,7 +124,6 @@ def _pack(
     dtype: torch.dtype,
     rows: FilledRows,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
     torch.cumsum(torch.tensor(lengths, dtype=torch.int64), 0, out=offsets[1:])
     header, size = _header(offsets, int(offsets[-1]), width, dtype)

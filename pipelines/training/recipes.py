@@ -1,14 +1,19 @@
 """Recipes: every number that training depends on and the task does not say."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Literal, Self, TypeVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from registry.domain.plain_data import Plain
+from registry.domain.task_specs import validation_problems
+from registry.errors import UsageError
 
 Precision = Literal["fp32", "bf16"]
 RecipeName = Literal["default", "paper"]
+
+Checked = TypeVar("Checked", bound=Plain)
 
 
 class Distillation(Plain):
@@ -61,9 +66,9 @@ def default_learning_rate(hidden_size: int) -> float:
     """2e-5 at width 768, growing with the third power of the narrowing: 1.6e-4 at 384.
 
     A fit through what was measured: 2e-5 is BERT-base's (Devlin et al., 2019); encoders of 384 learn next to nothing
-    with it in three epochs, and well at 1e-4 to 2e-4.
+    with it in three epochs, and well at 1e-4 to 2e-4. Nothing narrower was measured, so it ends at 5e-4.
     """
-    return 2e-5 * (768 / hidden_size) ** 3
+    return min(2e-5 * (768 / hidden_size) ** 3, 5e-4)
 
 
 def make_recipe(
@@ -75,17 +80,25 @@ def make_recipe(
     epochs: int | None = None,
     distillation: Distillation | None = None,
 ) -> Recipe:
-    """The named recipe with what the caller sets itself. With fewer than 3 epochs only the last one is scored."""
-    rate = learning_rate or (2e-5 if name == "paper" else default_learning_rate(hidden_size))
-    length = epochs or 5
-    return Recipe(
-        name=name,
-        learning_rate=rate,
-        epochs=length,
-        evaluate_from=min(3, length),
-        precision=precision,
-        distillation=distillation,
-    )
+    """The named recipe with what the caller sets itself. With fewer than 3 epochs only the last one is scored.
+
+    Raises:
+        UsageError: a number is outside its range; lists all of them.
+    """
+    if learning_rate is None:
+        learning_rate = 2e-5 if name == "paper" else default_learning_rate(hidden_size)
+    chosen: dict[str, object] = {"name": name, "learning_rate": learning_rate, "precision": precision}
+    if epochs is not None:
+        chosen |= {"epochs": epochs, "evaluate_from": min(epochs, Recipe.model_fields["evaluate_from"].default)}
+    return checked(Recipe, chosen | {"distillation": distillation})
+
+
+def checked(kind: type[Checked], values: Mapping[str, object]) -> Checked:
+    """Builds a part of a recipe from what a caller chose; raises UsageError listing what is out of range."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"recipe: {'; '.join(validation_problems(error))}") from None
 
 
 def best_precision(device: torch.device) -> Precision:

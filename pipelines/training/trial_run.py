@@ -3,7 +3,9 @@
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -26,13 +28,12 @@ from pipelines.training.trials import TrainedModule, Trial
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.records import Version
 from registry.domain.task_specs import TaskType
-from registry.errors import Conflict, StorageError
+from registry.errors import Conflict, StorageError, TrainingFailed
 
 
-def run_trial(
-    trial: Trial, *, store: LocalArtifactStore, work: Path, device: torch.device, report: Report
-) -> TrainedModule:
-    """Trains the module, going on where an interrupted run of the same trial stopped.
+@contextmanager
+def open_trial(trial: Trial, work: Path) -> Iterator["TrialRun"]:
+    """Holds a trial for one process, from before it is looked up until it is registered.
 
     Args:
         work: folder of the caches and of unfinished trials.
@@ -40,11 +41,12 @@ def run_trial(
         Conflict: another process is running this very trial.
         StorageError: the disk is full.
     """
-    folder = _folder(trial, work)
+    folder = work / "trials" / trial.key
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / "lock", blocking=False):
-            return _run(trial, TrialFolder(folder), store=store, caches=work / "cache", device=device, report=report)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder and not in it: a lock that is removed while it is held can be taken twice.
+        with filelock.FileLock(folder.with_suffix(".lock"), blocking=False):
+            yield TrialRun(trial, folder, work / "cache")
     except filelock.Timeout:
         raise Conflict(
             f"task {trial.spec.task}: another process is running this trial; wait for it, or choose another --seed"
@@ -56,13 +58,31 @@ def run_trial(
         ) from error
 
 
-def forget_trial(trial: Trial, *, work: Path) -> None:
-    """Removes what an interrupted run would have needed, once the module is registered."""
-    shutil.rmtree(_folder(trial, work), ignore_errors=True)
+@dataclass(frozen=True)
+class TrialRun:
+    """A trial that this process alone may run."""
 
+    trial: Trial
+    folder: Path
+    caches: Path
 
-def _folder(trial: Trial, work: Path) -> Path:
-    return work / "trials" / trial.key
+    def run(self, *, store: LocalArtifactStore, device: torch.device, report: Report) -> TrainedModule:
+        """Trains the module, going on where an interrupted run of the same trial stopped.
+
+        Raises:
+            TrainingFailed: the loss is no number any more.
+            StorageError: the disk is full.
+        """
+        try:
+            return _run(
+                self.trial, TrialFolder(self.folder), store=store, caches=self.caches, device=device, report=report
+            )
+        except TrainingFailed as error:
+            raise TrainingFailed(f"task {self.trial.spec.task}: {error}") from error
+
+    def forget(self) -> None:
+        """Removes what an interrupted run would have needed, once the module is registered."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _run(

@@ -55,6 +55,7 @@ class TrialFolder:
         write_atomically(self.path / f"{digest}.safetensors", data)
         document = {
             "step": state.step,
+            "optimiser_step": _optimiser_step(optimiser),
             "epoch_metrics": state.epoch_metrics,
             "epoch_losses": state.epoch_losses,
             "loss_sum": state.loss_sum,
@@ -81,12 +82,17 @@ class TrialFolder:
             return TrialState()
         tensors = safetensors.torch.load(data)
         module.load_state_dict(_under("module.", tensors))
-        _restore_moments(optimiser, module, tensors, document["step"])
+        _restore_moments(optimiser, module, tensors, document["optimiser_step"])
         return _state(document, _under("best.", tensors))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _optimiser_step(optimiser: AdamW) -> int:
+    """Updates done: a step whose batch has nothing to learn from is none."""
+    return max((int(moments["step"]) for moments in optimiser.state.values()), default=0)
 
 
 def _restore_moments(optimiser: AdamW, module: TaskModule, tensors: Mapping[str, Tensor], step: int) -> None:

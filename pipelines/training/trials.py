@@ -34,6 +34,8 @@ class Trial:
     """The version to distil from; None trains from the backbone."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed {self.seed}: must be from 0 to 2^63 - 1")
         check_shape(
             self.spec.task,
             backbone=self.backbone,
@@ -48,7 +50,7 @@ class Trial:
         return key_digest(
             {
                 "format": _TRIAL_FORMAT,
-                "spec": self.spec.digest(),
+                "spec": self.spec.meaning_digest(),
                 "backbone": self.backbone.prefix_digests[-1],
                 "train": self.train.digest,
                 "dev": self.dev.digest,
@@ -76,8 +78,11 @@ def check_shape(task: str, *, backbone: Backbone, frozen_depth: int, task_layers
         UsageError: l < 1, k < 0, k + l > N, k' below the teacher's k, or a teacher that is itself a student.
     """
     layers = backbone.layer_count
-    if task_layers < 1:
-        raise UsageError(f"task {task}: a branch needs at least 1 layer, not {task_layers}; choose 1 to {layers}")
+    if not 1 <= task_layers <= layers:
+        raise UsageError(
+            f"task {task}: backbone {backbone.name} has {layers} layers, of which a branch can have 1 to {layers}, "
+            f"not {task_layers}; choose --layers in that range"
+        )
     if frozen_depth < 0 or frozen_depth + task_layers > layers:
         raise UsageError(
             f"task {task}: {task_layers} layers above layer {frozen_depth} do not fit backbone {backbone.name} "

@@ -61,6 +61,7 @@ class BranchManifest(Plain):
     task_layers: int = Field(ge=1)
     prefix_digest: str
     spec_digest: str
+    """What the task is: `TaskSpec.meaning_digest`."""
     head: HeadConfig
     module: str
     golden: str

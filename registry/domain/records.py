@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from registry.domain.alias_journal import MoveKind
-from registry.domain.manifests import HeadConfig
+from registry.domain.manifests import HeadConfig, TrunkManifest
 from registry.domain.plain_data import Plain
 from registry.domain.references import AliasName, Name, VersionReference
 from registry.domain.task_specs import TaskSpec
@@ -49,6 +49,20 @@ class NewBackbone(Plain):
     layers: tuple[str, ...]
     """Blobs; a layer's tensors are named relative to the layer, the embeddings' relative to the embeddings."""
     source: str
+
+    def trunk(self, depth: int) -> TrunkManifest:
+        """The part of a release's manifest that takes layers 1..depth of this backbone."""
+        return TrunkManifest(
+            backbone=self.name,
+            model_type=self.model_type,
+            config=self.config,
+            layer_count=self.layer_count,
+            max_length=self.max_length,
+            prefix_digests=self.prefix_digests[: depth + 1],
+            tokenizer=self.tokenizer,
+            embeddings=self.embeddings,
+            layers=self.layers[:depth],
+        )
 
 
 class Backbone(NewBackbone):

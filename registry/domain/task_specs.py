@@ -146,8 +146,25 @@ class TaskSpec(Plain):
     def output_count(self) -> int:
         return len(self.output_labels) or 1
 
+    @property
+    def interface(self) -> tuple[TaskType, InputForm, tuple[str, ...]]:
+        """What must be equal for two modules to answer the same question: type, input form, ordered outputs."""
+        return self.type, self.input_form, self.output_labels
+
     def digest(self) -> str:
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        """Digest of the whole definition."""
+        return _digest(self.model_dump(mode="json"))
+
+    def meaning_digest(self) -> str:
+        """Digest of what the task is, without where its data lie and how it is described.
+
+        The data have digests of their own, of their content: a folder that moved is not another task.
+        """
+        return _digest(self.model_dump(mode="json", exclude={"data", "columns", "description"}))
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def parse_task_spec(content: object, subject: str) -> TaskSpec:

@@ -84,15 +84,17 @@ def versions_with_alias(session: Session, alias: str) -> list[Version]:
     return _records(session, query.where(AliasRow.name == alias).order_by(TaskRow.name))
 
 
-def _spec_problems(session: Session, task: TaskRow, new: NewVersion) -> list[str]:
+def _spec(session: Session, task: TaskRow, revision: int) -> TaskSpec:
     definition = session.scalar(
-        select(SpecRevisionRow.definition).where(
-            SpecRevisionRow.task_id == task.id, SpecRevisionRow.number == new.spec_revision
-        )
+        select(SpecRevisionRow.definition).where(SpecRevisionRow.task_id == task.id, SpecRevisionRow.number == revision)
     )
     if definition is None:
-        raise NotFound(f"task {task.name} has no spec revision {new.spec_revision}: see `trunkline task show`")
-    spec = TaskSpec.model_validate(definition)
+        raise NotFound(f"task {task.name} has no spec revision {revision}: see `trunkline task show {task.name}`")
+    return TaskSpec.model_validate(definition)
+
+
+def _spec_problems(session: Session, task: TaskRow, new: NewVersion) -> list[str]:
+    spec = _spec(session, task, new.spec_revision)
     if (new.head.type, new.head.outputs) == (spec.type, spec.output_count):
         return []
     return [
@@ -128,6 +130,11 @@ def _teacher_problems(session: Session, task: TaskRow, new: NewVersion) -> list[
         return []
     teacher = find_version(session, task, new.teacher)
     problems = []
+    if _spec(session, task, teacher.spec_revision).interface != _spec(session, task, new.spec_revision).interface:
+        problems.append(
+            f"its teacher {task.name}/{teacher.number} was trained for spec revision {teacher.spec_revision}, "
+            f"which has another type, input form or labels than revision {new.spec_revision}"
+        )
     if teacher.kind is not VersionKind.TEACHER:
         problems.append(f"{task.name}/{teacher.number} is a {teacher.kind}: only a teacher can be distilled")
     if new.frozen_depth < teacher.frozen_depth:

@@ -94,7 +94,7 @@ def test_the_same_trial_is_not_run_again(trained):
 
 
 def test_a_finished_trial_leaves_only_its_caches_behind(trained):
-    assert list((trained.home / "trials").iterdir()) == []
+    assert {path.suffix for path in (trained.home / "trials").iterdir()} == {".lock"}
     activations = list((trained.home / "cache" / "activations").glob("*.safetensors"))
     # Train and dev at depths 1 and 2, for single sentences (which two tasks share) and for pairs.
     assert len(activations) == 8
@@ -174,8 +174,11 @@ def test_a_retired_task_takes_no_training_and_no_place(trained):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("train", "token", "--layers", 5), 2, "do not fit backbone small of 4 layers"),
-        (("train", "token", "--layers", 0), 2, "at least 1 layer"),
+        (("train", "token", "--layers", 5), 2, "a branch can have 1 to 4, not 5; choose --layers in that range"),
+        (("train", "token", "--layers", 0), 2, "a branch can have 1 to 4, not 0"),
+        (("train", "token", "--layers", 2, "--lr", "0"), 2, "recipe: learning_rate"),
+        (("train", "token", "--layers", 2, "--lr", "nan"), 2, "recipe: learning_rate"),
+        (("train", "token", "--layers", 2, "--seed", 2**63), 2, "seed"),
         (("train", "nothing", "--layers", 2), 1, "no task 'nothing'"),
         (("train", "../token", "--layers", 2), 2, "is not a name"),
         (("train", "token", "--layers", 2, "--backbone", "large"), 1, "no backbone 'large'"),
@@ -263,18 +266,42 @@ def test_answers_are_shown_as_a_table_of_tasks(trained):
     assert "anna  |  bob" in trained.done("predict", "r1", "anna", "--pair", "bob")
 
 
-def test_texts_are_read_from_standard_input(trained, monkeypatch):
+@pytest.mark.parametrize(
+    ("content", "forms"),
+    [
+        ("anna\nbob\n", ["single", "single"]),
+        ('{"text": "anna"}\n{"text": "anna", "text_pair": "bob"}\n', ["single", "pair"]),
+    ],
+)
+def test_texts_or_json_lines_are_read_from_standard_input(trained, monkeypatch, content, forms):
     assembled(trained)
-    monkeypatch.setattr("sys.stdin", io.StringIO("anna\nbob\n"))
-    assert len(trained.done("predict", "r1", "--input", "-", "--json").splitlines()) == 2
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    rows = [json.loads(line) for line in trained.done("predict", "r1", "--input", "-", "--json").splitlines()]
+    assert ["pair" if "regression" in row["answers"] else "single" for row in rows] == forms
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", '\ufeff{"text": "anna\u2028saw new york"}\n'),
+        ("texts.txt", "\ufeffanna\u2028saw new york\n"),
+        ("rows.csv", 'text\n"anna\u2028saw new york"\n'),
+    ],
+)
+def test_only_a_line_feed_ends_a_text_and_a_byte_order_mark_is_none(trained, name, content):
+    assembled(trained)
+    (trained.folder / name).write_text(content, encoding="utf-8")
+    (line,) = trained.done("predict", "r1", "--input", name, "--json").removesuffix("\n").split("\n")
+    assert json.loads(line)["text"] == "anna\u2028saw new york"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("texts.txt", b"\n \n", "holds no text"),
-        ("texts.txt", b"\xff\xfe", "cannot be read as UTF-8"),
-        ("texts.jsonl", b'{"text": "a"}\n{"text": 1}\nnot json\n', "2 problems"),
+        ("texts.txt", b"\xff\xfe", "byte 1 is not UTF-8"),
+        ("texts.jsonl", b'{"text": "a"}\n{"text": 1}\n{"text": " "}\n', "2 problems"),
+        ("texts.jsonl", b'{"text": "a"}\nnot json\n', "line 2: is not JSON"),
         ("texts.jsonl", b'{"text": "a", "text_pair": 2}\n', "line 1: needs"),
     ],
 )
@@ -296,12 +323,21 @@ def test_a_tracking_server_that_fails_costs_the_run_and_not_the_module(trained, 
     assert "the version is registered without it" in caplog.text
 
 
-def test_a_teacher_of_other_labels_is_refused(trained):
-    spec = trained("task", "show", "classification", "--json").json["spec"]
-    spec["labels"] = ["city", "other"]
+def test_a_closed_tracking_server_is_given_up_soon_and_its_password_not_shown(trained, caplog):
+    trained.environ["MLFLOW_TRACKING_URI"] = "http://ada:s3cret@127.0.0.1:9"
+    answer = trained("train", "classification", "--layers", 1, *RUN, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["mlflow_run"] is None
+    assert "127.0.0.1:9" in caplog.text
+    assert "s3cret" not in caplog.text + answer.err + answer.out
+
+
+@pytest.mark.parametrize("change", [{"labels": ["city", "other"]}, {"input_form": "pair"}])
+def test_a_teacher_of_other_labels_or_input_form_is_refused(trained, change):
+    spec = trained("task", "show", "classification", "--json").json["spec"] | change
     path = trained.folder / "swapped.yaml"
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
     trained.done("task", "update", path)
     answer = trained("distil", "classification/1", "--layers", 1)
     assert answer.code == 2
-    assert "answers with other labels than revision 2" in answer.problem
+    assert "another type, input form or labels than spec revision 2" in answer.problem

@@ -324,6 +324,6 @@ def test_the_text_encoder_of_a_backbone_knows_its_length_and_padding(pin_model: 
     pinned = pin_model(pad_token_id=1)
     encoder = load_text_encoder(pinned.backbone, pinned.store)
     assert (encoder.max_length, encoder.pad_id) == (40, 1)
-    assert load_text_encoder(pinned.trunk_manifest(2), pinned.store).encode([("hello", None)]) == encoder.encode(
+    assert load_text_encoder(pinned.backbone.trunk(2), pinned.store).encode([("hello", None)]) == encoder.encode(
         [("hello", None)]
     )

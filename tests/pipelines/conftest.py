@@ -12,7 +12,7 @@ import torch
 from pipelines.data.dataset import load_dataset
 from pipelines.progress import silent
 from pipelines.training.recipes import Recipe
-from pipelines.training.trial_run import run_trial
+from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import TrainedModule, Trial
 from registry.domain.records import Backbone, Version
 from registry.domain.task_specs import TaskSpec
@@ -63,7 +63,8 @@ def make_trial(backbone: Backbone, make_spec: Callable[..., TaskSpec]) -> Callab
 @pytest.fixture
 def run(pinned: Any, tmp_path: Path) -> Callable[..., TrainedModule]:
     def run_one(trial: Trial, work: Path = tmp_path / "work", **changes: Any) -> TrainedModule:
-        return run_trial(trial, store=pinned.store, work=work, device=CPU, **{"report": silent, **changes})
+        with open_trial(trial, work) as held:
+            return held.run(store=pinned.store, device=CPU, **{"report": silent, **changes})
 
     return run_one
 

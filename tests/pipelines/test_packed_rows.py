@@ -1,4 +1,7 @@
+import hashlib
+import json
 import logging
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +107,7 @@ def test_a_computation_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(RuntimeError, match="out of luck"):
         load_or_pack(tmp_path, {"key": 1}, lengths=[2, 3], width=3, dtype=torch.float32, fill=fail)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 FULL_DISK = """
@@ -129,4 +132,27 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
     assert done.returncode == 1
     assert "cannot write the cache" in done.stderr
     assert "free some space" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def _pack_with_noise(folder: Path, number: int) -> None:
+    for key in range(20):
+        rows = [torch.full((50, 3), float(key)) + number * 1e-6]
+        packed = pack(folder, rows, fields={"key": key})
+        assert packed.row(0)[0, 0].item() == pytest.approx(key, abs=1e-4)
+
+
+def test_processes_that_compute_the_same_rows_at_once_leave_whole_files(tmp_path):
+    # Their bits may differ, as those of different machines or numbers of threads do.
+    workers = [
+        multiprocessing.get_context("fork").Process(target=_pack_with_noise, args=(tmp_path, number))
+        for number in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    for path in tmp_path.glob("*.safetensors"):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert json.loads(path.with_suffix(".json").read_bytes())["sha256"] == digest

@@ -4,12 +4,14 @@ from pydantic import ValidationError
 
 from pipelines.training.optimisation import learning_rate_at, new_optimiser
 from pipelines.training.recipes import Recipe, default_learning_rate, make_recipe
+from registry.errors import UsageError
 
 
 def test_the_default_learning_rate_grows_as_the_encoder_narrows():
     assert default_learning_rate(768) == pytest.approx(2e-5)
     assert 1e-4 <= default_learning_rate(384) <= 2e-4
     assert default_learning_rate(1024) < 2e-5
+    assert default_learning_rate(24) == 5e-4
 
 
 def test_the_paper_recipe_has_the_papers_numbers_at_any_width():
@@ -21,6 +23,12 @@ def test_the_paper_recipe_has_the_papers_numbers_at_any_width():
 def test_a_recipe_says_what_its_metric_is_of():
     assert make_recipe("default", hidden_size=384, precision="fp32").statistic == "best of epochs 3-5, one run"
     assert make_recipe("default", hidden_size=384, precision="fp32", epochs=2).statistic == "epoch 2, one run"
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_learning_rate_that_is_none_is_refused(rate):
+    with pytest.raises(UsageError, match="recipe: learning_rate"):
+        make_recipe("default", hidden_size=384, precision="fp32", learning_rate=rate)
 
 
 def test_a_recipe_that_would_never_be_scored_is_refused():

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import filelock
 import pytest
 import torch
 from safetensors.torch import load as load_tensors
@@ -19,9 +18,9 @@ from modeling.task_module import load_task_module
 from modeling.text import TextEncoder
 from pipelines.training.frozen_check import check_frozen
 from pipelines.training.recipes import Distillation
-from pipelines.training.trial_run import forget_trial
+from pipelines.training.trial_run import open_trial
 from registry.domain.golden_examples import parse_golden_examples
-from registry.errors import ArtifactDamaged, Conflict, UsageError
+from registry.errors import ArtifactDamaged, Conflict, TrainingFailed, UsageError
 
 KINDS = ["classification", "regression", "token_classification"]
 NOTHING = {"learning_rate": 1e-12, "weight_decay": 0.0}
@@ -159,7 +158,7 @@ import torch
 from pipelines.data.dataset import load_dataset
 from pipelines.training import optimisation
 from pipelines.training.recipes import Recipe
-from pipelines.training.trial_run import run_trial
+from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import Trial
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.records import Backbone
@@ -178,8 +177,8 @@ def die_at(stage, done, total):
     if stage.startswith("epoch") and done == last:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_trial(trial, store=LocalArtifactStore(Path(sys.argv[2])), work=Path(sys.argv[3]), device=torch.device("cpu"),
-          report=die_at)
+with open_trial(trial, Path(sys.argv[3])) as held:
+    held.run(store=LocalArtifactStore(Path(sys.argv[2])), device=torch.device("cpu"), report=die_at)
 """
 
 
@@ -221,17 +220,41 @@ def test_a_damaged_state_starts_the_trial_again(make_trial, run, tmp_path, caplo
 def test_a_finished_trial_can_be_forgotten(make_trial, run, tmp_path):
     trial = make_trial()
     run(trial)
-    forget_trial(trial, work=tmp_path / "work")
-    assert list((tmp_path / "work" / "trials").iterdir()) == []
+    folder = tmp_path / "work" / "trials" / trial.key
+    assert folder.is_dir()
+    with open_trial(trial, tmp_path / "work") as held:
+        held.forget()
+    assert not folder.exists()
     assert activation_files(tmp_path / "work")
 
 
-def test_the_same_trial_does_not_run_twice_at_once(make_trial, run, tmp_path):
+def test_a_trial_is_held_until_it_is_forgotten_and_not_only_while_it_trains(make_trial, run, tmp_path):
     trial = make_trial()
-    folder = tmp_path / "work" / "trials" / trial.key
-    folder.mkdir(parents=True)
-    with filelock.FileLock(folder / "lock"), pytest.raises(Conflict, match="another process is running this trial"):
-        run(trial)
+    with open_trial(trial, tmp_path / "work") as held:
+        for _ in range(2):
+            with (
+                pytest.raises(Conflict, match="another process is running this trial"),
+                open_trial(trial, tmp_path / "work"),
+            ):
+                pass
+            held.forget()
+    run(trial)
+
+
+def test_a_training_that_diverges_says_what_to_change(make_trial, with_recipe, run):
+    with pytest.raises(TrainingFailed, match=r"task classification: training diverged.*choose a lower --lr"):
+        run(with_recipe(make_trial(), learning_rate=1e30))
+
+
+def test_teacher_outputs_are_computed_once(make_trial, with_recipe, run, as_version):
+    trial = make_trial()
+    teacher = as_version(run(trial))
+    stages: list[str] = []
+    for seed in (0, 1):
+        student = make_trial(spec=trial.spec, task_layers=1, teacher=teacher, seed=seed)
+        stages.clear()
+        run(with_recipe(student, distillation=Distillation()), report=lambda stage, done, total: stages.append(stage))
+        assert ("training data: teacher" in stages) == (seed == 0)
 
 
 def test_training_that_touched_the_trunk_is_found_out(backbone, pinned):
@@ -249,8 +272,8 @@ def test_training_that_touched_the_trunk_is_found_out(backbone, pinned):
     ("shape", "said"),
     [
         ({"frozen_depth": 3, "task_layers": 2}, "do not fit backbone small of 4 layers"),
-        ({"frozen_depth": 4, "task_layers": 0}, "at least 1 layer"),
-        ({"frozen_depth": -1, "task_layers": 5}, "do not fit"),
+        ({"frozen_depth": 4, "task_layers": 0}, "a branch can have 1 to 4"),
+        ({"frozen_depth": -1, "task_layers": 5}, "a branch can have 1 to 4"),
     ],
 )
 def test_a_branch_that_does_not_fit_is_refused_before_any_work(make_trial, shape, said):
