@@ -7,7 +7,7 @@ from rich.markup import escape
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from cli import aliases, audit, backbones, prediction, releases, tasks, teams, training
+from cli import aliases, audit, backbones, prediction, releases, tasks, teams, training, versions
 from cli.application import app
 
 Command: TypeAlias = TyperCommand | TyperGroup
@@ -17,6 +17,7 @@ app.add_typer(backbones.app, name="backbone")
 tasks.app.add_typer(aliases.app)
 app.add_typer(tasks.app, name="task")
 app.add_typer(training.app)
+app.add_typer(versions.app, name="version")
 app.add_typer(releases.app, name="release")
 app.add_typer(prediction.app)
 app.add_typer(audit.app, name="audit")

@@ -1,5 +1,6 @@
 """The `trunkline` command's entry point, and the one place where errors become words and exit codes."""
 
+import io
 import os
 import sys
 import traceback
@@ -49,6 +50,8 @@ def main(
 def _run(arguments: Sequence[str], context: Context) -> int:
     for argument in arguments:
         _check_text(argument)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a drawing on a terminal that knows ASCII only is better than none
     root = root_command()
     take_help_literally(root)
     result = root.main(list(arguments), prog_name="trunkline", standalone_mode=False, obj=context)

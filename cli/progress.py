@@ -1,5 +1,6 @@
 """One progress bar for long work, on stderr, with the time left."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,12 +14,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cli.rendering import stderr_console
+from cli.rendering import print_note, stderr_console
+
+_SECONDS_BETWEEN_LINES = 20.0
+"""Without a terminal: often enough to see that it lives, seldom enough for a log."""
 
 
 @contextmanager
 def progress_bar() -> Iterator["ProgressBar"]:
-    """Shows a bar a stage; where stderr is no terminal it stays silent."""
+    """Shows a bar a stage; where stderr is no terminal, a line now and then, and none of quick work."""
     console = stderr_console()
     columns = (
         TextColumn("{task.description}"),
@@ -39,9 +43,13 @@ class ProgressBar:
         self._progress = progress
         self._stage = ""
         self._task = TaskID(0)
+        self._said_at = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage != self._stage:
             self._stage = stage
             self._task = self._progress.add_task(stage, total=total)
         self._progress.update(self._task, completed=done, total=total)
+        if self._progress.disable and time.monotonic() - self._said_at > _SECONDS_BETWEEN_LINES:
+            self._said_at = time.monotonic()
+            print_note(f"{stage}: {done} of {total}")

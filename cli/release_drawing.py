@@ -26,9 +26,13 @@ def summary(manifest: Manifest) -> str:
     """The layer count against one model a task."""
     depth, count, separate = manifest.trunk.depth, manifest.layers_in_use, manifest.layers_if_separate
     return (
-        f"{depth} shared + {count - depth} task layers = {count}, instead of "
+        f"{depth} shared + {layers_of_its_own(count - depth)} = {count}, instead of "
         f"{len(manifest.tasks)} × {manifest.trunk.layer_count} = {separate} ({count / separate:.0%})"
     )
+
+
+def layers_of_its_own(count: int) -> str:
+    return f"{count} task layer{'s' if count > 1 else ''}"
 
 
 def _station(station: str, branches: list[tuple[str, BranchManifest]], longest: int, widest: int) -> list[str]:

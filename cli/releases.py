@@ -15,6 +15,7 @@ from cli.rendering import (
     print_fields,
     print_json,
     print_line,
+    print_note,
     print_table,
     short_digest,
     time_column,
@@ -75,7 +76,10 @@ def assemble(
         assembled = release_assembly.assemble(trunk, members, store=context.store, report=report)
     new = assembled.to_release(context.store)
     with context.database.write() as session:
+        known = {release.manifest for release in releases.list_releases(session)}
         release = releases.register_release(session, new, actor=context.actor, at=context.now())
+    if release.manifest in known:
+        print_note(f"this selection has been assembled before: it is {release.name}")
     _print_release(release, assembled.manifest, as_json=as_json)
 
 

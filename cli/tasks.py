@@ -83,7 +83,13 @@ def update(ctx: typer.Context, file: SpecFile, as_json: AsJson = False) -> None:
     elif task.spec_revision == before.spec_revision:
         print_line(f"task {task.name} is unchanged, spec revision {task.spec_revision}")
     else:
-        print_line(f"updated task {task.name} to spec revision {task.spec_revision}")
+        changed = [name for name in TaskSpec.model_fields if getattr(before.spec, name) != getattr(task.spec, name)]
+        print_line(f"updated task {task.name} to spec revision {task.spec_revision}: {', '.join(changed)} changed")
+    if task.aliases and task.spec.interface != before.spec.interface:
+        print_warning(
+            f"task {task.name}: its versions answer as revision {before.spec_revision} defined it "
+            f"({alias_list(task.aliases)}); train and promote one for revision {task.spec_revision}"
+        )
 
 
 def _read_spec(path: Path) -> TaskSpec:

@@ -7,20 +7,26 @@ import typer
 
 from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
-from cli.rendering import print_fields, print_json, print_note
+from cli.release_drawing import layers_of_its_own
+from cli.rendering import print_fields, print_json, print_note, print_warning
 from registry.domain.records import Backbone, TaskState, Version
 from registry.domain.references import check_name, parse_reference
 from registry.domain.task_specs import TaskSpec
-from registry.errors import NotAllowed, UsageError
+from registry.errors import ArtifactDamaged, ArtifactError, NotAllowed, UsageError
 from registry.services import backbones, tasks, versions
 
 if TYPE_CHECKING:
     import torch
 
     from pipelines.training.recipes import Distillation
+    from pipelines.training.trial_run import TrialRun
     from pipelines.training.trials import Trial
 
 app = typer.Typer()
+
+_WEAK_STUDENT = 0.95
+"""Below this share of its teacher's metric a student is worth a warning. The paper's own students keep 99 % and more
+where they are chosen (table 2)."""
 
 Seed = Annotated[int, typer.Option(min=0, help="Decides initial weights, order and dropout.")]
 RecipeOption = Annotated[
@@ -215,46 +221,82 @@ def _trial(
 
 
 def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json: bool) -> None:
-    from pipelines.tracking import log_trial, tag_version
     from pipelines.training.trial_run import open_trial
 
-    settings = context.settings
-    with open_trial(trial, settings.home) as held:
+    with open_trial(trial, context.settings.home) as held:
         with context.database.read() as session:
             version = versions.find_trial(session, trial.spec.task, trial.key)
-        if version is not None:
-            print_note(f"this trial has been run before: {version.reference}; choose another --seed for another run")
+        if version is None:
+            version = _register(context, held, device)
         else:
-            with progress_bar() as report:
-                trained = held.run(store=context.store, device=_device(device), report=report)
-                report("MLflow", 0, 1)
-                run = log_trial(
-                    trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location
-                )
-                report("MLflow", 1, 1)
-            new = trained.to_version(context.store, mlflow_run=run)
-            with context.database.write() as session:
-                version = versions.register_version(session, new, actor=context.actor, at=context.now())
-            if run:
-                tag_version(run, str(version.reference), tracking_uri=settings.mlflow_uri)
+            print_note(f"this trial has been run before: {version.reference}; choose another --seed for another run")
+            _mend(context, held, version, device)
         held.forget()
-    _print_version(version, trial.spec, as_json=as_json)
+    _print_version(version, trial, as_json=as_json)
 
 
-def _print_version(version: Version, spec: TaskSpec, *, as_json: bool) -> None:
+def _register(context: Context, held: "TrialRun", device: str) -> Version:
+    from pipelines.tracking import log_trial, tag_version
+
+    settings = context.settings
+    with progress_bar() as report:
+        trained = held.run(store=context.store, device=_device(device), report=report)
+        report("MLflow", 0, 1)
+        run = log_trial(trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location)
+        report("MLflow", 1, 1)
+    new = trained.to_version(context.store, mlflow_run=run)
+    with context.database.write() as session:
+        version = versions.register_version(session, new, actor=context.actor, at=context.now())
+    if run:
+        tag_version(run, str(version.reference), tracking_uri=settings.mlflow_uri)
+    return version
+
+
+def _mend(context: Context, held: "TrialRun", version: Version, device: str) -> None:
+    """Runs the trial of a version again where its blobs are damaged or gone; the same bytes take their place."""
+    try:
+        for blob in (version.module, version.golden, version.dev_predictions):
+            context.store.fetch(blob)
+    except ArtifactError as damage:
+        print_note(f"{version.reference}: {damage}")
+        with progress_bar() as report:
+            trained = held.run(store=context.store, device=_device(device), report=report)
+        again = trained.to_version(context.store, mlflow_run=None)
+        if again.module != version.module:
+            raise ArtifactDamaged(
+                f"{version.reference} cannot be made again: the same trial gives another module here (other machine, "
+                "threads or library versions); restore its blobs from a copy, or train with another --seed"
+            ) from damage
+        print_note(f"{version.reference}: mended by running its trial again")
+
+
+def _print_version(version: Version, trial: "Trial", *, as_json: bool) -> None:
+    metric = trial.spec.metric
     if as_json:
         print_json(version)
+    else:
+        others = ", ".join(f"{name} {value:.3f}" for name, value in version.metrics.items() if name != metric)
+        taught = trial.teacher
+        fields = [
+            ("version", f"{version.reference} ({version.kind})"),
+            ("branch", f"leaves after layer {version.frozen_depth}, with {layers_of_its_own(version.task_layers)}"),
+            ("dev", f"{metric} {version.metrics[metric]:.4f} ({version.statistic})"),
+            *([("", others)] if others else []),
+            *([("teacher", f"{taught.reference}, {metric} {taught.metrics[metric]:.4f}")] if taught else []),
+            *([("MLflow run", version.mlflow_run)] if version.mlflow_run else []),
+        ]
+        print_fields(fields)
+    _warn_of_weak_student(version, trial)
+
+
+def _warn_of_weak_student(version: Version, trial: "Trial") -> None:
+    """A student far below its teacher has mostly seen too few steps, or has too few layers: better said at once."""
+    if trial.teacher is None or trial.teacher.dev_digest != version.dev_digest:
         return
-    others = ", ".join(f"{name} {value:.3f}" for name, value in version.metrics.items() if name != spec.metric)
-    fields = [
-        ("version", f"{version.reference} ({version.kind})"),
-        ("branch", f"leaves after layer {version.frozen_depth}, {version.task_layers} task layers"),
-        ("dev", f"{spec.metric} {version.metrics[spec.metric]:.4f} ({version.statistic})"),
-    ]
-    if others:
-        fields.append(("", others))
-    if version.teacher:
-        fields.append(("teacher", f"{version.task}/{version.teacher}"))
-    if version.mlflow_run:
-        fields.append(("MLflow run", version.mlflow_run))
-    print_fields(fields)
+    metric = trial.spec.metric
+    kept, before = version.metrics[metric], trial.teacher.metrics[metric]
+    if before > 0 and kept < _WEAK_STUDENT * before:
+        print_warning(
+            f"{version.reference} keeps {max(kept, 0) / before:.0%} of its teacher's {metric}: where data are few, "
+            f"more --epochs help (this run: {trial.recipe.epochs}), on a hard task more --layers"
+        )

@@ -239,6 +239,7 @@ def demo() -> None:
 
     title("What to try next")
     for line in (
+        "source .venv/bin/activate",
         "trunkline release show r1",
         "trunkline task history tweet-sentiment",
         "trunkline task rollback tweet-sentiment --alias champion",

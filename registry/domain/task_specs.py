@@ -198,9 +198,15 @@ def validation_problems(error: ValidationError) -> list[str]:
     """One line a problem: the place in the file, then what is wrong there."""
     problems: list[str] = []
     for item in error.errors():
-        message = item["msg"].removeprefix("Value error, ")
-        if item["loc"]:
-            problems.append(f"{'.'.join(map(str, item['loc']))}: {message}")
-        else:
-            problems.extend(message.split("\n"))
+        place = ".".join(map(str, item["loc"]))
+        match item["type"]:
+            case "missing":
+                problems.append(f"{place}: is missing")
+            case "extra_forbidden":
+                problems.append(f"{place}: is no known field")
+            case "enum":
+                problems.append(f"{place}: must be {item['ctx']['expected']}, not {item['input']!r}")
+            case _:
+                message = item["msg"].removeprefix("Value error, ")
+                problems += [f"{place}: {message}"] if place else message.split("\n")
     return problems

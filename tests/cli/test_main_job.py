@@ -337,7 +337,45 @@ def test_a_teacher_of_other_labels_or_input_form_is_refused(trained, change):
     spec = trained("task", "show", "classification", "--json").json["spec"] | change
     path = trained.folder / "swapped.yaml"
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
-    trained.done("task", "update", path)
+    updated = trained("task", "update", path)
+    assert updated.code == 0
+    assert "its versions answer as revision 1 defined it (champion 2)" in updated.err
     answer = trained("distil", "classification/1", "--layers", 1)
     assert answer.code == 2
     assert "another type, input form or labels than spec revision 2" in answer.problem
+
+
+def test_a_version_is_shown_with_everything_that_made_it(trained):
+    shown = trained.done("version", "show", "token@champion")
+    for part in (
+        "token/2 (student)",
+        "teacher        token/1",
+        "temperature 2.0",
+        "epochs 3",
+        "spec revision  1",
+        "seed",
+    ):
+        assert part in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert trained("version", "show", "token/2", "--json").json["number"] == 2
+
+
+def test_a_student_far_below_its_teacher_is_warned_about(trained):
+    answer = trained("distil", "classification/1", "--layers", 1, "--epochs", 1, "--lr", "1e-9")
+    assert answer.code == 0
+    assert "% of its teacher's accuracy" in answer.err
+    assert "(this run: 1)" in answer.err
+    assert "teacher     classification/1, accuracy 0." in answer.out
+
+
+def test_damaged_blobs_of_a_version_are_mended_by_its_own_trial(trained):
+    _damage(trained, lambda data: data[:-1])
+    again = trained("distil", "token/1", "--layers", 1, "--depth", 2, *RUN)
+    assert again.code == 0, again.err
+    assert "token/2: mended by running its trial again" in again.err
+    assert trained("release", "assemble", "--select", "champion").code == 0
+
+
+def test_assembling_a_known_selection_says_which_release_it_is(trained):
+    assembled(trained)
+    assert "it is r1" in trained("release", "assemble", "--select", "champion").err

@@ -46,7 +46,7 @@ def test_an_update_adds_a_revision_only_when_something_changed(trunkline: Any, t
     trunkline.done("task", "register", task_file("rte"), "--team", "nlu")
     assert trunkline.done("task", "update", task_file("rte")) == "task rte is unchanged, spec revision 1\n"
     changed = task_file("rte", labels="[yes, no]")
-    assert trunkline.done("task", "update", changed) == "updated task rte to spec revision 2\n"
+    assert trunkline.done("task", "update", changed) == "updated task rte to spec revision 2: labels changed\n"
     assert trunkline("task", "update", changed, "--json").json["spec"]["labels"] == ["yes", "no"]
 
 
