@@ -188,7 +188,7 @@ def _print_release(release: Release, manifest: Manifest, *, as_json: bool) -> No
         [
             ("release", f"{release.name}  manifest {short_digest(release.manifest)}"),
             ("backbone", f"{release.backbone} ({manifest.trunk.layer_count} layers)"),
-            ("created", f"{moment(release.created_at)} by {release.created_by}"),
+            ("created (UTC)", f"{moment(release.created_at)} by {release.created_by}"),
             ("layers", release_drawing.summary(manifest)),
             ("parity", _parity_line(release)),
         ]
