@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.application import Context, example
-from cli.rendering import print_line, print_table
+from cli.rendering import print_line, print_table, print_warning
 from registry.errors import InvalidInput, UsageError
 from registry.services import releases
 
 if TYPE_CHECKING:
     from modeling.decoding import Answer
-    from serving.loaded_release import Text
+    from serving.loaded_release import Prediction, Text
 
 app = typer.Typer()
 
@@ -58,13 +58,16 @@ def predict(
     from serving.loaded_release import Text, load_release
 
     asked = [Text(*one) for one in texts]
-    answers = load_release(manifest, context.store).predict(asked, wanted)
-    for number, (one, of_text) in enumerate(zip(asked, answers, strict=True)):
+    loaded = load_release(manifest, context.store)
+    for number, (one, prediction) in enumerate(zip(asked, loaded.predict(asked, wanted), strict=True), 1):
         if as_json:
-            _print_json_line(one, of_text)
-        else:
-            print_line(("" if number == 0 else "\n") + one.text + (f"  |  {one.text_pair}" if one.text_pair else ""))
-            print_table(["task", "answer"], [(task, _described(answer)) for task, answer in of_text.items()])
+            _print_json_line(one, prediction)
+            continue
+        print_line(("" if number == 1 else "\n") + one.text + (f"  |  {one.text_pair}" if one.text_pair else ""))
+        print_table(["task", "answer"], [(task, _described(answer)) for task, answer in prediction.answers.items()])
+        if prediction.truncated:
+            tokens = loaded.manifest.trunk.max_length
+            print_warning(f"text {number} is longer than {tokens} tokens: its end was not read")
 
 
 def _asked_texts(
@@ -111,11 +114,12 @@ def _row_problem(line: int, row: dict[str, Any]) -> str | None:
     return f'line {line}: needs a "text" and, for pairs, a "text_pair", neither of them empty'
 
 
-def _print_json_line(text: "Text", answers: "dict[str, Answer]") -> None:
+def _print_json_line(text: "Text", prediction: "Prediction") -> None:
     row: dict[str, Any] = {"text": text.text}
     if text.text_pair is not None:
         row["text_pair"] = text.text_pair
-    row["answers"] = {task: answer.model_dump(mode="json") for task, answer in answers.items()}
+    row["truncated"] = prediction.truncated
+    row["answers"] = {task: answer.model_dump(mode="json") for task, answer in prediction.answers.items()}
     sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 

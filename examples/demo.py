@@ -132,8 +132,8 @@ def score_in_release(release: LoadedRelease, specs: dict[str, TaskSpec], results
     """Every task's dev metric again, answered by the merged model through the serving code."""
     for task, spec in specs.items():
         dev = load_dataset(spec, "dev").examples
-        answers = release.predict([Text(example.text, example.text_pair) for example in dev], [task])
-        predicted = [decision(answer[task]) for answer in answers]
+        predictions = release.predict([Text(example.text, example.text_pair) for example in dev], [task])
+        predicted = [decision(prediction.answers[task]) for prediction in predictions]
         results[task].in_release = score(spec, [example.target for example in dev], predicted)[spec.metric]
 
 

@@ -18,7 +18,7 @@ from registry.artifacts.store import LocalArtifactStore
 from registry.domain.families import family_of
 from registry.domain.manifests import TrunkManifest
 from registry.domain.records import NewBackbone
-from registry.errors import InvalidInput
+from registry.errors import ArtifactError, InvalidInput
 
 Attention = Literal["sdpa", "eager"]
 
@@ -91,6 +91,19 @@ def load_text_encoder(pinned: NewBackbone | TrunkManifest, store: LocalArtifactS
     return TextEncoder(store.read(pinned.tokenizer), max_length=pinned.max_length, pad_id=function["pad_token_id"])
 
 
+def fill_part(part: nn.Module, blob: str, store: LocalArtifactStore, *, subject: str) -> None:
+    """Fills a part of a backbone from its blob; an error names the part and how to mend the blob.
+
+    Raises:
+        InvalidWeights, ArtifactMissing, ArtifactDamaged: the blob cannot be used.
+    """
+    try:
+        path = store.fetch(blob)
+    except ArtifactError as error:
+        raise type(error)(f"{subject}: {error}; `trunkline backbone pin` of the same files stores it again") from error
+    fill(part, path, subject=subject, dtypes=EXACT_IN_FP32)
+
+
 class Trunk(nn.Module):
     """Embeddings and the bottom layers, frozen: always in eval mode, never with a gradient.
 
@@ -161,9 +174,9 @@ def load_trunk(
     """
     model = meta_model(config, layers=len(layers), attention=attention)
     embedding_part, layer_parts = embeddings_of(model, config), layers_of(model, config)
-    fill(embedding_part, store.fetch(embeddings), subject="the backbone's embeddings", dtypes=EXACT_IN_FP32)
+    fill_part(embedding_part, embeddings, store, subject="the backbone's embeddings")
     for number, (layer, blob) in enumerate(zip(layer_parts, layers, strict=True), start=1):
-        fill(layer, store.fetch(blob), subject=f"the backbone's layer {number}", dtypes=EXACT_IN_FP32)
+        fill_part(layer, blob, store, subject=f"the backbone's layer {number}")
     for part in (embedding_part, layer_parts):
         compute_buffers(model, part)
     return Trunk(model.config, embedding_part, layer_parts)

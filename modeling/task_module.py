@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from modeling.backbone import Attention, attention_mask, compute_buffers, layers_of, meta_model
+from modeling.backbone import Attention, attention_mask, compute_buffers, fill_part, layers_of, meta_model
 from modeling.heads import TextHead, TokenHead, build_head, initialise_head
-from modeling.weights import EXACT_IN_FP32, fill
+from modeling.weights import fill
 from registry.artifacts.safetensors_file import safetensors_bytes
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.digests import TensorBytes
@@ -82,8 +82,7 @@ def copy_backbone_layers(
     if not 1 <= first_layer <= last_layer <= len(layer_blobs):
         raise ValueError(f"layers {first_layer} to {last_layer} of a backbone of {len(layer_blobs)}")
     for number, layer in enumerate(module.layers, start=first_layer):
-        path = store.fetch(layer_blobs[number - 1])
-        fill(layer, path, subject=f"the backbone's layer {number}", dtypes=EXACT_IN_FP32)
+        fill_part(layer, layer_blobs[number - 1], store, subject=f"the backbone's layer {number}")
 
 
 def module_bytes(module: TaskModule) -> bytes:

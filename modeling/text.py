@@ -130,6 +130,8 @@ class EncodedText:
     words: tuple[Word, ...]
     word_tokens: tuple[int, ...]
     words_seen: int
+    truncated: bool = False
+    """Whether a text was longer than `max_length` and its end was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,8 @@ class TextEncoder:
         pieces = _first_pieces(text, words, first)
         word_tokens = tuple(begin + piece if 0 <= piece < kept[0] else NO_TOKEN for piece in pieces)
         cut_off = (number for number, piece in enumerate(pieces) if piece >= kept[0])
-        return EncodedText(tuple(ids), tuple(types), words, word_tokens, next(cut_off, len(words)))
+        truncated = sum(kept) < sum(map(len, encodings))
+        return EncodedText(tuple(ids), tuple(types), words, word_tokens, next(cut_off, len(words)), truncated)
 
 
 def _kept_lengths(lengths: Sequence[int], room: int) -> list[int]:

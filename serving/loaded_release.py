@@ -30,6 +30,16 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a release says about one text."""
+
+    answers: dict[str, Answer]
+    """By task."""
+    truncated: bool
+    """Whether the text was longer than the backbone's `max_length`: its end was not read."""
+
+
+@dataclass(frozen=True)
 class LoadedRelease:
     """A release in memory, in fp32."""
 
@@ -37,22 +47,22 @@ class LoadedRelease:
     model: MergedModel
     encoder: TextEncoder
 
-    def predict(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> list[dict[str, Answer]]:
+    def predict(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> list[Prediction]:
         """Answers every text for the tasks asked for, or for every task of its input form.
 
         Returns:
-            One mapping from task to answer for each text, in order.
+            One prediction a text, in order.
         Raises:
             NotFound: a task is not in the release.
             UsageError: a task reads the other input form, or no task reads a text's form.
             InvalidInput: a text is empty.
         """
         encoded = self._encode(texts)
-        answers: list[dict[str, Answer]] = [{} for _ in texts]
+        predictions = [Prediction({}, row.truncated) for row in encoded]
         for task, outputs in self._outputs(texts, encoded, tasks).items():
             branch = self.manifest.tasks[task]
             for row, values in outputs.items():
-                answers[row][task] = decode(
+                predictions[row].answers[task] = decode(
                     values,
                     type=branch.type,
                     labels=branch.labels,
@@ -60,7 +70,7 @@ class LoadedRelease:
                     text=texts[row].text,
                     encoded=encoded[row],
                 )
-        return answers
+        return predictions
 
     def outputs(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> dict[str, dict[int, Tensor]]:
         """Raw outputs, [O] or [words, O] fp32, by task and text number: for comparing releases bit by bit."""

@@ -379,3 +379,26 @@ def test_damaged_blobs_of_a_version_are_mended_by_its_own_trial(trained):
 def test_assembling_a_known_selection_says_which_release_it_is(trained):
     assembled(trained)
     assert "it is r1" in trained("release", "assemble", "--select", "champion").err
+
+
+def test_a_text_longer_than_the_backbone_reads_is_answered_with_a_warning(trained):
+    assembled(trained)
+    answer = trained("predict", "r1", "anna saw new york " * 30)
+    assert answer.code == 0
+    assert "text 1 is longer than 40 tokens: its end was not read" in answer.err
+    (line,) = trained.done("predict", "r1", "anna", "--json").splitlines()
+    assert json.loads(line)["truncated"] is False
+
+
+def test_a_damaged_backbone_blob_is_named_and_mended_by_pinning_again(trained, pinned):
+    assembled(trained)
+    blob = trained("backbone", "show", "small", "--json").json["layers"][0]
+    path = trained.home / "artifacts" / "sha256" / blob[:2] / blob[2:]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    refused = trained("predict", "r1", "anna")
+    assert refused.code == 1
+    assert "the backbone's layer 1" in refused.problem
+    assert "trunkline backbone pin" in refused.problem
+    assert trained("backbone", "pin", "small", pinned.backbone.source).code == 0
+    assert trained("predict", "r1", "anna").code == 0

@@ -28,7 +28,8 @@ def count_layer_calls(release):
 
 def test_every_task_of_the_form_answers_from_one_pass_over_the_trunk(release):
     calls = count_layer_calls(release)
-    (answers,) = release.predict([Text("hello new york")])
+    (prediction,) = release.predict([Text("hello new york")])
+    answers = prediction.answers
     assert set(answers) == {"intent", "city"}
     assert isinstance(answers["intent"], LabelAnswer)
     assert sum(answers["intent"].probabilities.values()) == pytest.approx(1.0)
@@ -38,21 +39,22 @@ def test_every_task_of_the_form_answers_from_one_pass_over_the_trunk(release):
 
 def test_fewer_tasks_cost_only_what_they_need(release):
     calls = count_layer_calls(release)
-    (answers,) = release.predict([Text("hello new york")], ["intent"])
+    (prediction,) = release.predict([Text("hello new york")], ["intent"])
+    answers = prediction.answers
     assert set(answers) == {"intent"}
     assert calls == [1]
 
 
 def test_single_texts_and_pairs_are_answered_by_their_own_tasks_in_order(release):
-    answers = release.predict([Text("hello"), Text("hello", "world"), Text("new york")])
+    answers = [p.answers for p in release.predict([Text("hello"), Text("hello", "world"), Text("new york")])]
     assert [set(answer) for answer in answers] == [{"intent", "city"}, {"similarity"}, {"intent", "city"}]
     assert isinstance(answers[1]["similarity"], NumberAnswer)
 
 
 def test_spans_are_offsets_into_the_text_as_it_was_sent(release):
     text = "  Hello,   New York (the city)!"
-    (answers,) = release.predict([Text(text)], ["city"])
-    for span in answers["city"].spans:
+    (prediction,) = release.predict([Text(text)], ["city"])
+    for span in prediction.answers["city"].spans:
         assert text[span.start : span.end] == span.text
         assert span.text.strip() == span.text != ""
 
@@ -86,3 +88,9 @@ def test_an_empty_text_is_refused_by_its_number(release):
 def test_a_release_whose_blobs_are_not_there_is_refused(release, pinned):
     with pytest.raises(ArtifactMissing):
         load_release("0" * 64, pinned.store)
+
+
+def test_a_text_that_was_cut_off_says_so(release):
+    longest = release.manifest.trunk.max_length
+    texts = [Text("york " * longest), Text("york"), Text("york", "the " * longest)]
+    assert [prediction.truncated for prediction in release.predict(texts)] == [True, False, True]
