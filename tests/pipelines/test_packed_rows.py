@@ -1,9 +1,10 @@
 import hashlib
 import json
 import logging
-import multiprocessing
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,24 +136,27 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def _pack_with_noise(folder: Path, number: int) -> None:
-    for key in range(20):
-        rows = [torch.full((50, 3), float(key)) + number * 1e-6]
-        packed = pack(folder, rows, fields={"key": key})
-        assert packed.row(0)[0, 0].item() == pytest.approx(key, abs=1e-4)
+WORKERS, KEYS = 4, 10
 
 
-def test_processes_that_compute_the_same_rows_at_once_leave_whole_files(tmp_path):
-    # Their bits may differ, as those of different machines or numbers of threads do.
-    workers = [
-        multiprocessing.get_context("fork").Process(target=_pack_with_noise, args=(tmp_path, number))
-        for number in range(4)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+def test_the_same_rows_wanted_by_several_at_once_are_computed_once(tmp_path):
+    together = threading.Barrier(WORKERS, timeout=60)
+    computed: list[int] = []
+
+    def work(number: int) -> None:
+        for key in range(KEYS):
+
+            def fill(key: int = key):
+                computed.append(key)
+                yield [0], [torch.full((50, 3), float(key)) + number * 1e-6]  # the bits differ, as of another machine
+
+            together.wait()
+            packed = load_or_pack(tmp_path, {"key": key}, lengths=[50], width=3, dtype=torch.float32, fill=fill)
+            assert packed.row(0)[0, 0].item() == pytest.approx(key, abs=1e-4)
+
+    with ThreadPoolExecutor(WORKERS) as workers:
+        list(workers.map(work, range(WORKERS)))
+    assert sorted(computed) == list(range(KEYS))
     for path in tmp_path.glob("*.safetensors"):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert json.loads(path.with_suffix(".json").read_bytes())["sha256"] == digest

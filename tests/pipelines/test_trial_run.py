@@ -16,6 +16,7 @@ from modeling.decoding import word_labels
 from modeling.parity import TOLERANCE, compare
 from modeling.task_module import load_task_module
 from modeling.text import TextEncoder
+from pipelines.training.evaluation import DevEvaluation
 from pipelines.training.frozen_check import check_frozen
 from pipelines.training.recipes import Distillation
 from pipelines.training.trial_run import open_trial
@@ -204,6 +205,30 @@ def test_a_killed_trial_goes_on_and_ends_bit_for_bit_where_an_unbroken_one_does(
     assert resumed.module == unbroken.module
     assert resumed.state.epoch_losses == unbroken.state.epoch_losses
     assert resumed.metrics == unbroken.metrics
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.5, 0.9, 0.7], 2), ([0.9, 0.9, 0.1], 1), ([0.1, 0.2, 0.3], 3)])
+def test_the_best_scored_epoch_is_kept_and_of_equals_the_earlier(
+    make_trial, with_recipe, run, monkeypatch, scores, best
+):
+    script = iter(scores)
+    monkeypatch.setattr(DevEvaluation, "score", lambda self, module: {"accuracy": next(script)})
+    trained = run(with_recipe(make_trial(), evaluate_from=1))
+    assert trained.state.best_epoch == best
+    assert trained.metrics == {"accuracy": scores[best - 1]}
+    kept, registered = trained.state.best_module, load_tensors(trained.module)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in registered.items())
+
+
+def test_another_precision_has_activations_of_its_own_and_the_dev_data_stay_in_fp32(
+    make_trial, with_recipe, run, tmp_path
+):
+    trial = make_trial()
+    run(with_recipe(trial, precision="fp32"))
+    before = activation_files(tmp_path / "work")
+    run(with_recipe(trial, precision="bf16"))
+    assert len(before) == 2
+    assert len(activation_files(tmp_path / "work") - before) == 1
 
 
 def test_a_damaged_state_starts_the_trial_again(make_trial, run, tmp_path, caplog):
