@@ -76,9 +76,9 @@ def assemble(
         assembled = release_assembly.assemble(trunk, members, store=context.store, report=report)
     new = assembled.to_release(context.store)
     with context.database.write() as session:
-        known = {release.manifest for release in releases.list_releases(session)}
+        known = releases.find_release(session, new.manifest) is not None
         release = releases.register_release(session, new, actor=context.actor, at=context.now())
-    if release.manifest in known:
+    if known:
         print_note(f"this selection has been assembled before: it is {release.name}")
     _print_release(release, assembled.manifest, as_json=as_json)
 
@@ -95,7 +95,14 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
         print_line("no release yet; assemble one: trunkline release assemble --select champion")
     else:
         print_table(
-            ["release", "backbone", *map(number_column, ("tasks", "layers")), time_column("created"), "by", "manifest"],
+            [
+                "release",
+                "backbone",
+                *map(number_column, ("tasks", "layers")),
+                time_column("created (UTC)"),
+                "by",
+                "manifest",
+            ],
             [
                 (
                     release.name,

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from registry.artifacts.safetensors_file import SafetensorsFile, TensorEntry
 from registry.errors import ArtifactError, InvalidWeights
 
-_TORCH_DTYPES: Mapping[str, torch.dtype] = {
+TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
 
-EXACT_IN_FP32 = tuple(_TORCH_DTYPES)
+EXACT_IN_FP32 = tuple(TORCH_DTYPES)
 """The dtypes whose every value is an fp32 value too."""
 
 
@@ -71,4 +71,4 @@ def _differences(
 def _tensor(file: SafetensorsFile, entry: TensorEntry) -> Tensor:
     # A copy, not a view: weights in use must not change or vanish with the file.
     data = bytearray(file.tensor(entry.name).data)
-    return torch.frombuffer(data, dtype=_TORCH_DTYPES[entry.dtype]).reshape(entry.shape).to(torch.float32)
+    return torch.frombuffer(data, dtype=TORCH_DTYPES[entry.dtype]).reshape(entry.shape).to(torch.float32)

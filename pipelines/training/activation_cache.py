@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ class EncodedRows:
         encoded = encoder.encode([(example.text, example.text_pair) for example in dataset.examples])
         return cls(encoded, hashlib.sha256("\n".join(dataset.input_digests).encode()).hexdigest())
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         return [len(row.input_ids) for row in self.encoded]
 

@@ -1,5 +1,6 @@
 """A module on the dev data: metrics, predictions row by row, and the golden examples it will be held to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,27 +55,29 @@ class DevEvaluation:
             found.update(zip(numbers, values, strict=True))
         return [found[row] for row in range(len(self.rows))]
 
-    def decisions(self, module: TaskModule) -> list[Decision]:
-        return [
-            decide(self.spec, outputs, encoded)
-            for outputs, encoded in zip(self.outputs(module), self.rows.encoded, strict=True)
-        ]
+    def decisions(self, outputs: Sequence[Tensor]) -> list[Decision]:
+        return [decide(self.spec, of_row, encoded) for of_row, encoded in zip(outputs, self.rows.encoded, strict=True)]
 
     def score(self, module: TaskModule) -> dict[str, float]:
-        return score(self.spec, [example.target for example in self.dataset.examples], self.decisions(module))
+        decisions = self.decisions(self.outputs(module))
+        return score(self.spec, [example.target for example in self.dataset.examples], decisions)
 
-    def predictions(self, module: TaskModule) -> bytes:
+    def predictions(self, outputs: Sequence[Tensor]) -> bytes:
         """JSON Lines, one a row in the order of the dev data: row number, gold target and prediction."""
-        rows = zip(self.dataset.examples, self.decisions(module), strict=True)
+        rows = zip(self.dataset.examples, self.decisions(outputs), strict=True)
         return b"".join(
             canonical_json({"row": number, "gold": example.target, "predicted": predicted}) + b"\n"
             for number, (example, predicted) in enumerate(rows)
         )
 
 
-def golden_examples(trunk: Trunk, module: TaskModule, dev: DevEvaluation, encoder: TextEncoder) -> GoldenExamples:
+def golden_examples(
+    trunk: Trunk, module: TaskModule, dev: DevEvaluation, outputs: Sequence[Tensor], encoder: TextEncoder
+) -> GoldenExamples:
     """Dev rows spread evenly over the lengths, each answered alone, without padding and without any cache.
 
+    Args:
+        outputs: what the module answers to the dev rows from the cache.
     Raises:
         ArtifactDamaged: the cached activations lead to other answers than the model itself.
     """
@@ -85,8 +88,7 @@ def golden_examples(trunk: Trunk, module: TaskModule, dev: DevEvaluation, encode
     alone = [
         _stand_alone(trunk, module, dev.rows.encoded[row], pad_id=encoder.pad_id, device=dev.device) for row in rows
     ]
-    cached = dev.outputs(module)
-    parity = compare(alone, [cached[row] for row in rows], type=dev.spec.type, tolerance=TOLERANCE["fp32"])
+    parity = compare(alone, [outputs[row] for row in rows], type=dev.spec.type, tolerance=TOLERANCE["fp32"])
     if not parity.passed:
         raise ArtifactDamaged(
             f"task {dev.spec.task}: answers from the activation cache differ from the model's own by "
@@ -97,9 +99,9 @@ def golden_examples(trunk: Trunk, module: TaskModule, dev: DevEvaluation, encode
             GoldenExample(
                 text=dev.dataset.examples[row].text,
                 text_pair=dev.dataset.examples[row].text_pair,
-                outputs=tuple(map(tuple, outputs.reshape(-1, outputs.shape[-1]).tolist())),
+                outputs=tuple(map(tuple, answer.reshape(-1, answer.shape[-1]).tolist())),
             )
-            for row, outputs in zip(rows, alone, strict=True)
+            for row, answer in zip(rows, alone, strict=True)
         )
     )
 

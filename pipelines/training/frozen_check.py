@@ -4,13 +4,12 @@ import torch
 from torch import nn
 
 from modeling.backbone import Trunk
+from modeling.weights import TORCH_DTYPES
 from registry.artifacts.safetensors_file import SafetensorsFile
 from registry.artifacts.store import LocalArtifactStore
 from registry.domain.digests import TensorBytes, prefix_digests, tensors_digest
 from registry.domain.records import Backbone
 from registry.errors import ArtifactDamaged
-
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def check_frozen(trunk: Trunk, backbone: Backbone, store: LocalArtifactStore) -> None:
@@ -36,7 +35,7 @@ def _live_digest(part: nn.Module, blob: str, store: LocalArtifactStore) -> str:
                 name,
                 entry.dtype,
                 entry.shape,
-                live[name].cpu().to(_DTYPES[entry.dtype]).reshape(-1).view(torch.uint8).numpy().tobytes(),
+                live[name].cpu().to(TORCH_DTYPES[entry.dtype]).reshape(-1).view(torch.uint8).numpy().tobytes(),
             )
             for name, entry in stored.entries.items()
         )

@@ -133,8 +133,8 @@ def _pack(
     try:
         # pwrite and not a writable mapping: a full disk is then an error here, and not a SIGBUS.
         os.truncate(descriptor, len(header) + size)
-        os.pwrite(descriptor, header, 0)
-        os.pwrite(descriptor, _raw(offsets), len(header))
+        _write_all(descriptor, memoryview(header), 0)
+        _write_all(descriptor, _raw(offsets), len(header))
         for numbers, values in rows:
             for number, value in zip(numbers, values, strict=True):
                 _write_all(descriptor, _raw(value.to(dtype)), values_begin + starts[number] * width * dtype.itemsize)

@@ -122,11 +122,12 @@ def _run(
         report=report,
     )
     check_frozen(trunk, backbone, store)
+    outputs = dev.outputs(module)
     return TrainedModule(
         trial=trial,
         module=module_bytes(module),
-        golden=golden_examples(trunk, module, dev, encoder).to_bytes(),
-        dev_predictions=dev.predictions(module),
+        golden=golden_examples(trunk, module, dev, outputs, encoder).to_bytes(),
+        dev_predictions=dev.predictions(outputs),
         state=state,
         environment=_environment(device),
     )

@@ -69,10 +69,6 @@ class LocalArtifactStore:
         self._compare(digest, hashlib.sha256(data).hexdigest())
         return data
 
-    def holds(self, digest: str) -> bool:
-        """Whether a blob has this name; whether it is whole is known by `fetch` only."""
-        return self._path(digest).is_file()
-
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise InvalidInput(f"digest {digest!r}", ["is not a sha256: 64 of the digits 0-9 and a-f"])

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -13,32 +14,22 @@ from registry.domain.records import TaskState
 from registry.domain.references import check_name
 from registry.errors import AlreadyExists, NotAllowed, NotFound
 
+Named = TypeVar("Named", TeamRow, BackboneRow, TaskRow)
+
 
 def find_team(session: Session, name: str) -> TeamRow:
     """The team of this name; raises UsageError for what is no name, NotFound for one that nobody has."""
-    check_name("team", name)
-    row = session.scalar(select(TeamRow).where(TeamRow.name == name))
-    if row is None:
-        raise NotFound(f"there is no team {name!r}: {_hint(session, TeamRow, name, 'team')}")
-    return row
+    return _find(session, TeamRow, "team", name)
 
 
 def find_backbone(session: Session, name: str) -> BackboneRow:
     """The backbone of this name; raises UsageError or NotFound."""
-    check_name("backbone", name)
-    row = session.scalar(select(BackboneRow).where(BackboneRow.name == name))
-    if row is None:
-        raise NotFound(f"there is no backbone {name!r}: {_hint(session, BackboneRow, name, 'backbone')}")
-    return row
+    return _find(session, BackboneRow, "backbone", name)
 
 
 def find_task(session: Session, name: str) -> TaskRow:
     """The task of this name; raises UsageError or NotFound."""
-    check_name("task", name)
-    row = session.scalar(select(TaskRow).where(TaskRow.name == name))
-    if row is None:
-        raise NotFound(f"there is no task {name!r}: {_hint(session, TaskRow, name, 'task')}")
-    return row
+    return _find(session, TaskRow, "task", name)
 
 
 def lock_task(session: Session, name: str) -> TaskRow:
@@ -74,7 +65,12 @@ def first_of_its_name(taken: str) -> Iterator[None]:
         raise AlreadyExists(taken) from error
 
 
-def _hint(session: Session, table: type[TeamRow | BackboneRow | TaskRow], name: str, kind: str) -> str:
-    near = difflib.get_close_matches(name, session.scalars(select(table.name).order_by(table.name)).all())
-    listing = f"`trunkline {kind} list` shows what there is"
-    return f"did you mean {', '.join(near)}? {listing}" if near else listing
+def _find(session: Session, table: type[Named], kind: str, name: str) -> Named:
+    check_name(kind, name)
+    row = session.scalar(select(table).where(table.name == name))
+    if row is None:
+        near = difflib.get_close_matches(name, session.scalars(select(table.name).order_by(table.name)).all())
+        listing = f"`trunkline {kind} list` shows what there is"
+        hint = f"did you mean {', '.join(near)}? {listing}" if near else listing
+        raise NotFound(f"there is no {kind} {name!r}: {hint}")
+    return row

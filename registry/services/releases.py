@@ -43,9 +43,8 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
     """
     counter = session.scalars(select(CounterRow).where(CounterRow.name == RELEASE_COUNTER).with_for_update()).one()
     session.refresh(counter)
-    existing = _records(session, _with_backbone().where(ReleaseRow.manifest == new.manifest))
-    if existing:
-        return existing[0]
+    if (existing := find_release(session, new.manifest)) is not None:
+        return existing
     if not new.tasks:
         raise UsageError("a release needs at least one task")
     backbone = find_backbone(session, new.backbone)
@@ -97,6 +96,12 @@ def get_release(session: Session, reference: str) -> Release:
     if len(found) > 1:
         raise UsageError(f"{reference} begins the manifests of {', '.join(r.name for r in found)}: write more digits")
     return found[0]
+
+
+def find_release(session: Session, manifest: str) -> Release | None:
+    """The release of this manifest, if it was registered."""
+    found = _records(session, _with_backbone().where(ReleaseRow.manifest == manifest))
+    return found[0] if found else None
 
 
 def list_releases(session: Session) -> list[Release]:

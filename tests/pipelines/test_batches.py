@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.text import NO_TOKEN, EncodedText
+from pipelines.training.activation_cache import EncodedRows
 from pipelines.training.batches import cached_batch, epoch_batches
 from pipelines.training.packed_rows import PackedRows
 
@@ -49,3 +50,9 @@ def test_a_cached_batch_is_padded_with_zeros_and_masked():
     assert batch.hidden[0, 3:].eq(0).all()
     assert batch.mask.sum(1).tolist() == [3, 2]
     assert batch.word_tokens.tolist() == [[NO_TOKEN, NO_TOKEN], [0, 1]]
+
+
+def test_the_lengths_of_the_rows_are_counted_once():
+    rows = EncodedRows([EncodedText((1, 2), (0, 0), (), (), 0)] * 3, "digest")
+    assert rows.lengths == [2, 2, 2]
+    assert rows.lengths is rows.lengths, "a loop over the rows would count all of them for each"

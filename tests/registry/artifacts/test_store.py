@@ -27,7 +27,6 @@ def test_what_is_put_is_read_back_by_its_sha256(store: LocalArtifactStore, data:
     digest = store.put(data)
     assert digest == hashlib.sha256(data).hexdigest()
     assert store.read(digest) == data
-    assert store.holds(digest)
 
 
 def test_a_blob_lies_in_the_documented_place(store: LocalArtifactStore, tmp_path: Path) -> None:
@@ -61,7 +60,6 @@ def test_a_source_that_cannot_be_read_is_blamed_and_leaves_nothing(store: LocalA
 
 
 def test_a_blob_that_is_not_there_is_missing(store: LocalArtifactStore) -> None:
-    assert not store.holds(HELLO)
     with pytest.raises(ArtifactMissing, match=HELLO):
         store.fetch(HELLO)
     with pytest.raises(ArtifactMissing, match=HELLO):
@@ -90,7 +88,7 @@ def test_a_damaged_blob_is_never_handed_out_and_is_mended_by_its_source(
 @given(st.text())
 def test_only_a_digest_is_ever_made_into_a_path(text: str) -> None:
     store = LocalArtifactStore(Path("/nonexistent"))
-    for use in (store.fetch, store.read, store.holds):
+    for use in (store.fetch, store.read):
         with pytest.raises(InvalidInput, match="is not a sha256"):
             use(text)
 
