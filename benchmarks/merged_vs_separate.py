@@ -32,7 +32,7 @@ from modeling.multitask import MergedModel, load_merged_model
 from modeling.task_module import copy_backbone_layers, module_bytes, new_task_module
 from modeling.text import Batch
 from registry.artifacts.backbone_files import store_backbone
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.manifests import BranchManifest, HeadConfig, Manifest
 from registry.domain.records import NewBackbone
 from registry.domain.task_specs import InputForm, TaskType

@@ -20,7 +20,7 @@ import typer
 
 from cli.rendering import print_line, print_note
 from cli.settings import Settings
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore, open_store
 from registry.database.engine import Database
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -59,8 +59,9 @@ class Context:
         return database
 
     @functools.cached_property
-    def store(self) -> LocalArtifactStore:
-        return LocalArtifactStore(self.settings.artifact_root)
+    def store(self) -> ArtifactStore:
+        settings = self.settings
+        return open_store(settings.artifact_root, cache=settings.blob_cache, cache_bytes=settings.blob_cache_bytes)
 
     def close(self) -> None:
         if "database" in vars(self):

@@ -1,6 +1,7 @@
 """Where things are and who acts. Flag beats environment beats file beats default; built once, in the entry point."""
 
 import getpass
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from registry.errors import UsageError
 
 HOME_FOLDER = ".trunkline"
 _REGISTRY_FILE = "registry.db"
+_CACHE_GIGABYTES = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,12 @@ class Settings:
 
     home: Path
     database_url: str
-    artifact_root: Path
+    """May hold a password: never shown."""
+    artifact_root: str
+    """A folder's absolute path, or s3://bucket/prefix."""
+    blob_cache: Path
+    """Local copies of the blobs of a remote artifact root."""
+    blob_cache_bytes: int
     mlflow_uri: str
     mlflow_artifact_location: str | None
     """Where a new experiment keeps its files; None leaves it to the tracking server that the user named."""
@@ -39,14 +46,17 @@ class Settings:
         """`home` and `actor` are the command's flags, None where they were not given.
 
         Raises:
-            UsageError: the actor is empty or not on one line, or the home is under a user that does not exist.
+            UsageError: the actor is empty or not on one line, the home is under a user that does not exist, or the
+                cache's limit is no number.
         """
         folder = _home(environ, cwd, home)
         tracking_uri = environ.get("MLFLOW_TRACKING_URI")
         return cls(
             home=folder,
-            database_url=_sqlite_url(folder / _REGISTRY_FILE),
-            artifact_root=folder / "artifacts",
+            database_url=environ.get("TRUNKLINE_DATABASE_URL") or _sqlite_url(folder / _REGISTRY_FILE),
+            artifact_root=_artifact_root(environ.get("TRUNKLINE_ARTIFACT_ROOT"), cwd, folder),
+            blob_cache=folder / "cache" / "blobs",
+            blob_cache_bytes=_cache_bytes(environ.get("TRUNKLINE_BLOB_CACHE_GB")),
             mlflow_uri=tracking_uri or _sqlite_url(folder / "mlflow.db"),
             mlflow_artifact_location=None if tracking_uri else (folder / "mlflow-artifacts").as_uri(),
             actor=_checked_actor(environ.get("TRUNKLINE_ACTOR") or _login_name() if actor is None else actor),
@@ -62,11 +72,27 @@ def _home(environ: Mapping[str, str], cwd: Path, flag: Path | None) -> Path:
     return next((folder for folder in candidates if folder.is_dir()), cwd / HOME_FOLDER)
 
 
+def _artifact_root(named: str | None, cwd: Path, home: Path) -> str:
+    if not named:
+        return str(home / "artifacts")
+    return named if "://" in named else str(cwd / _expanded(Path(named)))
+
+
+def _cache_bytes(named: str | None) -> int:
+    try:
+        gigabytes = float(named) if named else _CACHE_GIGABYTES
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 < gigabytes < math.inf:
+        raise UsageError(f"TRUNKLINE_BLOB_CACHE_GB={named}: must be a number of gigabytes above 0")
+    return int(gigabytes * 1e9)
+
+
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise UsageError(f"home {path}: there is no such user; name another folder") from None
+        raise UsageError(f"{path}: there is no such user; name another folder") from None
 
 
 def _sqlite_url(path: Path) -> str:

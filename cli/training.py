@@ -9,7 +9,7 @@ from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
 from cli.release_drawing import layers_of_its_own
 from cli.rendering import print_fields, print_json, print_note, print_warning
-from registry.domain.records import Backbone, NewVersion, TaskState, Version
+from registry.domain.records import Backbone, TaskState, Version
 from registry.domain.references import check_name, parse_reference
 from registry.domain.task_specs import TaskSpec
 from registry.errors import ArtifactDamaged, ArtifactError, NotAllowed, UsageError
@@ -255,23 +255,19 @@ def _register(context: Context, held: "TrialRun", device: str) -> Version:
 def _mend(context: Context, held: "TrialRun", version: Version, device: str) -> None:
     """Runs the trial of a version again where its blobs are damaged or gone; the same bytes take their place."""
     try:
-        for blob in _blobs(version):
+        for blob in version.blobs:
             context.store.fetch(blob)
     except ArtifactError as damage:
         print_note(f"{version.reference}: {damage}")
         with progress_bar() as report:
             trained = held.run(store=context.store, device=_device(device), report=report)
         again = trained.to_version(context.store, mlflow_run=None)
-        if _blobs(again) != _blobs(version):
+        if again.blobs != version.blobs:
             raise ArtifactDamaged(
                 f"{version.reference} cannot be made again: the same trial gives other numbers here (other machine, "
                 "threads or library versions); restore its blobs from a copy, or train with another --seed"
             ) from damage
         print_note(f"{version.reference}: mended by running its trial again")
-
-
-def _blobs(version: NewVersion) -> tuple[str, str, str]:
-    return version.module, version.golden, version.dev_predictions
 
 
 def _print_version(version: Version, trial: "Trial", *, as_json: bool) -> None:

@@ -25,7 +25,7 @@ from cli.main import main as trunkline
 from modeling.decoding import Answer, LabelAnswer, NumberAnswer, TagsAnswer
 from pipelines.data.dataset import load_dataset
 from pipelines.training.metrics import score
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.records import Release
 from registry.domain.task_specs import TaskSpec, parse_task_spec
 from serving.loaded_release import LoadedRelease, Text, load_release

@@ -14,7 +14,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from modeling.text import Batch, TextEncoder
 from modeling.weights import EXACT_IN_FP32, fill
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.families import family_of
 from registry.domain.manifests import TrunkManifest
 from registry.domain.records import NewBackbone
@@ -81,7 +81,7 @@ def compute_buffers(model: PreTrainedModel, part: nn.Module) -> None:
             initialise(module)
 
 
-def load_text_encoder(pinned: NewBackbone | TrunkManifest, store: LocalArtifactStore) -> TextEncoder:
+def load_text_encoder(pinned: NewBackbone | TrunkManifest, store: ArtifactStore) -> TextEncoder:
     """The text encoder of a backbone, or of the trunk that a release took from it.
 
     Raises:
@@ -91,7 +91,7 @@ def load_text_encoder(pinned: NewBackbone | TrunkManifest, store: LocalArtifactS
     return TextEncoder(store.read(pinned.tokenizer), max_length=pinned.max_length, pad_id=function["pad_token_id"])
 
 
-def fill_part(part: nn.Module, blob: str, store: LocalArtifactStore, *, subject: str) -> None:
+def fill_part(part: nn.Module, blob: str, store: ArtifactStore, *, subject: str) -> None:
     """Fills a part of a backbone from its blob; an error names the part and how to mend the blob.
 
     Raises:
@@ -157,7 +157,7 @@ def load_trunk(
     config: Mapping[str, Any],
     embeddings: str,
     layers: Sequence[str],
-    store: LocalArtifactStore,
+    store: ArtifactStore,
     attention: Attention = "sdpa",
 ) -> Trunk:
     """Builds the trunk from its blobs, in fp32 whatever dtype they hold: the cast is exact.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from modeling.backbone import Attention, Trunk, load_trunk
 from modeling.task_module import TaskModule, load_task_module
 from modeling.text import Batch
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import BranchManifest, Manifest
 from registry.errors import ArtifactError, InvalidWeights, NotFound
 
@@ -72,7 +72,7 @@ def _key(task: str) -> str:
     return f"task:{task}"
 
 
-def load_merged_model(manifest: Manifest, store: LocalArtifactStore, *, attention: Attention = "sdpa") -> MergedModel:
+def load_merged_model(manifest: Manifest, store: ArtifactStore, *, attention: Attention = "sdpa") -> MergedModel:
     """Builds a release's model, in eval mode and without gradients: each tensor of each blob fills one parameter.
 
     Raises:
@@ -96,7 +96,7 @@ def load_merged_model(manifest: Manifest, store: LocalArtifactStore, *, attentio
 
 
 def _load_branch(
-    task: str, branch: BranchManifest, config: Mapping[str, Any], store: LocalArtifactStore, attention: Attention
+    task: str, branch: BranchManifest, config: Mapping[str, Any], store: ArtifactStore, attention: Attention
 ) -> TaskModule:
     subject = f"{task}/{branch.version}"
     if branch.head.type is not branch.type or branch.head.outputs != max(1, len(branch.labels)):

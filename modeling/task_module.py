@@ -15,7 +15,7 @@ from modeling.backbone import Attention, attention_mask, compute_buffers, fill_p
 from modeling.heads import TextHead, TokenHead, build_head, initialise_head
 from modeling.weights import fill
 from registry.artifacts.safetensors_file import safetensors_bytes
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import TensorBytes
 from registry.domain.manifests import HeadConfig
 from registry.errors import InvalidWeights
@@ -65,7 +65,7 @@ def new_task_module(
 
 
 def copy_backbone_layers(
-    module: TaskModule, *, first_layer: int, layer_blobs: Sequence[str], store: LocalArtifactStore
+    module: TaskModule, *, first_layer: int, layer_blobs: Sequence[str], store: ArtifactStore
 ) -> None:
     """Fills the module's layers with the backbone's layers `first_layer`, `first_layer` + 1, … (counted from 1).
 

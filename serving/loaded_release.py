@@ -11,7 +11,7 @@ from modeling.batching import row_outputs, token_batches
 from modeling.decoding import Answer, decode
 from modeling.multitask import MergedModel, load_merged_model
 from modeling.text import EncodedText, TextEncoder
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.task_specs import InputForm
 from registry.errors import InvalidInput, NotFound, UsageError
@@ -123,7 +123,7 @@ def _described(form: InputForm) -> str:
     return {InputForm.SINGLE: "single text", InputForm.PAIR: "pair of texts"}[form]
 
 
-def load_release(manifest_digest: str, store: LocalArtifactStore) -> LoadedRelease:
+def load_release(manifest_digest: str, store: ArtifactStore) -> LoadedRelease:
     """Reads a release from its blobs, verifying every digest and every tensor.
 
     Raises:

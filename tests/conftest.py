@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 
 from modeling.task_module import TaskModule, copy_backbone_layers, module_bytes, new_task_module
 from registry.artifacts.backbone_files import store_backbone
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.manifests import BranchManifest, HeadConfig, Manifest
 from registry.domain.records import NewBackbone
 from registry.domain.task_specs import InputForm, TagScheme, TaskType

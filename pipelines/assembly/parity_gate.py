@@ -12,7 +12,7 @@ from modeling.multitask import MergedModel
 from modeling.parity import TOLERANCE, ParityResult, compare
 from modeling.text import EncodedText, TextEncoder
 from pipelines.progress import Report
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.golden_examples import GoldenExamples, parse_golden_examples
 from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm
@@ -32,7 +32,7 @@ class _Question:
 
 
 def parity_gate(
-    manifest: Manifest, model: MergedModel, *, store: LocalArtifactStore, report: Report
+    manifest: Manifest, model: MergedModel, *, store: ArtifactStore, report: Report
 ) -> dict[str, dict[str, ParityResult]]:
     """Compares the merged model with every golden example, in batches of one task and in batches of all tasks.
 

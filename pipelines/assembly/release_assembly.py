@@ -8,7 +8,7 @@ from modeling.multitask import load_merged_model
 from modeling.parity import ParityResult
 from pipelines.assembly.parity_gate import parity_gate
 from pipelines.progress import Report
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import first_difference
 from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import Backbone, NewRelease, Version
@@ -34,7 +34,7 @@ class AssembledRelease:
     parity: Mapping[str, Mapping[str, ParityResult]]
     """Task -> way of batching -> finding."""
 
-    def to_release(self, store: LocalArtifactStore) -> NewRelease:
+    def to_release(self, store: ArtifactStore) -> NewRelease:
         """Puts the manifest into the store and returns the row that refers to it."""
         manifest = self.manifest
         gates: dict[str, Any] = {
@@ -55,7 +55,7 @@ class AssembledRelease:
 
 
 def assemble(
-    backbone: Backbone, members: Sequence[Member], *, store: LocalArtifactStore, report: Report
+    backbone: Backbone, members: Sequence[Member], *, store: ArtifactStore, report: Report
 ) -> AssembledRelease:
     """Builds the merged model of the selected versions and proves that it answers as each module does alone.
 

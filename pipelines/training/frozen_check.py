@@ -6,13 +6,13 @@ from torch import nn
 from modeling.backbone import Trunk
 from modeling.weights import TORCH_DTYPES
 from registry.artifacts.safetensors_file import SafetensorsFile
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import TensorBytes, prefix_digests, tensors_digest
 from registry.domain.records import Backbone
 from registry.errors import ArtifactDamaged
 
 
-def check_frozen(trunk: Trunk, backbone: Backbone, store: LocalArtifactStore) -> None:
+def check_frozen(trunk: Trunk, backbone: Backbone, store: ArtifactStore) -> None:
     """Recomputes P(trunk depth) from the parameters in memory, cast back to the dtype they are stored in.
 
     Raises:
@@ -27,7 +27,7 @@ def check_frozen(trunk: Trunk, backbone: Backbone, store: LocalArtifactStore) ->
         )
 
 
-def _live_digest(part: nn.Module, blob: str, store: LocalArtifactStore) -> str:
+def _live_digest(part: nn.Module, blob: str, store: ArtifactStore) -> str:
     live = part.state_dict()
     with SafetensorsFile(store.fetch(blob)) as stored:
         return tensors_digest(

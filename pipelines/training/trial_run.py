@@ -25,7 +25,7 @@ from pipelines.training.optimisation import TrainingRows, optimise
 from pipelines.training.packed_rows import PackedRows
 from pipelines.training.trial_state import TrialFolder
 from pipelines.training.trials import TrainedModule, Trial
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.records import Version
 from registry.domain.task_specs import TaskType
 from registry.errors import Conflict, StorageError, TrainingFailed
@@ -66,7 +66,7 @@ class TrialRun:
     folder: Path
     caches: Path
 
-    def run(self, *, store: LocalArtifactStore, device: torch.device, report: Report) -> TrainedModule:
+    def run(self, *, store: ArtifactStore, device: torch.device, report: Report) -> TrainedModule:
         """Trains the module, going on where an interrupted run of the same trial stopped.
 
         Raises:
@@ -89,7 +89,7 @@ def _run(
     trial: Trial,
     folder: TrialFolder,
     *,
-    store: LocalArtifactStore,
+    store: ArtifactStore,
     caches: Path,
     device: torch.device,
     report: Report,
@@ -133,7 +133,7 @@ def _run(
     )
 
 
-def _training_rows(trial: Trial, cache: ActivationCache, store: LocalArtifactStore) -> TrainingRows:
+def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -> TrainingRows:
     rows = EncodedRows.of(trial.train, cache.encoder)
     targets = _targets(trial, rows.encoded)
     return TrainingRows(
@@ -149,7 +149,7 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: LocalArtifactSto
 
 
 def _teacher_outputs(
-    trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: LocalArtifactStore
+    trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: ArtifactStore
 ) -> PackedRows:
     return cache.teacher_outputs(
         _teacher_module(trial, teacher, store).to(cache.device),
@@ -185,7 +185,7 @@ def _spread(targets: Sequence[Tensor]) -> tuple[float, float]:
     return values.mean().item(), values.std(correction=0).item()
 
 
-def _teacher_module(trial: Trial, teacher: Version, store: LocalArtifactStore) -> TaskModule:
+def _teacher_module(trial: Trial, teacher: Version, store: ArtifactStore) -> TaskModule:
     return load_task_module(
         store.fetch(teacher.module),
         subject=str(teacher.reference),
@@ -195,7 +195,7 @@ def _teacher_module(trial: Trial, teacher: Version, store: LocalArtifactStore) -
     ).eval()
 
 
-def _initial_module(trial: Trial, rows: TrainingRows, store: LocalArtifactStore) -> TaskModule:
+def _initial_module(trial: Trial, rows: TrainingRows, store: ArtifactStore) -> TaskModule:
     """Layers k+1..k+l and head from the teacher's same ones (paper, section 3.2), or layers from the backbone."""
     module = new_task_module(
         config=trial.backbone.config, head=trial.head, task_layers=trial.task_layers, seed=trial.seed

@@ -7,7 +7,7 @@ from pipelines.data.dataset import Dataset
 from pipelines.training.packed_rows import key_digest
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialState
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import HeadConfig
 from registry.domain.records import Backbone, NewVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec, TaskType
@@ -120,7 +120,7 @@ class TrainedModule:
         assert self.state.best_epoch is not None  # noqa: S101 - a recipe scores at least once
         return self.state.epoch_metrics[self.state.best_epoch]
 
-    def to_version(self, store: LocalArtifactStore, *, mlflow_run: str | None) -> NewVersion:
+    def to_version(self, store: ArtifactStore, *, mlflow_run: str | None) -> NewVersion:
         """Puts the blobs into the store and returns the row that refers to them."""
         trial = self.trial
         return NewVersion(

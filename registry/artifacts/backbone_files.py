@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.artifacts.safetensors_file import SafetensorsFile, safetensors_bytes
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import TensorBytes, prefix_digests, prefix_root, tensors_digest, tokenizer_digest
 from registry.domain.families import BackboneFamily, family_of
 from registry.domain.plain_data import canonical_json
@@ -33,7 +33,7 @@ class _Parts(NamedTuple):
     layers: list[list[TensorBytes]]
 
 
-def store_backbone(folder: Path, *, name: str, max_length: int | None, store: LocalArtifactStore) -> NewBackbone:
+def store_backbone(folder: Path, *, name: str, max_length: int | None, store: ArtifactStore) -> NewBackbone:
     """Reads `config.json`, `tokenizer.json` and the safetensors weights, stores their blobs, and describes them.
 
     One blob holds the embeddings, one each layer, with names relative to them and the dtype of the file; one holds

@@ -1,54 +1,43 @@
-"""The content-addressed store in a local folder: a blob is found under its own sha256, and nowhere else.
+"""What an artifact store is: blobs under their own sha256, in a local folder or in an S3 bucket."""
 
-<root>/sha256/ab/cdef…      blobs, read-only, complete from the moment they have this name
-<root>/incoming/…           files being written; what a killed process leaves here is never read
-"""
-
-import hashlib
-import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from io import BufferedReader
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from registry.artifacts.atomic_file import sync_folder
-from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
+from registry.errors import InvalidInput, UsageError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_CHUNK_BYTES = 1 << 20
 
 
-class LocalArtifactStore:
-    """Blobs under `root`, which is created by the first `put`.
+class StoredBlob(NamedTuple):
+    digest: str
+    size: int
+    """Bytes."""
+    stored_at: datetime
+    """When it was put last, by the store's own clock."""
 
-    Digests are 64 lower-case hexadecimal digits; any other string is refused with InvalidInput before a path is
-    made of it.
+
+class ArtifactStore(Protocol):
+    """Blobs are immutable, verified on every read, and there whole or not at all.
+
+    Digests are 64 lower-case hexadecimal digits; any other string is refused with InvalidInput before a path or a key
+    is made of it. Every method raises StorageError when the store cannot be reached, read or written.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    @property
+    def location(self) -> str:
+        """Where it is, for messages: a path or an s3:// URL, without credentials."""
 
     def put(self, data: bytes) -> str:
-        """Stores the bytes and returns their digest; storing them again changes nothing, or mends a damaged blob.
+        """Stores the bytes and returns their digest.
 
-        Raises:
-            StorageError: the bytes could not be written; nothing of them is left behind.
+        Storing them again writes nothing but makes the blob young again (`stored_at`), or mends a damaged one.
         """
-        digest = hashlib.sha256(data).hexdigest()
-        if not self._is_whole(digest):
-            self._write([data])
-        return digest
 
     def put_file(self, path: Path) -> str:
-        """Stores a file's bytes without holding them in memory, and returns their digest.
-
-        Raises:
-            InvalidInput: the file cannot be read.
-            StorageError: the bytes could not be written; nothing of them is left behind.
-        """
-        return self._write(_chunks(path))
+        """`put` of a file's bytes, without holding them in memory; raises InvalidInput when it cannot be read."""
 
     def fetch(self, digest: str) -> Path:
         """A local path to read the blob from, after its bytes have been compared with its digest.
@@ -56,100 +45,53 @@ class LocalArtifactStore:
         Raises:
             ArtifactMissing: the store does not hold it.
             ArtifactDamaged: its bytes have another digest.
-            StorageError: it could not be read.
         """
-        with self._opened(digest) as file:
-            self._compare(digest, hashlib.file_digest(file, "sha256").hexdigest())
-        return self._path(digest)
 
     def read(self, digest: str) -> bytes:
         """The blob's bytes; raises what `fetch` raises."""
-        with self._opened(digest) as file:
-            data = file.read()
-        self._compare(digest, hashlib.sha256(data).hexdigest())
-        return data
 
-    def _path(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise InvalidInput(f"digest {digest!r}", ["is not a sha256: 64 of the digits 0-9 and a-f"])
-        return self._root / "sha256" / digest[:2] / digest[2:]
+    def missing(self, digests: Iterable[str]) -> set[str]:
+        """Those that the store does not hold; nothing is read."""
 
-    def _is_whole(self, digest: str) -> bool:
-        try:
-            self.fetch(digest)
-        except (ArtifactMissing, ArtifactDamaged):
-            return False
-        return True
+    def blobs(self) -> Iterator[StoredBlob]:
+        """Every blob, in no particular order; files that are no blobs are passed over."""
 
-    @contextmanager
-    def _opened(self, digest: str) -> Iterator[BufferedReader]:
-        path = self._path(digest)
-        try:
-            with path.open("rb") as file:
-                yield file
-        except FileNotFoundError:
-            raise ArtifactMissing(
-                f"blob {digest} is not in {self._root}: copy it from the store it was registered with, "
-                "or check that TRUNKLINE_HOME is the right one"
-            ) from None
-        except OSError as error:
-            raise StorageError(f"blob {digest}: cannot read {path}: {error.strerror}") from error
+    def remove(self, digest: str) -> None:
+        """Removes a blob; one that is not there is no error."""
 
-    def _compare(self, digest: str, found: str) -> None:
-        if found != digest:
-            raise ArtifactDamaged(
-                f"blob {digest} in {self._root} is damaged (its bytes have digest {found}): "
-                "restore it from a copy, or store its source again, which replaces it"
-            )
+    def now(self) -> datetime:
+        """The time by the clock that `stored_at` is read from."""
 
-    def _write(self, chunks: Iterable[bytes]) -> str:
-        """Temporary file, fsync, rename, fsync of the folder: the name appears with all of its bytes or not at all."""
-        incoming = self._root / "incoming" / secrets.token_hex(16)
-        try:
-            _make_folder(incoming.parent)
-            try:
-                digest = _write_file(incoming, chunks)
-                path = self._path(digest)
-                _make_folder(path.parent)
-                incoming.replace(path)
-            finally:
-                incoming.unlink(missing_ok=True)
-            sync_folder(path.parent)
-        except OSError as error:
-            raise StorageError(
-                f"cannot store a blob in {self._root}: {error.strerror}; "
-                "nothing was stored: free some space or mend the folder, then run the command again"
-            ) from error
-        return digest
+    def clear_unfinished(self, *, before: datetime, dry_run: bool) -> int:
+        """Removes what uploads that were killed before this moment left behind; returns how many there were."""
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    # The source's errors are its own: they must not read as if the store had failed.
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                yield chunk
-    except OSError as error:
-        raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from error
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
 
 
-def _write_file(path: Path, chunks: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    # Blobs are read-only from birth: an editor or a stray `>` must not change what a digest names.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
-    with os.fdopen(descriptor, "wb") as file:
-        for chunk in chunks:
-            digest.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
+def blob_key(digest: str) -> str:
+    """Where a blob lies below the root: `sha256/ab/cdef…`; raises InvalidInput for what is no digest."""
+    if not is_digest(digest):
+        raise InvalidInput(f"digest {digest!r}", ["is not a sha256: 64 of the digits 0-9 and a-f"])
+    return f"sha256/{digest[:2]}/{digest[2:]}"
 
 
-def _make_folder(folder: Path) -> None:
-    """Creates the folder and its missing parents so that they outlast a power cut."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+def open_store(root: str, *, cache: Path, cache_bytes: int) -> ArtifactStore:
+    """The store at a folder's path or at `s3://bucket/prefix`.
+
+    Args:
+        cache: folder for local copies of remote blobs.
+        cache_bytes: how large the copies may grow together.
+    Raises:
+        UsageError: the root has another scheme.
+    """
+    if root.startswith("s3://"):
+        from registry.artifacts.s3_store import S3ArtifactStore  # imports boto3: only when it is used
+
+        return S3ArtifactStore.at(root, cache=cache, cache_bytes=cache_bytes)
+    if "://" in root:
+        raise UsageError(f"artifact root {root}: write the path of a folder, or s3://bucket/prefix")
+    from registry.artifacts.local_store import LocalArtifactStore
+
+    return LocalArtifactStore(Path(root))

@@ -46,6 +46,8 @@ VERSION_TABLE: Final = "trunkline_schema_version"
 """A table name of our own, so that the registry can share a database with other users of Alembic."""
 
 RELEASE_COUNTER: Final = "release"
+SWEEP_COUNTER: Final = "sweep"
+"""Nobody takes its numbers: its row is the lock between sweeping blobs and referring to them."""
 
 
 class Schema(DeclarativeBase):

@@ -50,6 +50,10 @@ class NewBackbone(Plain):
     """Blobs; a layer's tensors are named relative to the layer, the embeddings' relative to the embeddings."""
     source: str
 
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        return self.tokenizer, self.embeddings, *self.layers
+
     def trunk(self, depth: int) -> TrunkManifest:
         """The part of a release's manifest that takes layers 1..depth of this backbone."""
         return TrunkManifest(
@@ -117,6 +121,10 @@ class NewVersion(Plain):
     trial_key: str
     """Digest of everything that decides the outcome; registering it again gives the version that exists."""
     mlflow_run: str | None = None
+
+    @property
+    def blobs(self) -> tuple[str, str, str]:
+        return self.module, self.golden, self.dev_predictions
 
 
 class Version(NewVersion):

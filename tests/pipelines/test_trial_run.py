@@ -161,7 +161,7 @@ from pipelines.training import optimisation
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import Trial
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.records import Backbone
 from registry.domain.task_specs import TaskSpec
 torch.set_num_threads(1)

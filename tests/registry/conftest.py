@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from registry.artifacts.store import LocalArtifactStore
+from registry.artifacts.local_store import LocalArtifactStore
 from registry.database.engine import Database
 from registry.domain.digests import prefix_digests
 from registry.domain.records import NewBackbone, NewRelease, NewVersion

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from registry.artifacts.backbone_files import store_backbone
+from registry.artifacts.local_store import LocalArtifactStore
 from registry.artifacts.safetensors_file import SafetensorsFile
-from registry.artifacts.store import LocalArtifactStore
 from registry.domain.digests import tokenizer_digest
 from registry.domain.records import NewBackbone
 from registry.errors import InvalidInput, InvalidWeights, UsageError

@@ -1,0 +1,191 @@
+"""The content-addressed store in a local folder: a blob is found under its own sha256, and nowhere else.
+
+<root>/sha256/ab/cdef…      blobs, read-only, complete from the moment they have this name
+<root>/incoming/…           files being written; what a killed process leaves here is never read
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+
+from registry.artifacts.atomic_file import sync_folder
+from registry.artifacts.store import StoredBlob, blob_key, is_digest
+from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
+from registry.fault_points import reached
+
+_CHUNK_BYTES = 1 << 20
+
+
+class LocalArtifactStore:
+    """An `ArtifactStore` under `root`, which is created by the first `put`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def location(self) -> str:
+        return str(self._root)
+
+    def put(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        if not self._is_whole(digest) or not self._touch(digest):
+            self._write([data])
+        return digest
+
+    def put_file(self, path: Path) -> str:
+        return self._write(_chunks(path))
+
+    def fetch(self, digest: str) -> Path:
+        with self._opened(digest) as file:
+            self._compare(digest, hashlib.file_digest(file, "sha256").hexdigest())
+        return self._path(digest)
+
+    def read(self, digest: str) -> bytes:
+        with self._opened(digest) as file:
+            data = file.read()
+        self._compare(digest, hashlib.sha256(data).hexdigest())
+        return data
+
+    def missing(self, digests: Iterable[str]) -> set[str]:
+        return {digest for digest in digests if not self._path(digest).is_file()}
+
+    def blobs(self) -> Iterator[StoredBlob]:
+        with self._reading():
+            for path in sorted((self._root / "sha256").glob("[0-9a-f][0-9a-f]/*")):
+                digest = path.parent.name + path.name
+                # Another process may sweep meanwhile: what has gone since it was listed is no blob.
+                if is_digest(digest) and path.is_file():
+                    state = path.stat()
+                    yield StoredBlob(digest, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))
+
+    def remove(self, digest: str) -> None:
+        with self._reading():
+            self._path(digest).unlink(missing_ok=True)
+
+    def now(self) -> datetime:
+        """By the clock that stamps files here: that of the file server, where the folder lies on one."""
+        incoming = self._root / "incoming" / secrets.token_hex(16)
+        try:
+            _make_folder(incoming.parent)
+            incoming.touch()
+            stamped = incoming.stat().st_mtime
+            incoming.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot write in {self._root}: {error.strerror}") from error
+        return datetime.fromtimestamp(stamped, UTC)
+
+    def clear_unfinished(self, *, before: datetime, dry_run: bool) -> int:
+        with self._reading():
+            old = [path for path in (self._root / "incoming").glob("*") if path.stat().st_mtime < before.timestamp()]
+            for path in old:
+                if not dry_run:
+                    path.unlink(missing_ok=True)
+        return len(old)
+
+    def _path(self, digest: str) -> Path:
+        return self._root / blob_key(digest)
+
+    def _is_whole(self, digest: str) -> bool:
+        try:
+            self.fetch(digest)
+        except (ArtifactMissing, ArtifactDamaged):
+            return False
+        return True
+
+    def _touch(self, digest: str) -> bool:
+        """Makes the blob young, so that no sweep takes it from under whoever has just put it; False if it has gone."""
+        try:
+            os.utime(self._path(digest))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StorageError(f"blob {digest}: cannot touch {self._path(digest)}: {error.strerror}") from error
+        return True
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"cannot use {self._root}: {error.strerror} ({error.filename})") from error
+
+    @contextmanager
+    def _opened(self, digest: str) -> Iterator[BufferedReader]:
+        path = self._path(digest)
+        try:
+            with path.open("rb") as file:
+                yield file
+        except FileNotFoundError:
+            raise ArtifactMissing(
+                f"blob {digest} is not in {self._root}: copy it from the store it was registered with, "
+                "or check that TRUNKLINE_HOME is the right one"
+            ) from None
+        except OSError as error:
+            raise StorageError(f"blob {digest}: cannot read {path}: {error.strerror}") from error
+
+    def _compare(self, digest: str, found: str) -> None:
+        if found != digest:
+            raise ArtifactDamaged(
+                f"blob {digest} in {self._root} is damaged (its bytes have digest {found}): "
+                "restore it from a copy, or store its source again, which replaces it"
+            )
+
+    def _write(self, chunks: Iterable[bytes]) -> str:
+        """Temporary file, fsync, rename, fsync of the folder: the name appears with all of its bytes or not at all."""
+        incoming = self._root / "incoming" / secrets.token_hex(16)
+        try:
+            _make_folder(incoming.parent)
+            try:
+                digest = _write_file(incoming, chunks)
+                reached("blob.written")
+                path = self._path(digest)
+                _make_folder(path.parent)
+                reached("blob.folder-made")
+                incoming.replace(path)
+                reached("blob.named")
+            finally:
+                incoming.unlink(missing_ok=True)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise StorageError(
+                f"cannot store a blob in {self._root}: {error.strerror}; "
+                "nothing was stored: free some space or mend the folder, then run the command again"
+            ) from error
+        return digest
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    # The source's errors are its own: they must not read as if the store had failed.
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from error
+
+
+def _write_file(path: Path, chunks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    # Blobs are read-only from birth: an editor or a stray `>` must not change what a digest names.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    with os.fdopen(descriptor, "wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    """Creates the folder and its missing parents so that they outlast a power cut."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
