@@ -37,7 +37,7 @@ def progress_bar() -> Iterator["ProgressBar"]:
 
 
 class ProgressBar:
-    """A `pipelines.progress.Report` drawn by rich: a new bar for every stage it hears of."""
+    """A `registry.progress.Report` drawn by rich: a new bar for every stage it hears of."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

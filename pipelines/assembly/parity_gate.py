@@ -11,12 +11,12 @@ from modeling.batching import row_outputs
 from modeling.multitask import MergedModel
 from modeling.parity import TOLERANCE, ParityResult, compare
 from modeling.text import EncodedText, TextEncoder
-from pipelines.progress import Report
 from registry.artifacts.store import ArtifactStore
 from registry.domain.golden_examples import GoldenExamples, parse_golden_examples
 from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm
 from registry.errors import GateFailed
+from registry.progress import Report
 
 PRECISION = "fp32"
 _MIXED_BATCH = 16

@@ -7,13 +7,13 @@ from typing import Any
 from modeling.multitask import load_merged_model
 from modeling.parity import ParityResult
 from pipelines.assembly.parity_gate import parity_gate
-from pipelines.progress import Report
 from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import first_difference
 from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import Backbone, NewRelease, Version
 from registry.domain.task_specs import TaskSpec
 from registry.errors import GateFailed, UsageError
+from registry.progress import Report
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from modeling.batching import place_counts, places, row_outputs, token_batches
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText, TextEncoder
 from pipelines.data.dataset import Dataset
-from pipelines.progress import Report
 from pipelines.training.batches import cached_batch
 from pipelines.training.packed_rows import FilledRows, PackedRows, load_or_pack
 from pipelines.training.recipes import Precision
+from registry.progress import Report
 
 TOKENISATION = "raw text, longest first, 1"
 """Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently."""

@@ -16,7 +16,6 @@ from torch.optim import AdamW
 
 from modeling.batching import places
 from modeling.task_module import TaskModule
-from pipelines.progress import Report
 from pipelines.training.activation_cache import EncodedRows, computing_in
 from pipelines.training.batches import cached_batch, epoch_batches
 from pipelines.training.objectives import loss_of
@@ -25,6 +24,7 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialFolder, TrialState
 from registry.domain.task_specs import TaskType
 from registry.errors import TrainingFailed
+from registry.progress import Report
 
 SAVE_EVERY_SECONDS = 60.0
 

@@ -17,7 +17,6 @@ from modeling.backbone import load_text_encoder, load_trunk
 from modeling.heads import RegressionHead
 from modeling.task_module import TaskModule, copy_backbone_layers, load_task_module, module_bytes, new_task_module
 from modeling.text import NO_TOKEN, EncodedText
-from pipelines.progress import Report
 from pipelines.training.activation_cache import ActivationCache, EncodedRows
 from pipelines.training.evaluation import DevEvaluation, golden_examples
 from pipelines.training.frozen_check import check_frozen
@@ -29,6 +28,7 @@ from registry.artifacts.store import ArtifactStore
 from registry.domain.records import Version
 from registry.domain.task_specs import TaskType
 from registry.errors import Conflict, StorageError, TrainingFailed
+from registry.progress import Report
 
 
 @contextmanager

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pipelines.data.dataset import load_dataset
-from pipelines.progress import silent
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import TrainedModule, Trial
 from registry.domain.records import Backbone, Version
 from registry.domain.task_specs import TaskSpec
+from registry.progress import silent
 
 FIRST_DAY = datetime(2026, 5, 1, 9, tzinfo=UTC)
 CPU = torch.device("cpu")

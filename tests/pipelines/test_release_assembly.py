@@ -3,11 +3,11 @@ import json
 import pytest
 
 from pipelines.assembly.release_assembly import Member, assemble, build_manifest
-from pipelines.progress import silent
 from registry.domain.golden_examples import parse_golden_examples
 from registry.domain.manifests import parse_manifest
 from registry.domain.records import Backbone
 from registry.errors import ArtifactDamaged, GateFailed, InvalidWeights, UsageError
+from registry.progress import silent
 
 
 @pytest.fixture
