@@ -22,7 +22,9 @@ from registry.artifacts.backbone_files import store_backbone
 from registry.domain.digests import first_difference
 from registry.domain.records import Backbone
 from registry.errors import UsageError
+from registry.fault_points import reached
 from registry.services import backbones
+from registry.services.blobs import refer_to
 
 app = typer.Typer(no_args_is_help=True, help="Backbones: pinned pretrained encoders.")
 
@@ -61,11 +63,14 @@ def pin(
     with working(f"checking and storing {source}"):
         folder, origin = _files(context, source, revision)
         new = store_backbone(folder, name=name, max_length=max_length, store=context.store)
+    reached("pin.blobs-stored")
     if origin:
         new = new.model_copy(update={"source": origin})
     with context.database.write() as session:
+        refer_to(session, context.store, new.blobs)
         was_there = any(known.name == new.name for known in backbones.list_backbones(session))
         backbone = backbones.pin_backbone(session, new, actor=context.actor, at=context.now())
+    reached("pin.committed")
     if as_json:
         print_json(backbone)
     elif was_there:

@@ -26,7 +26,9 @@ from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.records import Backbone, Release, TaskState, Version
 from registry.domain.references import parse_reference
 from registry.errors import NotAllowed, UsageError
+from registry.fault_points import reached
 from registry.services import backbones, releases, tasks, versions
+from registry.services.blobs import refer_to
 
 if TYPE_CHECKING:
     from pipelines.assembly.release_assembly import Member
@@ -72,12 +74,16 @@ def assemble(
         selected = _selected(session, select=select, locked=locked, references=task or [])
         trunk = _backbone(session, locked.backbone if locked else backbone, selected)
         members = [_member(session, version) for version in selected]
+    reached("assemble.selected")
     with progress_bar() as report:
         assembled = release_assembly.assemble(trunk, members, store=context.store, report=report)
     new = assembled.to_release(context.store)
+    reached("assemble.manifest-stored")
     with context.database.write() as session:
+        refer_to(session, context.store, (new.manifest, *assembled.manifest.blobs))
         known = releases.find_release(session, new.manifest) is not None
         release = releases.register_release(session, new, actor=context.actor, at=context.now())
+    reached("assemble.committed")
     if known:
         print_note(f"this selection has been assembled before: it is {release.name}")
     _print_release(release, assembled.manifest, as_json=as_json)

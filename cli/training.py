@@ -13,7 +13,9 @@ from registry.domain.records import Backbone, TaskState, Version
 from registry.domain.references import check_name, parse_reference
 from registry.domain.task_specs import TaskSpec
 from registry.errors import ArtifactDamaged, ArtifactError, NotAllowed, UsageError
+from registry.fault_points import reached
 from registry.services import backbones, tasks, versions
+from registry.services.blobs import refer_to
 
 if TYPE_CHECKING:
     import torch
@@ -223,6 +225,7 @@ def _trial(
 def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json: bool) -> None:
     from pipelines.training.trial_run import open_trial
 
+    reached("train.data-read")
     with open_trial(trial, context.settings.home) as held:
         with context.database.read() as session:
             version = versions.find_trial(session, trial.spec.task, trial.key)
@@ -232,6 +235,7 @@ def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json:
             print_note(f"this trial has been run before: {version.reference}; choose another --seed for another run")
             _mend(context, held, version, device)
         held.forget()
+    reached("train.trial-forgotten")
     _print_version(version, trial, as_json=as_json)
 
 
@@ -244,11 +248,16 @@ def _register(context: Context, held: "TrialRun", device: str) -> Version:
         report("MLflow", 0, 1)
         run = log_trial(trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location)
         report("MLflow", 1, 1)
+    reached("train.run-logged")
     new = trained.to_version(context.store, mlflow_run=run)
+    reached("train.blobs-stored")
     with context.database.write() as session:
+        refer_to(session, context.store, new.blobs)
         version = versions.register_version(session, new, actor=context.actor, at=context.now())
+    reached("train.committed")
     if run:
         tag_version(run, str(version.reference), tracking_uri=settings.mlflow_uri)
+        reached("train.run-tagged")
     return version
 
 

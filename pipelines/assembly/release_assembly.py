@@ -13,6 +13,7 @@ from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import Backbone, NewRelease, Version
 from registry.domain.task_specs import TaskSpec
 from registry.errors import GateFailed, UsageError
+from registry.fault_points import reached
 from registry.progress import Report
 
 
@@ -72,7 +73,9 @@ def assemble(
     report("loading the merged model", 0, 1)
     model = load_merged_model(manifest, store)
     report("loading the merged model", 1, 1)
+    reached("assemble.loaded")
     findings = parity_gate(manifest, model, store=store, report=report)
+    reached("assemble.parity-passed")
     return AssembledRelease(
         manifest=manifest, parameters=sum(parameter.numel() for parameter in model.parameters()), parity=findings
     )

@@ -24,6 +24,7 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialFolder, TrialState
 from registry.domain.task_specs import TaskType
 from registry.errors import TrainingFailed
+from registry.fault_points import reached
 from registry.progress import Report
 
 SAVE_EVERY_SECONDS = 60.0
@@ -168,6 +169,7 @@ def _close_epoch(
         return
     module.eval()
     state.epoch_metrics[epoch] = metrics = score()
+    reached("train.epoch-scored")
     best = state.epoch_metrics.get(state.best_epoch or 0)
     if best is None or metrics[metric] > best[metric]:
         state.best_epoch = epoch

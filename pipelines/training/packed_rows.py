@@ -20,6 +20,7 @@ from torch import Tensor
 
 from registry.domain.plain_data import canonical_json
 from registry.errors import StorageError
+from registry.fault_points import reached
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +140,14 @@ def _pack(
             for number, value in zip(numbers, values, strict=True):
                 _write_all(descriptor, _raw(value.to(dtype)), values_begin + starts[number] * width * dtype.itemsize)
         os.fsync(descriptor)
+        reached("cache.rows-written")
         digest = _file_digest(Path(temporary))
         sidecar = Path(f"{temporary}.json")
         sidecar.write_text(json.dumps({"sha256": digest, "key": dict(fields)}, indent=1, sort_keys=True))
         sidecar.replace(_sidecar(path))
+        reached("cache.digest-named")
         Path(temporary).replace(path)
+        reached("cache.rows-named")
     finally:
         os.close(descriptor)
         Path(temporary).unlink(missing_ok=True)

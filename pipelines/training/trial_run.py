@@ -28,6 +28,7 @@ from registry.artifacts.store import ArtifactStore
 from registry.domain.records import Version
 from registry.domain.task_specs import TaskType
 from registry.errors import Conflict, StorageError, TrainingFailed
+from registry.fault_points import reached
 from registry.progress import Report
 
 
@@ -46,6 +47,7 @@ def open_trial(trial: Trial, work: Path) -> Iterator["TrialRun"]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder and not in it: a lock that is removed while it is held can be taken twice.
         with filelock.FileLock(folder.with_suffix(".lock"), blocking=False):
+            reached("train.trial-held")
             yield TrialRun(trial, folder, work / "cache")
     except filelock.Timeout:
         raise Conflict(
@@ -108,7 +110,9 @@ def _run(
         activations=cache.frozen(dev_rows, depth=depth, precision="fp32", stage="dev data"),
         device=device,
     )
+    reached("train.dev-rows-cached")
     train = _training_rows(trial, cache, store)
+    reached("train.training-rows-cached")
     module = _initial_module(trial, train, store).to(device)
     state = optimise(
         module,
@@ -121,7 +125,9 @@ def _run(
         device=device,
         report=report,
     )
+    reached("train.optimised")
     check_frozen(trunk, backbone, store)
+    reached("train.frozen-part-checked")
     outputs = dev.outputs(module)
     return TrainedModule(
         trial=trial,

@@ -15,6 +15,7 @@ from torch.optim import AdamW
 
 from modeling.task_module import TaskModule
 from registry.artifacts.atomic_file import write_atomically
+from registry.fault_points import reached
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class TrialFolder:
         data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
         digest = hashlib.sha256(data).hexdigest()
         write_atomically(self.path / f"{digest}.safetensors", data)
+        reached("train.tensors-saved")
         document = {
             "step": state.step,
             "optimiser_step": _optimiser_step(optimiser),
@@ -63,6 +65,7 @@ class TrialFolder:
             "tensors": digest,
         }
         write_atomically(self.path / "state.json", json.dumps(document).encode())
+        reached("train.state-saved")
         for old in self.path.glob("*.safetensors"):
             if old.stem != digest:
                 old.unlink()

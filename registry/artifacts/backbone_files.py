@@ -18,6 +18,7 @@ from registry.domain.plain_data import canonical_json
 from registry.domain.records import NewBackbone
 from registry.domain.references import check_name
 from registry.errors import InvalidInput, InvalidWeights, UsageError
+from registry.fault_points import reached
 
 DEFAULT_MAX_LENGTH = 128
 SHORTEST_MAX_LENGTH = 3  # one piece between the two special tokens
@@ -64,6 +65,7 @@ def store_backbone(folder: Path, *, name: str, max_length: int | None, store: Ar
             embeddings=tensors_digest(parts.embeddings),
             tokenizer=tokenizer_digest(tokenizer),
         )
+        reached("pin.files-checked")
         return NewBackbone(
             name=name,
             model_type=family.model_type,

@@ -12,6 +12,7 @@ from registry.domain.alias_journal import MoveKind, replay
 from registry.domain.records import AliasMove
 from registry.domain.references import VersionReference, check_alias
 from registry.errors import LostRace, NotAllowed, NotFound, UsageError
+from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_task, find_version, lock_task, refuse_if_retired
 
@@ -135,8 +136,11 @@ def _move(
         session.add(AliasRow(task_id=task.id, name=alias, version_number=number))
     else:
         row.version_number = number
+    session.flush()
+    reached("alias.moved")
     session.add(move)
     session.flush()
+    reached("alias.journalled")
     record_event(
         session,
         f"alias.{kind}",

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from registry.database.schema import BackbonePrefixRow, BackboneRow
 from registry.domain.records import Backbone, NewBackbone
 from registry.errors import AlreadyExists
+from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_backbone, first_of_its_name
 
@@ -74,6 +75,7 @@ def _insert(session: Session, new: NewBackbone, at: datetime) -> BackboneRow:
     )
     session.add(row)
     session.flush()
+    reached("backbone.row-written")
     session.add(BackbonePrefixRow(backbone_id=row.id, depth=0, prefix_digest=new.prefix_digests[0]))
     layers = zip(new.prefix_digests[1:], new.layer_digests, new.layers, strict=True)
     for depth, (prefix_digest, layer_digest, blob) in enumerate(layers, 1):
@@ -87,6 +89,7 @@ def _insert(session: Session, new: NewBackbone, at: datetime) -> BackboneRow:
             )
         )
     session.flush()
+    reached("backbone.prefixes-written")
     return row
 
 

@@ -18,6 +18,7 @@ from registry.database.schema import (
 from registry.domain.records import NewRelease, Release, TaskState, Version
 from registry.domain.references import check_alias
 from registry.errors import NotAllowed, NotFound, UsageError
+from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_backbone, find_version, lock_task
 from registry.services.versions import versions_with_alias
@@ -63,9 +64,11 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
     )
     session.add(row)
     session.flush()
+    reached("release.row-written")
     for task_id, version_number in members:
         session.add(ReleaseMemberRow(release_id=row.id, task_id=task_id, version_number=version_number))
     session.flush()
+    reached("release.members-written")
     after = {"manifest": new.manifest, "backbone": new.backbone, "tasks": dict(new.tasks)}
     record_event(session, "release.register", f"release r{number}", actor=actor, at=at, after=after)
     return _records(session, _with_backbone().where(ReleaseRow.id == row.id))[0]

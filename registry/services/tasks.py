@@ -11,6 +11,7 @@ from registry.database.schema import AliasRow, SpecRevisionRow, TaskRow, TeamRow
 from registry.domain.records import Retirement, Task, TaskState
 from registry.domain.task_specs import TaskSpec
 from registry.errors import AlreadyExists, NotAllowed, NotFound
+from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_task, find_team, first_of_its_name, lock_task
 
@@ -39,6 +40,7 @@ def register_task(session: Session, spec: TaskSpec, *, team: str, actor: str, at
     with first_of_its_name(taken):
         session.add(task)
         session.flush()
+    reached("task.row-written")
     _add_revision(session, task, spec, at)
     after = {"team": team, "spec_revision": 1, "spec": spec.digest()}
     record_event(session, "task.register", f"task {task.name}", actor=actor, at=at, after=after)
@@ -145,6 +147,7 @@ def _add_revision(session: Session, task: TaskRow, spec: TaskSpec, at: datetime)
         )
     )
     session.flush()
+    reached("task.revision-written")
     return number
 
 

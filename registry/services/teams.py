@@ -9,6 +9,7 @@ from registry.database.schema import TeamRow
 from registry.domain.records import Team
 from registry.domain.references import check_name
 from registry.errors import AlreadyExists
+from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import first_of_its_name
 
@@ -28,6 +29,7 @@ def create_team(session: Session, name: str, *, actor: str, at: datetime) -> Tea
     with first_of_its_name(taken):
         session.add(row)
         session.flush()
+    reached("team.row-written")
     record_event(session, "team.create", f"team {name}", actor=actor, at=at, after={"name": name})
     return Team(name=name, created_at=row.created_at)
 

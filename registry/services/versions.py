@@ -10,6 +10,7 @@ from registry.domain.records import NewVersion, Version, VersionKind
 from registry.domain.references import AliasReference, VersionReference
 from registry.domain.task_specs import TaskSpec
 from registry.errors import InvalidInput, NotFound
+from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_backbone, find_task, find_version, lock_task, refuse_if_retired
 
@@ -38,6 +39,7 @@ def register_version(session: Session, new: NewVersion, *, actor: str, at: datet
     row = _row(new, task_id=task.id, backbone_id=backbone.id, number=number, actor=actor, at=at)
     session.add(row)
     session.flush()
+    reached("version.row-written")
     after = new.model_dump(
         mode="json",
         include={"kind", "spec_revision", "backbone", "frozen_depth", "task_layers", "teacher", "module", "metrics"},
