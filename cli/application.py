@@ -18,12 +18,20 @@ from typing import Annotated
 
 import typer
 
-from cli.rendering import print_line, print_note
+from cli.rendering import MOST_ROWS, print_line, print_note
 from cli.settings import Settings
 from registry.artifacts.store import ArtifactStore, open_store
 from registry.database.engine import Database
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help=f"Show so many at most. [default: {MOST_ROWS}; with --json, all]")
+]
+
+
+def rows_wanted(limit: int | None, *, as_json: bool) -> int | None:
+    """How many rows `--limit` asks for; None for all."""
+    return MOST_ROWS if limit is None and not as_json else limit
 
 
 @dataclass

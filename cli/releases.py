@@ -1,7 +1,7 @@
 """`release`: assemble what was selected, and show what was assembled."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from sqlalchemy.orm import Session
@@ -23,15 +23,12 @@ from cli.rendering import (
 from cli.yaml_files import read_yaml
 from registry.domain.locks import Lock, parse_lock
 from registry.domain.manifests import Manifest, parse_manifest
-from registry.domain.records import Backbone, Release, TaskState, Version
+from registry.domain.records import Backbone, Release, Version
 from registry.domain.references import parse_reference
-from registry.errors import NotAllowed, UsageError
+from registry.errors import UsageError
 from registry.fault_points import reached
-from registry.services import backbones, releases, tasks, versions
+from registry.services import backbones, releases, versions
 from registry.services.blobs import refer_to
-
-if TYPE_CHECKING:
-    from pipelines.assembly.release_assembly import Member
 
 app = typer.Typer(no_args_is_help=True, help="Assemble releases and look at them.")
 
@@ -73,7 +70,8 @@ def assemble(
     with context.database.read() as session:
         selected = _selected(session, select=select, locked=locked, references=task or [])
         trunk = _backbone(session, locked.backbone if locked else backbone, selected)
-        members = [_member(session, version) for version in selected]
+        # Retired tasks are refused here too, and not only when the release is registered: assembling takes a while.
+        members = releases.members_of(session, selected)
     reached("assemble.selected")
     with progress_bar() as report:
         assembled = release_assembly.assemble(trunk, members, store=context.store, report=report)
@@ -158,8 +156,8 @@ def _selected(session: Session, *, select: str | None, locked: Lock | None, refe
     if select is not None:
         return releases.select_versions(session, select)
     if locked is not None:
-        return [versions.get_version(session, reference) for reference in locked.versions]
-    named = [versions.get_version(session, parse_reference(reference)) for reference in references]
+        return versions.get_versions(session, locked.versions)
+    named = versions.get_versions(session, [parse_reference(reference) for reference in references])
     seen = [version.task for version in named]
     if repeated := sorted({task for task in seen if seen.count(task) > 1}):
         raise UsageError(f"selected twice: {', '.join(repeated)}; a release holds one version of a task")
@@ -175,19 +173,6 @@ def _backbone(session: Session, name: str | None, selected: list[Version]) -> Ba
     if len(trained_on) > 1:
         raise UsageError(f"the versions were trained on {', '.join(trained_on)}: choose one with --backbone")
     return backbones.get_backbone(session, trained_on[0])
-
-
-def _member(session: Session, version: Version) -> "Member":
-    from pipelines.assembly.release_assembly import Member
-
-    # Refused here too, and not only when the release is registered: assembling takes a while.
-    if tasks.get_task(session, version.task).state is TaskState.RETIRED:
-        raise NotAllowed(f"task {version.task} is retired and has no place in new releases; revive it, or leave it out")
-    return Member(
-        version=version,
-        spec=tasks.get_spec(session, version.task, version.spec_revision),
-        trained_on=backbones.get_backbone(session, version.backbone),
-    )
 
 
 def _print_release(release: Release, manifest: Manifest, *, as_json: bool) -> None:

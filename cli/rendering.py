@@ -45,6 +45,16 @@ def print_line(text: str) -> None:
     stdout_console().print(Text(text), soft_wrap=True)
 
 
+MOST_ROWS = 50
+"""What a table shows where the caller set no limit."""
+
+
+def print_rest(shown: int, found: int, how: str) -> None:
+    """After a table: how many rows it left out, and what shows them."""
+    if found > shown:
+        print_line(f"and {found - shown:,} more; {how}")
+
+
 def number_column(header: str) -> Column:
     return Column(header, justify="right", no_wrap=True)
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from rich.table import Column
 
-from cli.application import AsJson, Context, example
+from cli.application import AsJson, Context, Limit, example, rows_wanted
 from cli.rendering import (
     alias_list,
     moment,
@@ -16,13 +17,17 @@ from cli.rendering import (
     print_fields,
     print_json,
     print_line,
+    print_rest,
     print_table,
     print_warning,
+    short_digest,
     time_column,
 )
 from cli.yaml_files import read_yaml
-from registry.domain.records import Retirement, Task, TaskState, Version
-from registry.domain.task_specs import Columns, TaskSpec, parse_task_spec, validation_problems
+from registry.domain.records import Retirement, Task, TaskSearch, TaskState, Version, VersionKind
+from registry.domain.references import check_alias
+from registry.domain.scores import best_first
+from registry.domain.task_specs import Columns, Metric, TaskSpec, TaskType, parse_task_spec, validation_problems
 from registry.errors import UsageError
 from registry.services import tasks, versions
 
@@ -114,26 +119,51 @@ def _warn_of_missing_data(spec: TaskSpec) -> None:
             print_warning(f"task {spec.task}: there is no {split} data file {path} on this machine")
 
 
-@app.command("list", epilog=example("trunkline task list", "trunkline task list --team nlu --state active"))
+@app.command(
+    "list",
+    epilog=example(
+        "trunkline task list",
+        "trunkline task list --team nlu --state active",
+        "trunkline task list --search 'flight intent' --alias champion",
+    ),
+)
 def list_(
     ctx: typer.Context,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Only those with every one of these words in name, description or labels, in any case.",
+        ),
+    ] = None,
     team: Annotated[str | None, typer.Option(help="Only of this team.")] = None,
     state: Annotated[TaskState | None, typer.Option(help="Only in this state.")] = None,
+    task_type: Annotated[TaskType | None, typer.Option("--type", help="Only of this type.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Only those that have this alias.")] = None,
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the tasks with their aliases."""
+    """List the tasks with their aliases, by name."""
     context: Context = ctx.obj
+    wanted = TaskSearch(
+        words=tuple((search or "").split()),
+        team=team,
+        state=state,
+        type=task_type,
+        alias=None if alias is None else check_alias(alias),
+    )
     with context.database.read() as session:
-        found = tasks.list_tasks(session, team=team, state=state)
+        found = tasks.find_tasks(session, wanted, limit=rows_wanted(limit, as_json=as_json))
     if as_json:
-        print_json(found)
-    elif not found:
+        print_json(found.tasks)
+    elif not found.tasks:
         print_line("no such task; register one: trunkline task register FILE --team TEAM")
     else:
         print_table(
             ["task", "team", "type", number_column("versions"), "aliases", "state"],
-            [(t.name, t.team, t.spec.type, str(t.version_count), alias_list(t.aliases), t.state) for t in found],
+            [(t.name, t.team, t.spec.type, str(t.version_count), alias_list(t.aliases), t.state) for t in found.tasks],
         )
+        print_rest(len(found.tasks), found.found, "use --search or --limit")
 
 
 @app.command(epilog=example("trunkline task show rte"))
@@ -184,27 +214,75 @@ def _spec_fields(spec: TaskSpec) -> list[tuple[str, str]]:
     ]
 
 
-@app.command("versions", epilog=example("trunkline task versions rte"))
-def list_versions(ctx: typer.Context, task: TaskName, as_json: AsJson = False) -> None:
-    """List a task's versions: frozen depth k, task layers l, the task's metric on the dev data."""
+@app.command(
+    "versions",
+    epilog=example(
+        "trunkline task versions rte",
+        "trunkline task versions rte --best",
+        "trunkline task versions rte --kind student",
+    ),
+)
+def list_versions(
+    ctx: typer.Context,
+    task: TaskName,
+    kind: Annotated[VersionKind | None, typer.Option(help="Only teachers, or only students.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only those trained on this backbone.")] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The best first, by the metric; those on other dev data apart.")
+    ] = False,
+    metric: Annotated[Metric | None, typer.Option(help="The metric to show. [default: the task's own]")] = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a task's versions, oldest first: frozen depth k, task layers l, the metric on the dev data.
+
+    Only scores on the same dev data can be compared. With --best, versions measured on other data stand in a group of
+    their own, the group with the newest version first.
+    """
     context: Context = ctx.obj
     with context.database.read() as session:
         owner = tasks.get_task(session, task)
-        found = versions.list_versions(session, task)
+        found = versions.list_versions(session, task, kind=kind, backbone=backbone)
+    metric = metric or owner.spec.metric
+    groups = best_first(found, metric) if best else [found]
+    shown = _first(groups, rows_wanted(limit, as_json=as_json), newest=not best)
     if as_json:
-        print_json(found)
+        print_json([version for group in shown for version in group])
     elif not found:
-        print_line(f"task {task} has no version yet; train one: trunkline train {task} --layers 2")
+        print_line(_no_versions(owner))
     else:
-        numbers = [number_column(header) for header in ("k", "l", str(owner.spec.metric), "teacher")]
-        print_table(
-            [number_column("version"), "kind", *numbers, "aliases", time_column("created (UTC)"), "by"],
-            [_version_row(version, owner) for version in found],
-        )
+        _print_versions(shown, owner, metric, by_dev_data=best and len(groups) > 1)
+        print_rest(sum(map(len, shown)), len(found), "use --limit" if best else "all older; use --limit or --best")
 
 
-def _version_row(version: Version, owner: Task) -> tuple[str, ...]:
-    score = version.metrics.get(owner.spec.metric)
+def _first(groups: list[list[Version]], limit: int | None, *, newest: bool) -> list[list[Version]]:
+    """The first so many of all groups together, or the last."""
+    left = sum(map(len, groups)) if limit is None else limit
+    shown = []
+    for group in groups:
+        shown.append(group[max(0, len(group) - left) :] if newest else group[:left])
+        left -= len(shown[-1])
+    return [group for group in shown if group]
+
+
+def _no_versions(owner: Task) -> str:
+    if owner.version_count:
+        return f"none of the {owner.version_count} versions of task {owner.name} is of this kind and backbone"
+    return f"task {owner.name} has no version yet; train one: trunkline train {owner.name} --layers 2"
+
+
+def _print_versions(groups: list[list[Version]], owner: Task, metric: Metric, *, by_dev_data: bool) -> None:
+    numbers = [number_column(header) for header in ("k", "l", str(metric), "teacher")]
+    columns: list[str | Column] = [number_column("version"), "kind", *numbers, "aliases"]
+    columns += [time_column("created (UTC)"), "by"]
+    for group in groups:
+        if by_dev_data:
+            print_line(f"on dev data {short_digest(group[0].dev_digest)}:")
+        print_table(columns, [_version_row(version, owner, metric) for version in group])
+
+
+def _version_row(version: Version, owner: Task, metric: Metric) -> tuple[str, ...]:
+    score = version.metrics.get(metric)
     aliases = sorted(alias for alias, number in owner.aliases.items() if number == version.number)
     return (
         str(version.number),

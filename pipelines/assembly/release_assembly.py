@@ -10,20 +10,10 @@ from pipelines.assembly.parity_gate import parity_gate
 from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import first_difference
 from registry.domain.manifests import BranchManifest, Manifest
-from registry.domain.records import Backbone, NewRelease, Version
-from registry.domain.task_specs import TaskSpec
+from registry.domain.records import Backbone, Member, NewRelease
 from registry.errors import GateFailed, UsageError
 from registry.fault_points import reached
 from registry.progress import Report
-
-
-@dataclass(frozen=True)
-class Member:
-    """One selected version with the definition it was trained for and the backbone it was trained on."""
-
-    version: Version
-    spec: TaskSpec
-    trained_on: Backbone
 
 
 @dataclass(frozen=True)

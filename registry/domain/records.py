@@ -11,7 +11,7 @@ from registry.domain.alias_journal import MoveKind
 from registry.domain.manifests import HeadConfig, TrunkManifest
 from registry.domain.plain_data import Plain
 from registry.domain.references import AliasName, Name, VersionReference
-from registry.domain.task_specs import TaskSpec
+from registry.domain.task_specs import TaskSpec, TaskType
 
 
 class TaskState(StrEnum):
@@ -93,6 +93,34 @@ class Task(Plain):
     created_at: datetime
 
 
+class PastTask(Plain):
+    """What a task was at a moment."""
+
+    name: Name
+    team: Name
+    at: datetime
+    state: TaskState | None
+    """None: it was not registered yet, and nothing else is told."""
+    retirement: Retirement | None
+    spec_revision: int | None
+    spec: TaskSpec | None
+    version_count: int
+    aliases: Mapping[str, int]
+    """Alias -> version number."""
+
+
+class TaskSearch(Plain):
+    """Which tasks are looked for; what is left out, any."""
+
+    words: tuple[str, ...] = ()
+    """Each must occur in the name, the description or a label, in any case."""
+    team: str | None = None
+    state: TaskState | None = None
+    type: TaskType | None = None
+    alias: str | None = None
+    """Only tasks that have it."""
+
+
 class NewVersion(Plain):
     """A trained module whose blobs are already in the store."""
 
@@ -145,6 +173,14 @@ class AliasMove(Plain):
     to_version: int
     actor: str
     moved_at: datetime
+
+
+class Member(Plain):
+    """One selected version with the definition it was trained for and the backbone it was trained on."""
+
+    version: Version
+    spec: TaskSpec
+    trained_on: Backbone
 
 
 class NewRelease(Plain):

@@ -44,7 +44,7 @@ def promote(
     row = _find_alias(session, task, alias)
     _check_expectation(task, alias, row, expect)
     if row is not None and row.version_number == reference.number:
-        return _record(_moves(session, task, alias)[-1], task.name)
+        return _record(_last_move(session, task, alias), task.name)
     return _move(session, task, alias, row, MoveKind.PROMOTE, reference.number, actor=actor, at=at)
 
 
@@ -120,7 +120,6 @@ def _move(
     actor: str,
     at: datetime,
 ) -> AliasMove:
-    earlier = _moves(session, task, alias)
     move = AliasMoveRow(
         task_id=task.id,
         alias=alias,
@@ -130,7 +129,7 @@ def _move(
         actor=actor,
         # Clocks of two machines differ: were a move stamped before the one it follows, a replay up to a moment
         # between them would see the second without the first.
-        moved_at=max([at, *(move.moved_at for move in earlier[-1:])]),
+        moved_at=at if row is None else max(at, _last_move(session, task, alias).moved_at),
     )
     if row is None:
         session.add(AliasRow(task_id=task.id, name=alias, version_number=number))
@@ -162,6 +161,11 @@ def _moves(
     if until is not None:
         query = query.where(AliasMoveRow.moved_at <= until)
     return session.scalars(query).all()
+
+
+def _last_move(session: Session, task: TaskRow, alias: str) -> AliasMoveRow:
+    query = select(AliasMoveRow).where(AliasMoveRow.task_id == task.id, AliasMoveRow.alias == alias)
+    return session.scalars(query.order_by(AliasMoveRow.id.desc()).limit(1)).one()
 
 
 def _replay(moves: Sequence[AliasMoveRow]) -> list[int]:

@@ -1,6 +1,6 @@
 """Backbones: pinned once, never changed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,13 +45,17 @@ def get_backbone(session: Session, name: str) -> Backbone:
     return _record(row, _prefixes(session, row))
 
 
-def list_backbones(session: Session) -> list[Backbone]:
-    """All backbones, by name."""
+def list_backbones(session: Session, *, names: Collection[str] | None = None) -> list[Backbone]:
+    """All backbones, or those of these names, by name."""
+    query = select(BackboneRow).order_by(BackboneRow.name)
+    of_prefixes = select(BackbonePrefixRow).order_by(BackbonePrefixRow.depth)
+    if names is not None:
+        query = query.where(BackboneRow.name.in_(names))
+        of_prefixes = of_prefixes.join(BackboneRow).where(BackboneRow.name.in_(names))
     prefixes: dict[int, list[BackbonePrefixRow]] = {}
-    for prefix in session.scalars(select(BackbonePrefixRow).order_by(BackbonePrefixRow.depth)):
+    for prefix in session.scalars(of_prefixes):
         prefixes.setdefault(prefix.backbone_id, []).append(prefix)
-    rows = session.scalars(select(BackboneRow).order_by(BackboneRow.name))
-    return [_record(row, prefixes[row.id]) for row in rows]
+    return [_record(row, prefixes[row.id]) for row in session.scalars(query)]
 
 
 def _content(backbone: NewBackbone) -> dict[str, Any]:

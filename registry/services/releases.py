@@ -1,10 +1,11 @@
 """Releases: what was assembled, from which versions, under which manifest."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.database.schema import (
@@ -13,15 +14,20 @@ from registry.database.schema import (
     CounterRow,
     ReleaseMemberRow,
     ReleaseRow,
+    SpecRevisionRow,
     TaskRow,
+    VersionRow,
 )
-from registry.domain.records import NewRelease, Release, TaskState, Version
-from registry.domain.references import check_alias
+from registry.domain.records import Member, NewRelease, Release, TaskState, Version
+from registry.domain.references import VersionReference, check_alias
+from registry.domain.release_changes import ReleaseChange, SelectionChange
+from registry.domain.task_specs import TaskSpec
 from registry.errors import NotAllowed, NotFound, UsageError
 from registry.fault_points import reached
 from registry.services.audit import record_event
-from registry.services.lookups import find_backbone, find_version, lock_task
-from registry.services.versions import versions_with_alias
+from registry.services.backbones import list_backbones
+from registry.services.lookups import find_backbone, find_task, find_version, lock_tasks
+from registry.services.versions import get_version, versions_with_alias
 
 _NUMBER = re.compile(r"r(?P<number>[1-9][0-9]{0,8})")
 _DIGEST_START = re.compile(r"[0-9a-f]{8,64}")
@@ -32,6 +38,33 @@ def select_versions(session: Session, alias: str) -> list[Version]:
     check_alias(alias)
     retired = set(session.scalars(select(TaskRow.name).where(TaskRow.state == TaskState.RETIRED)))
     return [version for version in versions_with_alias(session, alias) if version.task not in retired]
+
+
+def members_of(session: Session, versions: Sequence[Version]) -> list[Member]:
+    """The versions with what assembling needs to know of each, in this order; four queries, however many there are.
+
+    Raises:
+        NotAllowed: tasks of them are retired.
+    """
+    names = {version.task for version in versions}
+    retired = session.scalars(select(TaskRow.name).where(TaskRow.name.in_(names), TaskRow.state == TaskState.RETIRED))
+    _refuse_retired(retired.all())
+    wanted = {(version.task, version.spec_revision) for version in versions}
+    definitions = session.execute(
+        select(TaskRow.name, SpecRevisionRow.number, SpecRevisionRow.definition)
+        .join(TaskRow, TaskRow.id == SpecRevisionRow.task_id)
+        .where(tuple_(TaskRow.name, SpecRevisionRow.number).in_(wanted))
+    )
+    specs = {(task, number): TaskSpec.model_validate(definition) for task, number, definition in definitions}
+    trained_on = {b.name: b for b in list_backbones(session, names={version.backbone for version in versions})}
+    return [
+        Member(
+            version=version,
+            spec=specs[version.task, version.spec_revision],
+            trained_on=trained_on[version.backbone],
+        )
+        for version in versions
+    ]
 
 
 def register_release(session: Session, new: NewRelease, *, actor: str, at: datetime) -> Release:
@@ -52,6 +85,7 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
     members = _members(session, new)
     number = counter.next_number
     counter.next_number = number + 1
+    latest = session.scalar(select(ReleaseRow.created_at).order_by(ReleaseRow.number.desc()).limit(1))
     row = ReleaseRow(
         number=number,
         manifest=new.manifest,
@@ -59,7 +93,8 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
         trunk_depth=new.trunk_depth,
         layer_count=new.layer_count,
         gates=dict(new.gates),
-        created_at=at,
+        # Clocks of two machines differ: the latest release at a moment must be the one of the highest number.
+        created_at=at if latest is None else max(at, latest),
         created_by=actor,
     )
     session.add(row)
@@ -109,23 +144,107 @@ def find_release(session: Session, manifest: str) -> Release | None:
 
 def list_releases(session: Session) -> list[Release]:
     """All releases, oldest first."""
-    return _records(session, _with_backbone().order_by(ReleaseRow.number))
+    return find_releases(session).releases
+
+
+class FoundReleases(NamedTuple):
+    releases: list[Release]
+    found: int
+    """How many there are: more than `releases` when there is a limit."""
+
+
+def find_releases(
+    session: Session, *, holding: str | VersionReference | None = None, limit: int | None = None
+) -> FoundReleases:
+    """Releases, oldest first: those that hold a task, or a version of it, and the last so many when there is a limit.
+
+    Raises:
+        UsageError, NotFound: there is no such task or version.
+    """
+    query = select(ReleaseRow.id).order_by(ReleaseRow.number.desc())
+    if holding is not None:
+        name = holding if isinstance(holding, str) else holding.task
+        task = find_task(session, name)
+        query = query.join(ReleaseMemberRow).where(ReleaseMemberRow.task_id == task.id)
+        if isinstance(holding, VersionReference):
+            number = find_version(session, task, holding.number).number
+            query = query.where(ReleaseMemberRow.version_number == number)
+    ids = session.scalars(query).all()
+    rows = _with_backbone().where(ReleaseRow.id.in_(ids[:limit])).order_by(ReleaseRow.number)
+    return FoundReleases(_records(session, rows), len(ids))
+
+
+def release_at(session: Session, at: datetime) -> Release | None:
+    """The latest release that there was at a moment."""
+    query = _with_backbone().where(ReleaseRow.created_at <= at).order_by(ReleaseRow.number.desc()).limit(1)
+    found = _records(session, query)
+    return found[0] if found else None
+
+
+def history(session: Session, *, task: str | None = None) -> list[ReleaseChange]:
+    """What each release changed against the one before it, oldest first; of one task only those that changed it.
+
+    Raises:
+        UsageError, NotFound: there is no such task.
+    """
+    owner = None if task is None else find_task(session, task)
+    selections = _selections(session, task=owner)
+    query = (
+        select(
+            ReleaseRow.id,
+            ReleaseRow.number,
+            ReleaseRow.layer_count,
+            ReleaseRow.created_at,
+            ReleaseRow.created_by,
+            BackboneRow.name.label("backbone"),
+        )
+        .join(BackboneRow, BackboneRow.id == ReleaseRow.backbone_id)
+        .order_by(ReleaseRow.number)
+    )
+    changes: list[ReleaseChange] = []
+    selection: dict[str, int] = {}
+    for row in session.execute(query):
+        before, selection = selection, selections.get(row.id, {})
+        last = changes[-1] if changes else None
+        changes.append(
+            ReleaseChange(
+                release=f"r{row.number}",
+                created_at=row.created_at,
+                created_by=row.created_by,
+                backbone=row.backbone,
+                backbone_before=last and last.backbone,
+                layer_count=row.layer_count,
+                layer_count_before=last and last.layer_count,
+                tasks=SelectionChange.between(before, selection),
+            )
+        )
+    return changes if task is None else [change for change in changes if not change.tasks.is_empty]
 
 
 def _members(session: Session, new: NewRelease) -> list[tuple[int, int]]:
-    """(task, version number) of each member. Tasks are locked in one order, so that two releases cannot deadlock."""
-    members, retired = [], []
-    for name, number in sorted(new.tasks.items()):
-        task = lock_task(session, name)
-        if task.state is TaskState.RETIRED:
-            retired.append(name)
-        members.append((task.id, find_version(session, task, number).number))
-    if retired:
+    """(task, version number) of each member, by the task's name."""
+    tasks = lock_tasks(session, new.tasks)
+    members = [(task.id, new.tasks[task.name]) for task in tasks]
+    there = set(
+        session.execute(
+            select(VersionRow.task_id, VersionRow.number).where(
+                tuple_(VersionRow.task_id, VersionRow.number).in_(members)
+            )
+        )
+    )
+    for task, member in zip(tasks, members, strict=True):
+        if member not in there:
+            get_version(session, VersionReference(task=task.name, number=member[1]))  # raises what it always raises
+    _refuse_retired([task.name for task in tasks if task.state is TaskState.RETIRED])
+    return members
+
+
+def _refuse_retired(tasks: Collection[str]) -> None:
+    if tasks:
         raise NotAllowed(
-            f"retired tasks take no place in a new release: {', '.join(retired)}; "
+            f"retired tasks take no place in a new release: {', '.join(sorted(tasks))}; "
             "leave them out, or bring them back with `trunkline task revive`"
         )
-    return members
 
 
 def _with_backbone() -> Select[ReleaseRow, str]:
@@ -134,21 +253,27 @@ def _with_backbone() -> Select[ReleaseRow, str]:
 
 def _records(session: Session, query: Select[ReleaseRow, str]) -> list[Release]:
     rows = session.execute(query).all()
-    tasks = _tasks(session, [release.id for release, _ in rows])
-    return [_record(release, backbone, tasks[release.id]) for release, backbone in rows]
+    selections = _selections(session, releases=[release.id for release, _ in rows])
+    return [_record(release, backbone, selections[release.id]) for release, backbone in rows]
 
 
-def _tasks(session: Session, releases: Iterable[int]) -> dict[int, dict[str, int]]:
+def _selections(
+    session: Session, *, releases: Collection[int] | None = None, task: TaskRow | None = None
+) -> dict[int, dict[str, int]]:
+    """Release -> task -> version number: of all releases or these, with all tasks or this one."""
     query = (
-        select(ReleaseMemberRow, TaskRow.name)
+        select(ReleaseMemberRow.release_id, TaskRow.name, ReleaseMemberRow.version_number)
         .join(TaskRow, TaskRow.id == ReleaseMemberRow.task_id)
-        .where(ReleaseMemberRow.release_id.in_(list(releases)))
         .order_by(TaskRow.name)
     )
-    tasks: dict[int, dict[str, int]] = {}
-    for member, task in session.execute(query):
-        tasks.setdefault(member.release_id, {})[task] = member.version_number
-    return tasks
+    if releases is not None:
+        query = query.where(ReleaseMemberRow.release_id.in_(releases))
+    if task is not None:
+        query = query.where(ReleaseMemberRow.task_id == task.id)
+    selections: dict[int, dict[str, int]] = {}
+    for release, name, number in session.execute(query):
+        selections.setdefault(release, {})[name] = number
+    return selections
 
 
 def _record(row: ReleaseRow, backbone: str, tasks: dict[str, int]) -> Release:

@@ -1,21 +1,24 @@
 """Tasks: registered by a team, redefined by new spec revisions, retired and revived."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, exists, func, select
+from sqlalchemy import ColumnElement, Row, Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.database.schema import AliasRow, SpecRevisionRow, TaskRow, TeamRow, VersionRow
-from registry.domain.records import Retirement, Task, TaskState
+from registry.database.schema import AliasRow, AuditEventRow, SpecRevisionRow, TaskRow, TeamRow, VersionRow
+from registry.domain.records import PastTask, Retirement, Task, TaskSearch, TaskState
 from registry.domain.task_specs import TaskSpec
 from registry.errors import AlreadyExists, NotAllowed, NotFound
 from registry.fault_points import reached
+from registry.services.aliases import aliases_at
 from registry.services.audit import record_event
 from registry.services.lookups import find_task, find_team, first_of_its_name, lock_task
 
 _Successor = aliased(TaskRow)
+
+_RETIRE, _REVIVE = "task.retire", "task.revive"
 
 
 def register_task(session: Session, spec: TaskSpec, *, team: str, actor: str, at: datetime) -> Task:
@@ -57,7 +60,8 @@ def update_task(session: Session, spec: TaskSpec, *, actor: str, at: datetime) -
     current = _find_revision(session, task, task.next_spec_revision - 1)
     if current.digest != spec.digest():
         before = {"spec_revision": current.number, "spec": current.digest}
-        number = _add_revision(session, task, spec, at)
+        # Clocks of two machines differ: what was in force at a moment must not go back to an older revision.
+        number = _add_revision(session, task, spec, max(at, current.created_at))
         after = {"spec_revision": number, "spec": spec.digest()}
         record_event(session, "task.update", f"task {task.name}", actor=actor, at=at, before=before, after=after)
     return get_task(session, task.name)
@@ -71,17 +75,74 @@ def get_task(session: Session, name: str) -> Task:
     return _record(row, {alias.name: alias.version_number for alias in aliases})
 
 
-def list_tasks(session: Session, *, team: str | None = None, state: TaskState | None = None) -> list[Task]:
-    """Tasks by name, of one team or in one state only when asked; raises NotFound for an unknown team."""
-    query = _with_parts().order_by(TaskRow.name)
-    if team is not None:
-        query = query.where(TaskRow.team_id == find_team(session, team).id)
-    if state is not None:
-        query = query.where(TaskRow.state == state)
+def list_tasks(session: Session) -> list[Task]:
+    """All tasks, by name."""
+    return find_tasks(session, TaskSearch()).tasks
+
+
+class FoundTasks(NamedTuple):
+    tasks: list[Task]
+    found: int
+    """How many there are: more than `tasks` when there is a limit."""
+
+
+def find_tasks(session: Session, search: TaskSearch, *, limit: int | None = None) -> FoundTasks:
+    """Tasks by name, the first so many only when there is a limit.
+
+    Raises:
+        UsageError, NotFound: the team is no name, or there is none of this name.
+    """
+    ids = _ids_found(session, search)
+    shown = ids[:limit]
     aliases: dict[int, dict[str, int]] = {}
-    for alias in session.scalars(select(AliasRow).order_by(AliasRow.name)):
+    for alias in session.scalars(select(AliasRow).where(AliasRow.task_id.in_(shown)).order_by(AliasRow.name)):
         aliases.setdefault(alias.task_id, {})[alias.name] = alias.version_number
-    return [_record(row, aliases.get(row.TaskRow.id, {})) for row in session.execute(query)]
+    rows = session.execute(_with_parts().where(TaskRow.id.in_(shown)).order_by(TaskRow.name))
+    return FoundTasks([_record(row, aliases.get(row.TaskRow.id, {})) for row in rows], len(ids))
+
+
+def task_at(session: Session, name: str, at: datetime) -> PastTask:
+    """What the task was at a moment, from what is never changed: revisions, versions, the journal, the audit trail.
+
+    Raises:
+        UsageError, NotFound: it is no name, or there is no such task now.
+    """
+    task = find_task(session, name)
+    team = session.scalars(select(TeamRow.name).where(TeamRow.id == task.team_id)).one()
+    revision = session.scalar(
+        select(SpecRevisionRow)
+        .where(SpecRevisionRow.task_id == task.id, SpecRevisionRow.created_at <= at)
+        .order_by(SpecRevisionRow.number.desc())
+        .limit(1)
+    )
+    versions = select(func.count()).where(VersionRow.task_id == task.id, VersionRow.created_at <= at)
+    retirement = _retirement_at(session, name, at)
+    state = None if revision is None else TaskState.ACTIVE if retirement is None else TaskState.RETIRED
+    return PastTask(
+        name=name,
+        team=team,
+        at=at,
+        state=state,
+        retirement=retirement,
+        spec_revision=None if revision is None else revision.number,
+        spec=None if revision is None else TaskSpec.model_validate(revision.definition),
+        version_count=session.scalars(versions).one(),
+        aliases=aliases_at(session, name, at),
+    )
+
+
+def _retirement_at(session: Session, name: str, at: datetime) -> Retirement | None:
+    """The retirement that was in force at a moment; None: the task was active."""
+    after = session.scalar(
+        select(AuditEventRow.after)
+        .where(AuditEventRow.object == f"task {name}", AuditEventRow.action.in_((_RETIRE, _REVIVE)))
+        .where(AuditEventRow.occurred_at <= at)
+        .order_by(AuditEventRow.id.desc())
+        .limit(1)
+    )
+    if after is None or after["state"] == TaskState.ACTIVE:
+        return None
+    return Retirement.model_validate({field: value for field, value in after.items() if field != "state"})
 
 
 def get_spec(session: Session, name: str, revision: int) -> TaskSpec:
@@ -128,9 +189,7 @@ def _record_state(
 ) -> None:
     active = {"state": TaskState.ACTIVE.value}
     retired = {"state": TaskState.RETIRED.value, **retirement.model_dump(mode="json")}
-    action, before, after = (
-        ("task.retire", active, retired) if was is TaskState.ACTIVE else ("task.revive", retired, active)
-    )
+    action, before, after = (_RETIRE, active, retired) if was is TaskState.ACTIVE else (_REVIVE, retired, active)
     record_event(session, action, f"task {task.name}", actor=actor, at=at, before=before, after=after)
 
 
@@ -163,6 +222,37 @@ def _find_revision(session: Session, task: TaskRow, number: int) -> SpecRevision
     return row
 
 
+def _ids_found(session: Session, search: TaskSearch) -> list[int]:
+    """The tasks that are looked for, by name."""
+    query = select(TaskRow.id, TaskRow.name, SpecRevisionRow.definition).join(SpecRevisionRow, _current_revision())
+    if search.team is not None:
+        query = query.where(TaskRow.team_id == find_team(session, search.team).id)
+    if search.state is not None:
+        query = query.where(TaskRow.state == search.state)
+    if search.type is not None:
+        query = query.where(SpecRevisionRow.definition["type"].as_string() == search.type)
+    if search.alias is not None:
+        query = query.where(exists().where(AliasRow.task_id == TaskRow.id, AliasRow.name == search.alias))
+    query = query.order_by(TaskRow.name)
+    if not search.words:
+        return list(session.scalars(query.with_only_columns(TaskRow.id)))
+    # Compared here, not in SQL: what "in any case" means beyond a to z is not the same in every database.
+    return [
+        task
+        for task, name, definition in session.execute(query)
+        if _has_words(search.words, (name, definition["description"], *definition["labels"]))
+    ]
+
+
+def _has_words(words: Collection[str], texts: Sequence[str]) -> bool:
+    folded = [text.casefold() for text in texts]
+    return all(any(word.casefold() in text for text in folded) for word in words)
+
+
+def _current_revision() -> ColumnElement[bool]:
+    return (SpecRevisionRow.task_id == TaskRow.id) & (SpecRevisionRow.number == TaskRow.next_spec_revision - 1)
+
+
 def _with_parts() -> Select[Any]:
     """A task with its team, its current definition, its successor and how many versions it has: one query."""
     versions = select(func.count()).select_from(VersionRow).where(VersionRow.task_id == TaskRow.id).scalar_subquery()
@@ -175,10 +265,7 @@ def _with_parts() -> Select[Any]:
             versions.label("version_count"),
         )
         .join(TeamRow, TeamRow.id == TaskRow.team_id)
-        .join(
-            SpecRevisionRow,
-            (SpecRevisionRow.task_id == TaskRow.id) & (SpecRevisionRow.number == TaskRow.next_spec_revision - 1),
-        )
+        .join(SpecRevisionRow, _current_revision())
         .outerjoin(_Successor, _Successor.id == TaskRow.superseded_by_id)
     )
 

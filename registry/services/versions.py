@@ -1,8 +1,9 @@
 """Versions: immutable, numbered without gaps by a counter on the task's row, each bound to a backbone's prefix."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.database.schema import AliasRow, BackbonePrefixRow, BackboneRow, SpecRevisionRow, TaskRow, VersionRow
@@ -65,10 +66,47 @@ def get_version(session: Session, reference: VersionReference | AliasReference) 
     return _records(session, _with_names().where(VersionRow.task_id == task.id, VersionRow.number == number))[0]
 
 
-def list_versions(session: Session, task: str) -> list[Version]:
-    """All versions of a task, oldest first; raises UsageError or NotFound."""
+def get_versions(session: Session, references: Sequence[VersionReference | AliasReference]) -> list[Version]:
+    """The versions that are referred to, in this order, by two queries; raises what `get_version` raises."""
+    numbers = {(one.task, one.number) for one in references if isinstance(one, VersionReference)}
+    wanted = [(one.task, one.alias) for one in references if isinstance(one, AliasReference)]
+    named = {
+        (task, alias): (task, number)
+        for task, alias, number in session.execute(
+            select(TaskRow.name, AliasRow.name, AliasRow.version_number)
+            .join(TaskRow, TaskRow.id == AliasRow.task_id)
+            .where(tuple_(TaskRow.name, AliasRow.name).in_(wanted))
+        )
+    }
+    query = _with_names().where(tuple_(TaskRow.name, VersionRow.number).in_(numbers.union(named.values())))
+    found = {(version.task, version.number): version for version in _records(session, query)}
+
+    def version(reference: VersionReference | AliasReference) -> Version:
+        if isinstance(reference, AliasReference):
+            at = named.get((reference.task, reference.alias))
+        else:
+            at = reference.task, reference.number
+        # What is missing is looked up once more, for the error that says why.
+        return found[at] if at in found else get_version(session, reference)
+
+    return [version(reference) for reference in references]
+
+
+def list_versions(
+    session: Session, task: str, *, kind: VersionKind | None = None, backbone: str | None = None
+) -> list[Version]:
+    """The versions of a task, oldest first; only of one kind, or trained on one backbone, when asked.
+
+    Raises:
+        UsageError, NotFound: there is no such task or backbone.
+    """
     row = find_task(session, task)
-    return _records(session, _with_names().where(VersionRow.task_id == row.id).order_by(VersionRow.number))
+    query = _with_names().where(VersionRow.task_id == row.id).order_by(VersionRow.number)
+    if kind is not None:
+        query = query.where(VersionRow.kind == kind)
+    if backbone is not None:
+        query = query.where(VersionRow.backbone_id == find_backbone(session, backbone).id)
+    return _records(session, query)
 
 
 def find_trial(session: Session, task: str, trial_key: str) -> Version | None:

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from pipelines.assembly.release_assembly import Member, assemble, build_manifest
+from pipelines.assembly.release_assembly import assemble, build_manifest
 from registry.domain.golden_examples import parse_golden_examples
 from registry.domain.manifests import parse_manifest
-from registry.domain.records import Backbone
+from registry.domain.records import Backbone, Member
 from registry.errors import ArtifactDamaged, GateFailed, InvalidWeights, UsageError
 from registry.progress import silent
 
@@ -89,7 +89,7 @@ def test_a_module_of_the_wrong_shape_is_refused_naming_its_tensors(members, back
     spec = members[0].spec.model_copy(update={"labels": ("a", "b", "c")})
     version = members[0].version.model_copy(update={"head": head})
     with pytest.raises(InvalidWeights, match=r"classification/1.*head\.linear\.(weight|bias) has shape"):
-        assemble(backbone, [Member(version, spec, backbone)], store=pinned.store, report=silent)
+        assemble(backbone, [Member(version=version, spec=spec, trained_on=backbone)], store=pinned.store, report=silent)
 
 
 def test_a_flipped_bit_in_a_module_is_found(members, backbone, pinned):

@@ -5,12 +5,13 @@ import pytest
 from sqlalchemy import event
 
 from registry.database.engine import Database
-from registry.domain.records import Retirement, TaskState
+from registry.domain.records import Retirement, TaskSearch, TaskState
 from registry.domain.references import VersionReference
 from registry.errors import AlreadyExists, NotAllowed, NotFound, UsageError
 from registry.services.aliases import promote
 from registry.services.audit import list_events
 from registry.services.tasks import (
+    find_tasks,
     get_spec,
     get_task,
     list_tasks,
@@ -129,7 +130,7 @@ def test_a_list_is_of_one_team_or_state_when_asked(registry: Database, spec: Any
 
     def names(**wanted: Any) -> list[str]:
         with registry.read() as session:
-            return [task.name for task in list_tasks(session, **wanted)]
+            return [task.name for task in find_tasks(session, TaskSearch(**wanted)).tasks]
 
     assert names() == ["a-task", "rte", "sst"]
     assert names(team="nlu") == ["a-task", "rte"]
