@@ -1,14 +1,14 @@
 """`trunkline task promote|rollback|history`: which version an alias names, now and before."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 import typer
 
-from cli.application import AsJson, Context, example
+from cli.application import AsJson, Context, example, in_utc
 from cli.rendering import moment, number_column, print_json, print_line, print_table, time_column
 from cli.tasks import TaskName
-from registry.domain.records import AliasMove
+from registry.domain.records import AliasMove, PastTask
 from registry.domain.references import VersionReference, check_alias, parse_reference
 from registry.errors import UsageError
 from registry.services import aliases, tasks, versions
@@ -97,20 +97,20 @@ def history(
         datetime | None,
         typer.Option(
             metavar="TIME",
-            help="Instead, which version each alias named then: a date (its first moment) or a date and time, "
+            help="Instead, what the task was then: a date (its first moment) or a date and time, "
             "UTC unless it has an offset.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a task's aliases moved, or which version each of them named at a time."""
+    """Show how a task's aliases moved, or what the task was at a time: state, spec revision, aliases."""
     context: Context = ctx.obj
     if alias is not None:
         check_alias(alias)
     if at is None:
         _print_moves(context, task, alias, as_json)
     else:
-        _print_aliases_at(context, task, alias, at if at.tzinfo else at.replace(tzinfo=UTC), as_json)
+        _print_task_at(context, task, alias, in_utc(at), as_json)
 
 
 def _print_moves(context: Context, task: str, alias: str | None, as_json: bool) -> None:
@@ -137,16 +137,23 @@ def _print_moves(context: Context, task: str, alias: str | None, as_json: bool) 
         )
 
 
-def _print_aliases_at(context: Context, task: str, alias: str | None, at: datetime, as_json: bool) -> None:
+def _print_task_at(context: Context, task: str, alias: str | None, at: datetime, as_json: bool) -> None:
     with context.database.read() as session:
-        named = aliases.aliases_at(session, task, at)
-    if alias is not None:
-        named = {name: number for name, number in named.items() if name == alias}
+        past = tasks.task_at(session, task, at)
+    named = {name: number for name, number in past.aliases.items() if alias in (None, name)}
     if as_json:
-        print_json({"task": task, "at": at.isoformat(), "aliases": named})
-    elif not named:
-        subject = f"no alias of task {task} named a version" if alias is None else f"{task}@{alias} named no version"
-        print_line(f"at {moment(at)} UTC {subject}")
+        print_json({**past.model_dump(mode="json"), "at": at.isoformat(), "aliases": named})
+    elif past.state is None:
+        print_line(f"at {moment(at)} UTC there was no task {task} yet")
     else:
-        print_line(f"at {moment(at)} UTC:")
-        print_table(["alias", "version"], [(name, f"{task}/{number}") for name, number in sorted(named.items())])
+        print_line(f"at {moment(at)} UTC task {task} was {_described(past)}")
+        if named:
+            print_table(["alias", "version"], [(name, f"{task}/{number}") for name, number in sorted(named.items())])
+        else:
+            print_line("no alias named a version" if alias is None else f"{task}@{alias} named no version")
+
+
+def _described(past: PastTask) -> str:
+    state = "active" if past.retirement is None else f"retired ({past.retirement.reason})"
+    versions = "1 version" if past.version_count == 1 else f"{past.version_count} versions"
+    return f"{state}, with spec revision {past.spec_revision} and {versions}"

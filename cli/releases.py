@@ -1,5 +1,6 @@
 """`release`: assemble what was selected, and show what was assembled."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 from sqlalchemy.orm import Session
 
 from cli import release_drawing
-from cli.application import AsJson, Context, example
+from cli.application import AsJson, Context, Limit, example, in_utc, rows_wanted
 from cli.progress import progress_bar
 from cli.rendering import (
     moment,
@@ -16,6 +17,7 @@ from cli.rendering import (
     print_json,
     print_line,
     print_note,
+    print_rest,
     print_table,
     short_digest,
     time_column,
@@ -25,12 +27,17 @@ from registry.domain.locks import Lock, parse_lock
 from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.records import Backbone, Release, Version
 from registry.domain.references import parse_reference
+from registry.domain.release_changes import ReleaseChange
 from registry.errors import UsageError
 from registry.fault_points import reached
-from registry.services import backbones, releases, versions
+from registry.services import backbones, releases, tasks, versions
 from registry.services.blobs import refer_to
 
 app = typer.Typer(no_args_is_help=True, help="Assemble releases and look at them.")
+
+_MOST_CHANGES = 10
+_AT_A_TIME = {"manifest", "backbone", "trunk_depth", "layer_count", "created_at", "created_by"}
+"""What `history --at` tells of a release, beside its versions."""
 
 
 @app.command(
@@ -87,15 +94,28 @@ def assemble(
     _print_release(release, assembled.manifest, as_json=as_json)
 
 
-@app.command("list", epilog=example("trunkline release list"))
-def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Every release, oldest first."""
+@app.command("list", epilog=example("trunkline release list", "trunkline release list --version rte/3"))
+def list_(
+    ctx: typer.Context,
+    task: Annotated[str | None, typer.Option(help="Only those that hold this task.")] = None,
+    version: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Only those that hold this TASK/NUMBER or TASK@ALIAS.")
+    ] = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """The releases, oldest first: all of them, or where a task or a version is used."""
     context: Context = ctx.obj
+    if task is not None and version is not None:
+        raise UsageError("--version names a task already: leave --task out")
     with context.database.read() as session:
-        found = releases.list_releases(session)
+        holding = task if version is None else versions.get_version(session, parse_reference(version)).reference
+        found = releases.find_releases(session, holding=holding, limit=rows_wanted(limit, as_json=as_json))
     if as_json:
-        print_json(found)
-    elif not found:
+        print_json(found.releases)
+    elif not found.releases and holding is not None:
+        print_line(f"no release holds {holding}")
+    elif not found.releases:
         print_line("no release yet; assemble one: trunkline release assemble --select champion")
     else:
         print_table(
@@ -117,9 +137,108 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
                     release.created_by,
                     short_digest(release.manifest),
                 )
-                for release in found
+                for release in found.releases
             ],
         )
+        print_rest(found.found - len(found.releases), "older; use --limit")
+
+
+@app.command(
+    epilog=example(
+        "trunkline release history",
+        "trunkline release history --task rte",
+        "trunkline release history --at 2026-05-01T12:00",
+    )
+)
+def history(
+    ctx: typer.Context,
+    task: Annotated[str | None, typer.Option(help="Only what changed for this task.")] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            help="Instead, the latest release then and its versions: a date (its first moment) or a date and time, "
+            "UTC unless it has an offset.",
+        ),
+    ] = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each release changed against the one before it, or what the latest one held at a time."""
+    context: Context = ctx.obj
+    if at is None:
+        _print_changes(context, task, rows_wanted(limit, as_json=as_json), as_json=as_json)
+    elif limit is not None:
+        raise UsageError("--at shows one release: leave --limit out")
+    else:
+        _print_release_at(context, task, in_utc(at), as_json=as_json)
+
+
+def _print_changes(context: Context, task: str | None, limit: int | None, *, as_json: bool) -> None:
+    with context.database.read() as session:
+        changes = releases.history(session, task=task)
+    shown = changes[-limit:] if limit else changes
+    if as_json:
+        print_json(shown)
+    elif not shown:
+        print_line("no release yet" if task is None else f"no release has held task {task}")
+    else:
+        print_table(
+            ["release", time_column("created (UTC)"), "by", number_column("layers"), "changes"],
+            [
+                (
+                    change.release,
+                    moment(change.created_at),
+                    change.created_by,
+                    _layers(change),
+                    ", ".join(_described(change)),
+                )
+                for change in shown
+            ],
+        )
+        print_rest(len(changes) - len(shown), "older; use --limit")
+
+
+def _layers(change: ReleaseChange) -> str:
+    more = change.layer_count - (change.layer_count_before or change.layer_count)
+    return f"{change.layer_count} ({more:+})" if more else str(change.layer_count)
+
+
+def _described(change: ReleaseChange) -> list[str]:
+    """What a release changed, in a few words each: `rte/3 → 4`, `+cola/1`, `-sst/2`."""
+    tasks = change.tasks
+    words = [f"{task}/{before} → {now}" for task, (before, now) in tasks.moved.items()]
+    words += [f"+{task}/{number}" for task, number in tasks.added.items()]
+    words += [f"-{task}/{number}" for task, number in tasks.removed.items()]
+    shown, hidden = words[:_MOST_CHANGES], words[_MOST_CHANGES:]
+    backbone = change.backbone_before not in (None, change.backbone)
+    return [
+        *([f"backbone {change.backbone_before} → {change.backbone}"] if backbone else []),
+        *shown,
+        *([f"{len(hidden)} more (--json shows all)"] if hidden else []),
+    ]
+
+
+def _print_release_at(context: Context, task: str | None, at: datetime, *, as_json: bool) -> None:
+    with context.database.read() as session:
+        if task is not None:
+            tasks.get_task(session, task)  # for the error when there is none
+        release = releases.release_at(session, at)
+    held = {} if release is None else release.tasks
+    selection = {name: number for name, number in held.items() if task in (None, name)}
+    if as_json:
+        parts = {} if release is None else release.model_dump(mode="json", include=_AT_A_TIME)
+        print_json({"at": at.isoformat(), "release": release and release.name, **parts, "tasks": selection})
+    elif release is None:
+        print_line(f"at {moment(at)} UTC there was no release")
+    elif not selection:
+        print_line(f"at {moment(at)} UTC the latest release was {release.name}, without task {task}")
+    else:
+        print_line(
+            f"at {moment(at)} UTC the latest release was {release.name}, made {moment(release.created_at)} by "
+            f"{release.created_by}: backbone {release.backbone}, {release.layer_count} layers"
+        )
+        print_table(["task", "version"], [(name, f"{name}/{number}") for name, number in selection.items()])
 
 
 ReleaseArgument = Annotated[str, typer.Argument(help="r<number>, latest, or the start of a manifest's digest.")]

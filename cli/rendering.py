@@ -49,10 +49,10 @@ MOST_ROWS = 50
 """What a table shows where the caller set no limit."""
 
 
-def print_rest(shown: int, found: int, how: str) -> None:
-    """After a table: how many rows it left out, and what shows them."""
-    if found > shown:
-        print_line(f"and {found - shown:,} more; {how}")
+def print_rest(count: int, what: str) -> None:
+    """After a table: how many rows it left out, if any; `what` they are, and what shows them."""
+    if count:
+        print_line(f"and {count:,} {what}")
 
 
 def number_column(header: str) -> Column:

@@ -163,7 +163,7 @@ def list_(
             ["task", "team", "type", number_column("versions"), "aliases", "state"],
             [(t.name, t.team, t.spec.type, str(t.version_count), alias_list(t.aliases), t.state) for t in found.tasks],
         )
-        print_rest(len(found.tasks), found.found, "use --search or --limit")
+        print_rest(found.found - len(found.tasks), "more; use --search or --limit")
 
 
 @app.command(epilog=example("trunkline task show rte"))
@@ -252,7 +252,7 @@ def list_versions(
         print_line(_no_versions(owner))
     else:
         _print_versions(shown, owner, metric, by_dev_data=best and len(groups) > 1)
-        print_rest(sum(map(len, shown)), len(found), "use --limit" if best else "all older; use --limit or --best")
+        print_rest(len(found) - sum(map(len, shown)), "more; use --limit" if best else "older; use --limit or --best")
 
 
 def _first(groups: list[list[Version]], limit: int | None, *, newest: bool) -> list[list[Version]]:

@@ -96,7 +96,7 @@ class Task(Plain):
 class PastTask(Plain):
     """What a task was at a moment."""
 
-    name: Name
+    task: Name
     team: Name
     at: datetime
     state: TaskState | None

@@ -119,7 +119,7 @@ def task_at(session: Session, name: str, at: datetime) -> PastTask:
     retirement = _retirement_at(session, name, at)
     state = None if revision is None else TaskState.ACTIVE if retirement is None else TaskState.RETIRED
     return PastTask(
-        name=name,
+        task=name,
         team=team,
         at=at,
         state=state,

@@ -3,10 +3,11 @@
 import functools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -72,7 +73,15 @@ class Trunkline:
         return answer.out
 
 
-def add_version(home: Path, task: str, *, score: float = 0.5, teacher: int | None = None) -> Version:
+def add_version(
+    home: Path,
+    task: str,
+    *,
+    score: float = 0.5,
+    others: Mapping[str, float] = MappingProxyType({}),
+    teacher: int | None = None,
+    dev_digest: str = "4" * 64,
+) -> Version:
     """Registers a version as training would, on the pinned backbone "small" of three layers."""
     database = Database.open(f"sqlite:///{home / 'registry.db'}")
     with database.write() as session:
@@ -90,10 +99,10 @@ def add_version(home: Path, task: str, *, score: float = 0.5, teacher: int | Non
             module="0" * 64,
             golden="1" * 64,
             dev_predictions="2" * 64,
-            metrics={owner.spec.metric.value: score},
+            metrics={owner.spec.metric.value: score, **others},
             statistic="one run",
             train_digest="3" * 64,
-            dev_digest="4" * 64,
+            dev_digest=dev_digest,
             recipe={},
             seed=0,
             environment={},

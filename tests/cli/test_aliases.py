@@ -93,12 +93,33 @@ def test_history_at_a_time_says_which_version_each_alias_named_then(trunkline: A
     assert at("2026-05-01T09:02") == {"champion": 3, "candidate": 2}
     assert at("2026-05-02", "--alias", "champion") == {"champion": 1}
     sentence, _, _, *rows = trunkline.done("task", "history", "rte", "--at", "2026-05-01T09:02").splitlines()
-    assert sentence == "at 2026-05-01 09:02 UTC:"
+    assert sentence == "at 2026-05-01 09:02 UTC task rte was active, with spec revision 1 and 3 versions"
     assert [row.split() for row in rows] == [["candidate", "rte/2"], ["champion", "rte/3"]]
-    early = ("task", "history", "rte", "--at", "2026-05-01")
-    assert trunkline.done(*early) == "at 2026-05-01 00:00 UTC no alias of task rte named a version\n"
-    assert trunkline.done(*early, "--alias", "x") == "at 2026-05-01 00:00 UTC rte@x named no version\n"
+    other = trunkline.done("task", "history", "rte", "--at", "2026-05-02", "--alias", "x")
+    assert other.splitlines()[1:] == ["rte@x named no version"]
     assert trunkline("task", "history", "rte", "--at", "yesterday").code == 2
+
+
+def test_history_at_a_time_says_what_the_task_was_then(trunkline: Any, task_file: Any) -> None:
+    def said(time: str) -> str:
+        return trunkline.done("task", "history", "rte", "--at", f"2026-05-01T{time}").splitlines()[0]
+
+    trunkline.done("task", "retire", "rte", "--reason", "nobody asks")  # 09:00
+    trunkline.done("task", "revive", "rte")  # 09:01, the minute in which it was registered
+    trunkline("task", "update", task_file("rte", labels="[yes, no]"))  # 09:02
+    trunkline.done("task", "retire", "rte", "--reason", "again", "--sunset", "2027-01-01")  # 09:03
+    assert said("08:59") == "at 2026-05-01 08:59 UTC there was no task rte yet"
+    assert said("09:01") == "at 2026-05-01 09:01 UTC task rte was active, with spec revision 1 and 3 versions"
+    assert said("09:02").endswith("was active, with spec revision 2 and 3 versions")
+    assert said("09:03").endswith("was retired (again), with spec revision 2 and 3 versions")
+    then = trunkline("task", "history", "rte", "--at", "2026-05-01T09:03", "--json").json
+    assert (then["task"], then["team"], then["state"], then["spec_revision"]) == ("rte", "nlu", "retired", 2)
+    assert then["retirement"] == {"reason": "again", "sunset_on": "2027-01-01", "superseded_by": None}
+    assert then["spec"]["labels"] == ["yes", "no"]
+    before = trunkline("task", "history", "rte", "--at", "2026-05-01T09:02", "--json").json
+    assert (before["state"], before["retirement"], before["spec"]["labels"]) == ("active", None, ["yes", "no"])
+    early = trunkline("task", "history", "rte", "--at", "2026-05-01T08:00", "--json").json
+    assert (early["state"], early["spec_revision"], early["version_count"], early["aliases"]) == (None, None, 0, {})
 
 
 def test_a_time_without_an_offset_is_utc_wherever_the_user_is(trunkline: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,106 @@ def test_versions_are_listed_with_their_score_and_aliases(trunkline: Any, versio
 
 
 @pytest.mark.usefixtures("team")
+def test_tasks_are_found_by_words_in_name_description_and_labels(trunkline: Any, task_file: TaskFile) -> None:
+    files = [
+        task_file("flight-intent", labels="[book, cancel]", description="What do CALLERS of the airline want?"),
+        task_file("flight-slots", type="token_classification", labels="[city]", tag_scheme="bio", metric="entity_f1"),
+        task_file("mood", labels="[Ärger, joy]", description="anger in flight reviews"),
+    ]
+    for file in files:
+        trunkline.done("task", "register", file, "--team", "nlu")
+
+    def names(*options: str) -> list[str]:
+        return [task["name"] for task in trunkline("task", "list", *options, "--json").json]
+
+    assert names("--search", "flight") == ["flight-intent", "flight-slots", "mood"]
+    assert names("--search", "Flight callers") == ["flight-intent"]
+    assert names("--search", "ÄRGER") == ["mood"]
+    assert names("--search", "city") == names("--type", "token_classification") == ["flight-slots"]
+    assert names("--search", "flight", "--type", "classification") == ["flight-intent", "mood"]
+    assert names("--search", "accuracy") == [], "what every definition holds is not searched"
+    assert names("--search", "flight%") == []
+    assert names("--search", "") == names()
+    assert trunkline("task", "list", "--type", "guessing").code == 2
+
+
+@pytest.mark.usefixtures("versions")
+def test_tasks_are_found_by_an_alias_that_they_have(trunkline: Any, task_file: TaskFile) -> None:
+    trunkline.done("task", "register", task_file("cola"), "--team", "nlu")
+    trunkline.done("task", "promote", "rte/2", "--alias", "champion")
+    (found,) = trunkline("task", "list", "--alias", "champion", "--json").json
+    assert (found["name"], found["aliases"]) == ("rte", {"champion": 2})
+    assert trunkline("task", "list", "--alias", "candidate", "--json").json == []
+    assert trunkline("task", "list", "--alias", "latest").code == 2
+
+
+@pytest.mark.usefixtures("team")
+def test_a_long_list_is_cut_and_says_what_shows_the_rest(trunkline: Any, task_file: TaskFile) -> None:
+    for number in range(53):
+        trunkline.done("task", "register", task_file(f"task{number:02}"), "--team", "nlu")
+    *_, last, rest = trunkline.done("task", "list").splitlines()
+    assert last.split()[0] == "task49"
+    assert rest == "and 3 more; use --search or --limit"
+    assert len(trunkline.done("task", "list", "--limit", 60).splitlines()) == 2 + 53
+    assert len(trunkline("task", "list", "--json").json) == 53
+    assert [task["name"] for task in trunkline("task", "list", "--limit", 2, "--json").json] == ["task00", "task01"]
+    assert trunkline("task", "list", "--limit", 0).code == 2
+
+
+def test_versions_are_found_by_kind_and_backbone_and_the_best_stand_first(
+    trunkline: Any, versions: Callable[..., Any], model_folder: Callable[..., Path]
+) -> None:
+    versions("rte", teacher=1, score=0.65)  # the fixture's: 0.5, 0.6, 0.7
+    trunkline.done("backbone", "pin", "other", model_folder("other", layers=[1, 2, 3], embedding=1))
+
+    def numbers(*options: str) -> list[int]:
+        return [version["number"] for version in trunkline("task", "versions", "rte", *options, "--json").json]
+
+    assert numbers("--kind", "student") == [4]
+    assert numbers("--kind", "teacher", "--backbone", "small") == [1, 2, 3]
+    assert numbers("--backbone", "other") == []
+    assert "none of the 4 versions" in trunkline.done("task", "versions", "rte", "--backbone", "other")
+    assert trunkline("task", "versions", "rte", "--backbone", "none").code == 1
+    assert numbers("--best") == [3, 4, 2, 1]
+    assert numbers("--best", "--limit", "2") == [3, 4]
+    assert numbers("--limit", "2") == [3, 4], "the newest, in their order"
+    assert trunkline.done("task", "versions", "rte", "--limit", 3).splitlines()[-1].startswith("and 1 older")
+    assert (
+        trunkline.done("task", "versions", "rte", "--best", "--limit", 1).splitlines()[-1] == "and 3 more; use --limit"
+    )
+
+
+def test_versions_measured_on_other_dev_data_are_not_ranked_against_each_other(
+    trunkline: Any, versions: Callable[..., Any]
+) -> None:
+    versions("rte", score=0.1, dev_digest="5" * 64)
+    versions("rte", score=0.2, dev_digest="5" * 64)
+    best = trunkline("task", "versions", "rte", "--best", "--json").json
+    assert [version["number"] for version in best] == [5, 4, 3, 2, 1]
+    assert [
+        version["number"] for version in trunkline("task", "versions", "rte", "--best", "--limit", 3, "--json").json
+    ] == [
+        5,
+        4,
+        3,
+    ]
+    lines = trunkline.done("task", "versions", "rte", "--best").splitlines()
+    assert [line for line in lines if line.startswith("on dev data")] == [
+        "on dev data 555555555555:",
+        "on dev data 444444444444:",
+    ]
+
+
+def test_another_metric_can_be_shown_and_ranked_by(trunkline: Any, versions: Callable[..., Any]) -> None:
+    versions("rte", score=0.1, others={"f1_macro": 0.9})
+    assert trunkline("task", "versions", "rte", "--best", "--metric", "f1_macro", "--json").json[0]["number"] == 4
+    header, _, *rows = trunkline.done("task", "versions", "rte", "--metric", "f1_macro").splitlines()
+    assert "f1_macro" in header
+    assert "0.9000" in rows[-1]
+    assert trunkline("task", "versions", "rte", "--metric", "beauty").code == 2
+
+
+@pytest.mark.usefixtures("team")
 def test_a_task_without_versions_says_how_to_train_one(trunkline: Any, task_file: TaskFile) -> None:
     trunkline.done("task", "register", task_file("rte"), "--team", "nlu")
     assert "trunkline train rte" in trunkline.done("task", "versions", "rte")

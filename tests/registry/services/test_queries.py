@@ -1,0 +1,182 @@
+"""The number of queries does not grow with the rows: the same statements are sent for 3 of a thing as for 60."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from registry.database.engine import Database
+from registry.domain.records import NewRelease, Retirement, TaskSearch
+from registry.domain.references import AliasReference, VersionReference
+from registry.services import aliases, audit, backbones, releases, tasks, teams, versions
+
+FEW, MANY = 3, 60
+
+
+@contextmanager
+def counting(session: Session) -> Iterator[list[str]]:
+    """The statements that are sent meanwhile; one for many rows of an insert is one."""
+    sent: list[str] = []
+
+    def count(*arguments: Any) -> None:
+        sent.append(arguments[2])
+
+    engine = session.get_bind()
+    event.listen(engine, "before_cursor_execute", count)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", count)
+
+
+class Grown:
+    """A registry in which there is so much of everything: tasks, versions of each, releases of all, moves, teams."""
+
+    def __init__(self, database: Database, make: Mapping[str, Callable[..., Any]], change: dict[str, Any]) -> None:
+        self.database = database
+        self._make = make
+        self._change = change
+        self.size = 0
+
+    def name(self, number: int) -> str:
+        return f"task-{number:03}"
+
+    @property
+    def names(self) -> list[str]:
+        return [self.name(number) for number in range(self.size)]
+
+    def release(self, content: str) -> NewRelease:
+        return self._make["release"](content, tasks=dict.fromkeys(self.names, 1))
+
+    def grow(self, size: int) -> None:
+        change = self._change
+        with self.database.write() as session:
+            for number in range(self.size, size):
+                name = self.name(number)
+                teams.create_team(session, f"team-{number}", **change)
+                backbones.pin_backbone(session, self._make["backbone"](f"backbone-{number}"), **change)
+                tasks.register_task(session, self._make["spec"](name), team="nlu", **change)
+                new = self._make["version"](name, backbone=f"backbone-{number}")
+                versions.register_version(session, new, **change)
+                versions.register_version(session, self._make["version"]("rte", trial=name), **change)
+                for task, version in ((name, 1), ("rte", number + 1)):
+                    reference = VersionReference(task=task, number=version)
+                    aliases.promote(session, reference, "champion", expect=None, **change)
+                aliases.promote(
+                    session, VersionReference(task="rte", number=1), f"alias-{number}", expect=None, **change
+                )
+                tasks.update_task(session, self._make["spec"]("rte", description=name), **change)
+            self.size = size
+            for content in range(size):
+                releases.register_release(session, self.release(f"of {size}: {content}"), **change)
+
+
+@pytest.fixture
+def grown(
+    registry: Database, spec: Any, new_backbone: Any, new_version: Any, new_release: Any, change: dict[str, Any]
+) -> Grown:
+    make = {"spec": spec, "backbone": new_backbone, "version": new_version, "release": new_release}
+    built = Grown(registry, make, change)
+    built.grow(FEW)
+    return built
+
+
+READING: dict[str, Callable[[Session, Grown], Any]] = {
+    "list tasks": lambda session, of: tasks.list_tasks(session),
+    "find tasks": lambda session, of: tasks.find_tasks(
+        session, TaskSearch(words=("task",), team="nlu", alias="champion", type="classification")
+    ),
+    "show a task": lambda session, of: tasks.get_task(session, "rte"),
+    "a task at a time": lambda session, of: tasks.task_at(session, "rte", of._change["at"]),
+    "list versions": lambda session, of: versions.list_versions(session, "rte", backbone="tiny"),
+    "show a version": lambda session, of: versions.get_version(session, AliasReference(task="rte", alias="champion")),
+    "name versions": lambda session, of: versions.get_versions(
+        session, [VersionReference(task=name, number=1) for name in of.names]
+    ),
+    "name versions by alias": lambda session, of: versions.get_versions(
+        session, [AliasReference(task=name, alias="champion") for name in of.names]
+    ),
+    "select champions": lambda session, of: releases.select_versions(session, "champion"),
+    "read members": lambda session, of: releases.members_of(session, releases.select_versions(session, "champion")),
+    "alias moves": lambda session, of: aliases.history(session, "rte"),
+    "aliases at a time": lambda session, of: aliases.aliases_at(session, "rte", of._change["at"]),
+    "list releases": lambda session, of: releases.list_releases(session),
+    "find releases": lambda session, of: releases.find_releases(session, holding=of.name(0)),
+    "show a release": lambda session, of: releases.get_release(session, "latest"),
+    "a release at a time": lambda session, of: releases.release_at(session, of._change["at"]),
+    "release history": lambda session, of: releases.history(session),
+    "release history of a task": lambda session, of: releases.history(session, task=of.name(0)),
+    "list backbones": lambda session, of: backbones.list_backbones(session),
+    "show a backbone": lambda session, of: backbones.get_backbone(session, "tiny"),
+    "list teams": lambda session, of: teams.list_teams(session),
+    "list events": lambda session, of: audit.list_events(session),
+}
+
+WRITING: dict[str, Callable[[Session, Grown], Any]] = {
+    "register a release": lambda session, of: releases.register_release(session, of.release("new"), **of._change),
+    "register a known release": lambda session, of: releases.register_release(
+        session, of.release(f"of {of.size}: 0"), **of._change
+    ),
+    "register a version": lambda session, of: versions.register_version(
+        session, of._make["version"]("rte", trial="new"), **of._change
+    ),
+    "promote": lambda session, of: aliases.promote(
+        session, VersionReference(task="rte", number=2), "champion", expect=None, **of._change
+    ),
+    "promote to where it is": lambda session, of: aliases.promote(
+        session, VersionReference(task=of.name(0), number=1), "champion", expect=None, **of._change
+    ),
+    "roll back": lambda session, of: aliases.rollback(session, "rte", "champion", **of._change),
+    "update a task": lambda session, of: tasks.update_task(
+        session, of._make["spec"]("rte", description="new"), **of._change
+    ),
+    "retire a task": lambda session, of: tasks.retire_task(session, "rte", Retirement(reason="x"), **of._change),
+}
+
+
+def test_reading_sends_as_many_queries_for_many_rows_as_for_few(grown: Grown) -> None:
+    def sent() -> dict[str, int]:
+        counts = {}
+        for what, read in READING.items():
+            with grown.database.read() as session, counting(session) as statements:
+                assert read(session, grown)
+            counts[what] = len(statements)
+        return counts
+
+    few = sent()
+    grown.grow(MANY)
+    assert sent() == few
+    assert max(few.values()) <= 8
+
+
+@pytest.mark.parametrize("what", WRITING)
+def test_writing_sends_as_many_statements_for_many_rows_as_for_few(grown: Grown, what: str) -> None:
+    def sent() -> int:
+        with grown.database.write() as session, counting(session) as statements:
+            WRITING[what](session, grown)
+            session.flush()
+            count = len(statements)
+            session.rollback()
+        return count
+
+    few = sent()
+    grown.grow(MANY)
+    assert sent() == few
+
+
+def test_members_are_read_as_the_single_objects_are(grown: Grown, spec: Any, change: dict[str, Any]) -> None:
+    with grown.database.write() as session:
+        later = {**change, "at": change["at"] + timedelta(days=1)}
+        tasks.update_task(session, spec(grown.name(1), labels=["yes", "no"]), **later)
+    references = [VersionReference(task=name, number=1) for name in reversed(grown.names)]
+    with grown.database.read() as session:
+        found = versions.get_versions(session, references)
+        assert found == [versions.get_version(session, reference) for reference in references]
+        for member, reference in zip(releases.members_of(session, found), references, strict=True):
+            assert member.version.reference == reference
+            assert member.spec == tasks.get_spec(session, reference.task, 1)
+            assert member.trained_on == backbones.get_backbone(session, member.version.backbone)
