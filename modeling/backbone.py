@@ -15,7 +15,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from modeling.text import Batch, TextEncoder
 from modeling.weights import EXACT_IN_FP32, fill
 from registry.artifacts.store import ArtifactStore
-from registry.domain.families import family_of
+from registry.domain.families import FAMILIES, BackboneFamily, family_of
 from registry.domain.manifests import TrunkManifest
 from registry.domain.records import NewBackbone
 from registry.errors import ArtifactError, InvalidInput
@@ -49,7 +49,9 @@ def meta_model(config: Mapping[str, Any], *, layers: int, attention: Attention) 
     """
     family = family_of(config, "backbone config")
     try:
-        model_config = AutoConfig.for_model(**{**config, family.layer_count_field: layers})
+        model_config = AutoConfig.for_model(
+            **{**family.own_names(config), family.layer_count_field: layers, **family.built_with}
+        )
         with torch.device("meta"):
             build: Callable[..., PreTrainedModel] = AutoModel.from_config
             return build(model_config, attn_implementation=attention, dtype=torch.float32)
@@ -62,7 +64,17 @@ def layers_of(model: PreTrainedModel, config: Mapping[str, Any]) -> nn.ModuleLis
 
 
 def embeddings_of(model: PreTrainedModel, config: Mapping[str, Any]) -> nn.Module:
-    return model.get_submodule(family_of(config, "backbone config").embeddings_prefix.rstrip("."))
+    """The embeddings; a projection of their output is made a part of them, as it is in their blob."""
+    family = family_of(config, "backbone config")
+    embeddings = model.get_submodule(family.embeddings_prefix.rstrip("."))
+    if projection := _projection_in(model, family):
+        embeddings.add_module(str(family.embedding_projection), projection)
+    return embeddings
+
+
+def _projection_in(module: nn.Module, family: BackboneFamily) -> nn.Module | None:
+    """The projection to the layers' width; None in a family or a model without one."""
+    return getattr(module, family.embedding_projection, None) if family.embedding_projection else None
 
 
 def compute_buffers(model: PreTrainedModel, part: nn.Module) -> None:
@@ -87,8 +99,13 @@ def load_text_encoder(pinned: NewBackbone | TrunkManifest, store: ArtifactStore)
     Raises:
         ArtifactMissing, ArtifactDamaged, InvalidInput: the tokenizer cannot be read.
     """
-    function = family_of(pinned.config, "backbone config").function_config(pinned.config)
-    return TextEncoder(store.read(pinned.tokenizer), max_length=pinned.max_length, pad_id=function["pad_token_id"])
+    family = family_of(pinned.config, "backbone config")
+    return TextEncoder(
+        store.read(pinned.tokenizer),
+        max_length=pinned.max_length,
+        pad_id=family.setting(pinned.config, "pad_token_id"),
+        type_count=family.type_count(pinned.config),
+    )
 
 
 def fill_part(part: nn.Module, blob: str, store: ArtifactStore, *, subject: str) -> None:
@@ -113,6 +130,7 @@ class Trunk(nn.Module):
     def __init__(self, config: PreTrainedConfig, embeddings: nn.Module, layers: nn.ModuleList) -> None:
         super().__init__()
         self.config = config
+        self.family = FAMILIES[config.model_type]
         self.embeddings = embeddings
         self.layers = layers
         self.requires_grad_(False)
@@ -131,12 +149,18 @@ class Trunk(nn.Module):
         """The hidden states [B, T, H] after layers 0 (the embeddings) to `depth`, each computed when asked for."""
         if not 0 <= depth <= self.depth:
             raise ValueError(f"depth {depth}: this trunk has layers 0 to {self.depth}")
-        hidden: Tensor = self.embeddings(input_ids=batch.input_ids, token_type_ids=batch.type_ids)
+        hidden = self._embedded(batch)
         yield hidden
         mask = attention_mask(self.config, hidden, batch.mask)
         for layer in self.layers[:depth]:
             hidden = layer(hidden, mask)
             yield hidden
+
+    def _embedded(self, batch: Batch) -> Tensor:
+        types = {} if self.family.type_count_field is None else {"token_type_ids": batch.type_ids}
+        hidden: Tensor = self.embeddings(input_ids=batch.input_ids, **types)
+        projection = _projection_in(self.embeddings, self.family)
+        return hidden if projection is None else projection(hidden)
 
     def forward(self, batch: Batch, depths: Collection[int]) -> dict[int, Tensor]:
         """The hidden state [B, T, H] after each asked layer (0: the embeddings); nothing beyond the deepest is run.

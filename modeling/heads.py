@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from registry.domain.families import FAMILIES
 from registry.domain.manifests import HeadConfig
 from registry.domain.task_specs import TaskType
 
@@ -83,7 +84,8 @@ _HEADS: dict[TaskType, type[TextHead] | type[TokenHead]] = {
 
 def build_head(head: HeadConfig, config: PreTrainedConfig) -> TextHead | TokenHead:
     """The head that the task's type asks for, not initialised; dropout as the backbone's own."""
-    return _HEADS[head.type](config.hidden_size, head.outputs, config.hidden_dropout_prob)
+    dropout: float = getattr(config, FAMILIES[config.model_type].dropout_field)
+    return _HEADS[head.type](config.hidden_size, head.outputs, dropout)
 
 
 def initialise_head(head: TextHead | TokenHead, *, deviation: float, seed: int) -> None:

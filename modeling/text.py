@@ -6,10 +6,11 @@ character offsets tell afterwards which piece begins which word.
 B = rows, T = pieces of the longest row (padded), W = words of the row that has most.
 """
 
+import json
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -187,26 +188,45 @@ class _Template(NamedTuple):
     def special_count(self) -> int:
         return sum(map(len, self.ids))
 
+    def typed(self, type_count: int) -> "_Template":
+        """With types that a backbone of so many has: one that has a single type is given no other."""
+        if type_count == 1:
+            return self._replace(
+                types=tuple((0,) * len(one) for one in self.types), text_types=(0,) * len(self.text_types)
+            )
+        largest = max((*self.text_types, *(number for one in self.types for number in one)))
+        if largest >= type_count:
+            raise InvalidInput(
+                "tokenizer.json", [f"gives token type {largest}; the backbone has 0 to {type_count - 1}"]
+            )
+        return self
+
 
 class TextEncoder:
     """The backbone's tokenizer, at its one `max_length`.
 
-    Special pieces written out in a text ("[SEP]") are read as ordinary text: a request must not be able to end its
-    own text and begin another.
+    Special pieces written out in a text ("[SEP]") are read as ordinary text, or as the unknown piece where they are in
+    the vocabulary like any other (SentencePiece): a request must not be able to end its own text and begin another.
+
+    Args:
+        type_count: how many the backbone tells apart; with one, all pieces are of type 0, whatever the tokenizer says.
 
     Raises:
-        InvalidInput: the tokenizer cannot be read, or leaves no room for text in `max_length`.
+        InvalidInput: the tokenizer cannot be read, leaves no room for text in `max_length`, or gives a token type that
+            the backbone does not have.
     """
 
-    def __init__(self, tokenizer_json: bytes, *, max_length: int, pad_id: int) -> None:
+    def __init__(self, tokenizer_json: bytes, *, max_length: int, pad_id: int, type_count: int = 2) -> None:
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json.decode())
         except Exception as error:  # tokenizers raises bare Exception for whatever it cannot read
             raise InvalidInput("tokenizer.json", [f"cannot be read: {error}"]) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._single, self._pair = self._template("a"), self._template("a", "a")
+        self._single, self._pair = self._template("a").typed(type_count), self._template("a", "a").typed(type_count)
         self._tokenizer.encode_special_tokens = True
+        self._unknown = _unknown_piece(self._tokenizer, json.loads(tokenizer_json)["model"])
+        self._special = self._special_pieces()
         self.max_length = max_length
         self.pad_id = pad_id
         if self._pair.special_count > max_length:
@@ -219,13 +239,19 @@ class TextEncoder:
         """One row a text or pair; the longer text of a pair gives way first when both do not fit.
 
         Raises:
-            InvalidInput: a text holds half of a surrogate pair, which is no character.
+            InvalidInput: a text holds half of a surrogate pair, which is no character, or spells out a special piece
+                that the tokenizer cannot read otherwise.
         """
         parts = [part for pair in texts for part in pair if part is not None]
         try:
-            encodings = iter(self._tokenizer.encode_batch(parts, add_special_tokens=False))
+            encoded = self._tokenizer.encode_batch(parts, add_special_tokens=False)
         except TypeError:
             raise InvalidInput("texts", _surrogate_problems(texts)) from None
+        if self._unknown is None and not all(self._special.isdisjoint(encoding.ids) for encoding in encoded):
+            raise InvalidInput(
+                "texts", ["one spells out a special piece, and the tokenizer has no unknown piece for it"]
+            )
+        encodings = iter(encoded)
         return [self._row(pair[0], next(encodings), next(encodings) if pair[1] is not None else None) for pair in texts]
 
     def collate(self, rows: Sequence[EncodedText]) -> Batch:
@@ -260,7 +286,7 @@ class TextEncoder:
         ids, types = list(template.ids[0]), list(template.types[0])
         begin = len(ids)
         for number, (encoding, length) in enumerate(zip(encodings, kept, strict=True)):
-            ids += encoding.ids[:length]
+            ids += self._text_ids(encoding.ids[:length])
             ids += template.ids[number + 1]
             types += [template.text_types[number]] * length
             types += template.types[number + 1]
@@ -270,6 +296,26 @@ class TextEncoder:
         cut_off = (number for number, piece in enumerate(pieces) if piece >= kept[0])
         truncated = sum(kept) < sum(map(len, encodings))
         return EncodedText(tuple(ids), tuple(types), words, word_tokens, next(cut_off, len(words)), truncated)
+
+    def _special_pieces(self) -> frozenset[int]:
+        """Ids that no text may bring along."""
+        added = (number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+        around = (number for part in (*self._single.ids, *self._pair.ids) for number in part)
+        return frozenset({*added, *around} - {self._unknown})
+
+    def _text_ids(self, ids: list[int]) -> list[int]:
+        if self._unknown is None or self._special.isdisjoint(ids):
+            return ids
+        return [self._unknown if number in self._special else number for number in ids]
+
+
+def _unknown_piece(tokenizer: Tokenizer, model: Mapping[str, Any]) -> int | None:
+    """The id that stands for what is not in the vocabulary; byte-level models may do without one."""
+    if isinstance(number := model.get("unk_id"), int):
+        return number
+    spellings = (model.get("unk_token"), "<unk>", "[UNK]")
+    numbers = (tokenizer.token_to_id(spelling) for spelling in spellings if spelling)
+    return next((number for number in numbers if number is not None), None)
 
 
 def _kept_lengths(lengths: Sequence[int], room: int) -> list[int]:

@@ -1,9 +1,9 @@
-"""Small real parts that tests of several floors share: random BERT models in a real store, and the real MiniLM."""
+"""Small real parts that tests of several floors share: random models in a real store, and the real MiniLM."""
 
 import importlib.util
 import json
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel
 
 from modeling.task_module import TaskModule, copy_backbone_layers, module_bytes, new_task_module
 from registry.artifacts.backbone_files import store_backbone
@@ -21,6 +21,8 @@ from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.manifests import BranchManifest, HeadConfig, Manifest
 from registry.domain.records import NewBackbone
 from registry.domain.task_specs import InputForm, TagScheme, TaskType
+
+pytest_plugins = ["tests.postgresql", "tests.s3_server"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -37,7 +39,7 @@ def _one_thread() -> Iterator[None]:
 class Pinned:
     """A backbone in a store, beside transformers' own model of the same weights."""
 
-    model: BertModel
+    model: PreTrainedModel
     backbone: NewBackbone
     store: LocalArtifactStore
     store_folder: Path
@@ -65,6 +67,69 @@ def wordpiece_json() -> bytes:
     return wordpiece().to_str().encode()
 
 
+def byte_level(merged: str = "the new york hello world") -> Tokenizer:
+    """BPE over bytes, as RoBERTa has it: a space belongs to the word after it (`Ġ`). `merged` are its longer pieces."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    merges: list[tuple[str, str]] = []
+    split = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    for piece, _ in split.pre_tokenize_str(merged):
+        for length in range(2, len(piece) + 1):
+            if piece[:length] not in pieces:
+                merges.append((piece[: length - 1], piece[length - 1]))
+                pieces.append(piece[:length])
+    vocabulary = {piece: number for number, piece in enumerate([*pieces, "<mask>"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    return tokenizer
+
+
+def unigram(whole: Sequence[str] = ("▁the", "▁new", "▁york", "▁hello", "▁world")) -> Tokenizer:
+    """Unigram, as XLM-RoBERTa has it: a space is a piece's first character (`▁`), and the special pieces stand in the
+    vocabulary like any other. `whole` are the pieces longer than a letter."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    scored = [(piece, 0.0) for piece in special] + [(piece, -1.0) for piece in whole]
+    scored += [(letter, -5.0) for letter in ("▁", *string.ascii_letters, *string.digits, *string.punctuation)]
+    scored += [("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=3, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.add_special_tokens([*special, "<mask>"])
+    return tokenizer
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "bert": wordpiece,
+    "roberta": byte_level,
+    "xlm-roberta": unigram,
+    "electra": wordpiece,
+    "distilbert": wordpiece,
+}
+
+
+def family_config(model_type: str, **changes: Any) -> dict[str, Any]:
+    """A small model of a family; changes and sizes go by the names of BERT's fields."""
+    sizes = {
+        "vocab_size": TOKENIZERS[model_type]().get_vocab_size(),
+        "hidden_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "max_position_embeddings": 40,
+    }
+    if model_type == "electra":
+        sizes["embedding_size"] = 16
+    if model_type == "distilbert":
+        own_names = {"intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout"}
+        changes = {own_names.get(name, name): value for name, value in ({**sizes, **changes}).items()}
+        sizes = {}
+    return AutoConfig.for_model(model_type, **{**sizes, **changes}).to_dict()
+
+
 def small_config(**changes: Any) -> dict[str, Any]:
     sizes = {
         "vocab_size": 160,
@@ -77,19 +142,25 @@ def small_config(**changes: Any) -> dict[str, Any]:
     return BertConfig(**{**sizes, **changes}).to_dict() | {"model_type": "bert"}
 
 
-def pin(folder: Path, config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pinned:
-    """Writes a random model as a checkpoint and pins it; its weights are large enough that a wrong mask shows, and
-    its biases small enough that texts stay apart."""
-    folder.mkdir()
+def randomise(model: PreTrainedModel, seed: int, dtype: torch.dtype = torch.float32) -> None:
+    """Weights large enough that a wrong mask shows, and biases small enough that texts stay apart."""
     generator = torch.Generator().manual_seed(seed)
-    model = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.dim() > 1 else 0.1)
-            parameter.copy_((noise + 1.0 if name.endswith("LayerNorm.weight") else noise).to(dtype))
+            is_norm = name.endswith(("LayerNorm.weight", "layer_norm.weight"))
+            parameter.copy_((noise + 1.0 if is_norm else noise).to(dtype))
+
+
+def pin(folder: Path, config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pinned:
+    """Writes a random model as a checkpoint, without a pooler, and pins it."""
+    folder.mkdir()
+    without_pooler = {} if config["model_type"] in ("electra", "distilbert") else {"add_pooling_layer": False}
+    model = AutoModel.from_config(AutoConfig.for_model(**config), **without_pooler).eval()
+    randomise(model, seed, dtype)
     save_file({name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(wordpiece().to_str())
+    (folder / "tokenizer.json").write_text(TOKENIZERS[config["model_type"]]().to_str())
     store = LocalArtifactStore(folder / "store")
     return Pinned(model, store_backbone(folder, name="small", max_length=None, store=store), store, folder / "store")
 
@@ -102,6 +173,19 @@ def pin_model(tmp_path: Path) -> Callable[..., Pinned]:
         return pin(tmp_path / f"model-{len(list(tmp_path.iterdir()))}", small_config(**changes), seed=seed, dtype=dtype)
 
     return pin_changed
+
+
+@pytest.fixture(scope="session")
+def pinned_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pinned]:
+    """A random model of a family, 4 layers, 24 wide; made once."""
+    made: dict[str, Pinned] = {}
+
+    def pin_one(model_type: str) -> Pinned:
+        if model_type not in made:
+            made[model_type] = pin(tmp_path_factory.mktemp(model_type) / "model", family_config(model_type))
+        return made[model_type]
+
+    return pin_one
 
 
 @pytest.fixture(scope="session")

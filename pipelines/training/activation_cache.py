@@ -24,7 +24,7 @@ from pipelines.training.packed_rows import FilledRows, PackedRows, load_or_pack
 from pipelines.training.recipes import Precision
 from registry.progress import Report
 
-TOKENISATION = "raw text, longest first, 1"
+TOKENISATION = "raw text, longest first, 2"
 """Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

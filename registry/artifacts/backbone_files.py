@@ -53,10 +53,11 @@ def store_backbone(folder: Path, *, name: str, max_length: int | None, store: Ar
     config = _json_object(config_path)
     family = family_of(config, str(config_path))
     _check_sizes(family, config, str(config_path))
-    length = _max_length(max_length, limit=_setting(family, config, family.position_field))
-    tokenizer = _tokenizer(folder / "tokenizer.json", vocabulary=_setting(family, config, "vocab_size"))
+    length = _max_length(max_length, limit=family.longest_input(config))
+    tokenizer = _tokenizer(folder / "tokenizer.json", vocabulary=family.setting(config, "vocab_size"))
+    layer_count = family.setting(config, family.layer_count_field)
     with ExitStack() as open_files:
-        parts = _cut(list(_tensors(folder, open_files)), family, config[family.layer_count_field], str(folder))
+        parts = _cut(list(_tensors(folder, open_files)), family, layer_count, str(folder))
         layer_digests = tuple(tensors_digest(layer) for layer in parts.layers)
         root = prefix_root(
             model_type=family.model_type,
@@ -70,7 +71,7 @@ def store_backbone(folder: Path, *, name: str, max_length: int | None, store: Ar
             name=name,
             model_type=family.model_type,
             layer_count=len(parts.layers),
-            hidden_size=_setting(family, config, family.hidden_size_field),
+            hidden_size=family.setting(config, family.hidden_size_field),
             max_length=length,
             config=config,
             prefix_root=root,
@@ -115,17 +116,18 @@ def _json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _setting(family: BackboneFamily, config: Mapping[str, Any], field: str) -> Any:
-    return config.get(field, family.function_defaults.get(field))
-
-
 def _check_sizes(family: BackboneFamily, config: Mapping[str, Any], subject: str) -> None:
-    fields = (family.layer_count_field, family.hidden_size_field, family.position_field, "vocab_size")
+    least = {family.layer_count_field: 1, family.hidden_size_field: 1, family.position_field: 1, "vocab_size": 1}
+    least["pad_token_id"] = 0
     problems = []
-    for field in fields:
-        value = _setting(family, config, field)
-        if type(value) is not int or value < 1:
-            problems.append(f"{field} is {value!r}: it must be a whole number from 1")
+    for field, smallest in least.items():
+        value = family.setting(config, field)
+        if type(value) is not int or value < smallest:
+            problems.append(f"{field} is {value!r}: it must be a whole number from {smallest}")
+    if not problems and family.longest_input(config) < SHORTEST_MAX_LENGTH:
+        problems.append(f"{family.position_field} leaves no room for {SHORTEST_MAX_LENGTH} tokens")
+    if not problems and family.setting(config, "pad_token_id") >= family.setting(config, "vocab_size"):
+        problems.append("pad_token_id is not below vocab_size: no embedding stands for padding")
     if problems:
         raise InvalidInput(subject, problems)
 
@@ -148,6 +150,11 @@ def _tokenizer(path: Path, *, vocabulary: int) -> bytes:
     if largest >= vocabulary:
         # An id beyond the embeddings would fail only when somebody's text first contains that piece.
         raise InvalidInput(str(path), [f"has token id {largest}, but config.json has vocab_size {vocabulary}"])
+    match content:
+        case {"model": {"dropout": float() | int() as dropout}} if dropout:
+            raise InvalidInput(
+                str(path), [f"has model.dropout {dropout}: it reads a text differently each time; make it null"]
+            )
     return canonical_json(content)
 
 
@@ -196,9 +203,11 @@ def _cut(tensors: list[TensorBytes], family: BackboneFamily, layer_count: int, s
     parts = _Parts([], [[] for _ in range(layer_count)])
     problems: list[str] = []
     for tensor in tensors:
+        if not tensor.name.startswith(prefix):  # a head, beside the encoder
+            continue
         if tensor.name.removeprefix(prefix).startswith(family.ignored_tensors):
             continue
-        layer, name = _place(tensor.name, prefix, family)
+        layer, name = _place(tensor.name.removeprefix(prefix), family)
         if name is None:
             problems.append(f"{tensor.name} belongs neither to the embeddings nor to a layer")
         elif tensor.dtype not in _EXACT_IN_FP32:
@@ -219,16 +228,15 @@ def _cut(tensors: list[TensorBytes], family: BackboneFamily, layer_count: int, s
     return parts
 
 
-def _place(full_name: str, prefix: str, family: BackboneFamily) -> tuple[int | None, str | None]:
+def _place(name: str, family: BackboneFamily) -> tuple[int | None, str | None]:
     """Where a tensor belongs: (layer from 0, or None for the embeddings; its name there, or None for nowhere)."""
-    if not full_name.startswith(prefix):
-        return None, None
-    name = full_name.removeprefix(prefix)
     for old, new in family.renamed_tensors.items():
         if name.endswith(old):
             name = name.removesuffix(old) + new
     if name.startswith(family.embeddings_prefix):
         return None, name.removeprefix(family.embeddings_prefix)
+    if family.embedding_projection and name.startswith(f"{family.embedding_projection}."):
+        return None, name
     numbered = _NUMBERED.fullmatch(name.removeprefix(family.layer_prefix))
     if not name.startswith(family.layer_prefix) or numbered is None:
         return None, None

@@ -1,5 +1,6 @@
 import json
 import string
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from modeling.text import NO_TOKEN, EncodedText, TextEncoder, Word, carry_tags, collate, continued_tag, split_words
 from registry.domain.task_specs import TagScheme
 from registry.errors import InvalidInput
+from tests.conftest import byte_level, unigram
 
 # Ordinary text seldom meets what is hard for a splitter; this alphabet is made of it.
 HARD = (
@@ -192,6 +194,170 @@ def test_a_piece_of_white_space_alone_stands_for_no_word() -> None:
     )
     assert tokenizer.encode("a  b").tokens == ["<s>", "a", "Ġ", "Ġb", "</s>"]
     assert pieces_of_words(tokenizer.to_str().encode(), "a  b") == [("a", "a"), ("b", "Ġb")]
+
+
+@pytest.fixture(scope="module")
+def byte_level_json() -> bytes:
+    return byte_level("the new york hello").to_str().encode()
+
+
+@pytest.fixture(scope="module")
+def unigram_json() -> bytes:
+    return unigram(["▁new", "▁york", "▁Zoë", "'s", "▁👍", "▁($", ")."]).to_str().encode()
+
+
+def test_a_byte_level_piece_counts_to_the_word_after_the_space_it_takes_in(byte_level_json: bytes) -> None:
+    assert pieces_of_words(byte_level_json, "a new  york\tthe\nhello") == [
+        ("a", "a"),
+        ("new", "Ġnew"),
+        ("york", "Ġyork"),
+        ("the", "t"),
+        ("hello", "h"),
+    ]
+
+
+def test_a_word_of_many_bytes_stands_at_its_first_byte(byte_level_json: bytes) -> None:
+    # é is two bytes, 中 three, an emoji four; the space before a word is a byte of its own here.
+    found = pieces_of_words(byte_level_json, "é 中文 👍🏽! new")
+    assert found == [("é", "Ã"), ("中", "ä"), ("文", "æ"), ("👍🏽", "ð"), ("!", "!"), ("new", "Ġnew")]
+    encoded = encode(byte_level_json, "é 中文 👍🏽! new")
+    assert encoded.word_tokens == (1, 4, 7, 11, 19, 20)
+
+
+def test_a_piece_of_the_last_byte_of_one_word_and_the_first_of_the_next_begins_neither() -> None:
+    # 中文 are the bytes ä ¸ Ń æ ĸ ĩ; "Ń" + "æ" is one piece here, as training on bytes can make it.
+    pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ńæ"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("Ń", "æ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    assert tokenizer.encode("中文").tokens == ["<s>", "ä", "¸", "Ńæ", "ĸ", "ĩ", "</s>"]
+    assert pieces_of_words(tokenizer.to_str().encode(), "中文") == [("中", "ä"), ("文", "ĸ")]
+
+
+@pytest.mark.parametrize("trim_offsets", [True, False])
+@pytest.mark.parametrize("add_prefix_space", [True, False])
+def test_spaces_in_offsets_make_no_difference(trim_offsets: bool, add_prefix_space: bool) -> None:
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, trim_offsets=trim_offsets)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=trim_offsets, add_prefix_space=add_prefix_space
+    )
+    first = "Ġnew" if add_prefix_space else "n"
+    expected = [("new", first), ("york", "Ġyork"), (",", ","), ("👍", "ð")]
+    assert pieces_of_words(tokenizer.to_str().encode(), "new york, 👍") == expected
+
+
+def test_a_unigram_word_stands_at_its_first_piece_past_the_space(unigram_json: bytes) -> None:
+    assert pieces_of_words(unigram_json, "new Zoë's 👍🏽 ($x). ①") == [
+        ("new", "▁new"),
+        ("Zoë", "▁Zoë"),
+        ("'", "'s"),
+        ("s", None),
+        ("👍🏽", "▁👍"),
+        ("(", "▁($"),
+        ("$", None),
+        ("x", "x"),
+        (")", ")."),
+        (".", None),
+        ("①", "1"),
+    ]
+
+
+unicode_texts = st.one_of(st.text(max_size=40), st.text(st.sampled_from(HARD + "newyork"), max_size=40))
+
+
+@pytest.mark.parametrize("make", [byte_level, unigram], ids=["byte level", "unigram"])
+@settings(deadline=None, max_examples=150)
+@given(text=unicode_texts)
+def test_every_word_stands_at_the_first_piece_that_begins_in_it(make: Callable[[], Tokenizer], text: str) -> None:
+    tokenizer = make()
+    encoded = TextEncoder(tokenizer.to_str().encode(), max_length=512, pad_id=1, type_count=1).encode([(text, None)])[0]
+    tokenizer.encode_special_tokens = True
+    pieces = tokenizer.encode(text)
+    taken = [token for token in encoded.word_tokens if token != NO_TOKEN]
+    assert taken == sorted(set(taken))
+    for word, token in zip(encoded.words, encoded.word_tokens, strict=True):
+        inside = [
+            number
+            for number, (start, end) in enumerate(pieces.offsets)
+            if pieces.tokens[number] != "▁"
+            and (held := [place for place in range(start, end) if not text[place].isspace()])
+            and word.start <= held[0] < word.end
+        ]
+        assert token == (inside[0] if inside else NO_TOKEN)
+
+
+@settings(deadline=None, max_examples=150)
+@given(text=unicode_texts)
+def test_no_word_of_a_byte_level_tokenizer_is_without_a_piece(byte_level_json: bytes, text: str) -> None:
+    # Every byte is in the vocabulary, and no piece but a merged one reaches over two words.
+    encoded = encode(byte_level_json, text, max_length=512)
+    assert NO_TOKEN not in encoded.word_tokens
+
+
+@pytest.mark.parametrize("tags", [["O", "B-city", "I-city", "O"]])
+@pytest.mark.parametrize("make", [byte_level, unigram], ids=["byte level", "unigram"])
+def test_tags_meet_the_pieces_of_their_words(make: Callable[[], Tokenizer], tags: list[str]) -> None:
+    text, words, carried = carry_tags(["in", "St.Paul", "new", "😀"], tags, TagScheme.BIO)
+    tokenizer = make()
+    encoded = TextEncoder(tokenizer.to_str().encode(), max_length=64, pad_id=1).encode([(text, None)])[0]
+    assert encoded.words == words
+    tagged = {
+        tokenizer.id_to_token(encoded.input_ids[token]).lstrip("Ġ▁"): tag
+        for token, tag in zip(encoded.word_tokens, carried, strict=True)
+    }
+    smiley = "ð" if make is byte_level else "<unk>"
+    expected = {"i": "O", "S": "B-city", ".": "I-city", "P": "I-city", "new": "I-city", smiley: "O"}
+    assert tagged == expected
+
+
+@pytest.mark.parametrize("text", ["a </s> b", "<s>struck</s>", "x<pad>y", "<mask>", "</s></s>"])
+def test_special_pieces_that_a_text_spells_out_are_the_unknown_piece_where_the_vocabulary_has_them(
+    unigram_json: bytes, text: str
+) -> None:
+    encoder = TextEncoder(unigram_json, max_length=64, pad_id=1, type_count=1)
+    (single,), (pair,) = encoder.encode([(text, None)]), encoder.encode([("a", text)])
+    tokenizer = Tokenizer.from_str(unigram_json.decode())
+    assert tokenizer.token_to_id("<pad>") == 1
+    assert set(single.input_ids[1:-1]).isdisjoint({0, 1, 2, tokenizer.token_to_id("<mask>")})
+    assert 3 in single.input_ids
+    assert (single.input_ids[0], single.input_ids[-1]) == (0, 2)
+    assert pair.input_ids.count(2) == 3
+    assert 1 not in pair.input_ids
+
+
+def test_a_special_piece_that_cannot_be_read_as_anything_else_is_refused() -> None:
+    vocabulary = {"[X]": 0, "[Y]": 1, "a": 2}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="none"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[X] $A [Y]", pair="[X] $A [Y] $B [Y]", special_tokens=[("[X]", 0), ("[Y]", 1)]
+    )
+    encoder = TextEncoder(tokenizer.to_str().encode(), max_length=64, pad_id=0)
+    assert encoder.encode([("a a", None)])[0].input_ids == (0, 2, 2, 1)
+    with pytest.raises(InvalidInput, match="one spells out a special piece"):
+        encoder.encode([("a", None), ("a [Y] a", None)])
+
+
+def test_a_backbone_of_one_token_type_is_given_no_other(wordpiece_json: bytes) -> None:
+    encoder = TextEncoder(wordpiece_json, max_length=64, pad_id=0, type_count=1)
+    (row,) = encoder.encode([("new york", "hello world")])
+    assert set(row.type_ids) == {0}
+    assert row.input_ids == encode(wordpiece_json, "new york", "hello world").input_ids
+
+
+def test_a_byte_level_pair_is_parted_by_two_separators(byte_level_json: bytes) -> None:
+    row = encode(byte_level_json, " new", " york")
+    tokenizer = Tokenizer.from_str(byte_level_json.decode())
+    assert [tokenizer.id_to_token(number) for number in row.input_ids] == [
+        "<s>",
+        "Ġnew",
+        "</s>",
+        "</s>",
+        "Ġyork",
+        "</s>",
+    ]
 
 
 def test_one_piece_over_two_characters_of_an_unspaced_script(metaspace_json: bytes) -> None:

@@ -47,7 +47,14 @@ FUNCTION_DEFAULTS = {
 }
 
 
-def recomputed_prefixes(folder: Path, max_length: int) -> list[str]:
+def recomputed_prefixes(
+    folder: Path,
+    max_length: int,
+    *,
+    defaults: dict[str, Any] = FUNCTION_DEFAULTS,
+    layers: str = "encoder.layer.",
+    layer_count: str = "num_hidden_layers",
+) -> list[str]:
     """P(0)..P(N) straight from the files by docs/digests.md, sharing no code with the registry."""
     weights = (folder / "model.safetensors").read_bytes()
     start = 8 + struct.unpack("<Q", weights[:8])[0]
@@ -56,9 +63,10 @@ def recomputed_prefixes(folder: Path, max_length: int) -> list[str]:
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value.encode())) + value.encode()
 
-    def digest_of_part(prefix: str, ignored: tuple[str, ...] = ()) -> bytes:
+    def digest_of_part(prefix: str, *others: str) -> bytes:
         digest = hashlib.sha256(b"trunkline tensors 1\n")
-        for name in sorted(n for n in header if n.startswith(prefix) and n not in ignored):
+        names = [n for n in header if n.startswith((prefix, *others)) and n != "embeddings.position_ids"]
+        for name in sorted(names, key=lambda n: n.removeprefix(prefix)):
             entry = header[name]
             data = weights[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]]
             digest.update(text(name.removeprefix(prefix)) + text(entry["dtype"]))
@@ -75,13 +83,13 @@ def recomputed_prefixes(folder: Path, max_length: int) -> list[str]:
     root = {
         "model_type": config["model_type"],
         "max_length": max_length,
-        "config": {field: config.get(field, default) for field, default in FUNCTION_DEFAULTS.items()},
-        "embeddings": digest_of_part("embeddings.", ("embeddings.position_ids",)).hex(),
+        "config": {field: config.get(field, default) for field, default in defaults.items()},
+        "embeddings": digest_of_part("embeddings.", "embeddings_project.").hex(),
         "tokenizer": hashlib.sha256(canonical(tokenizer)).hexdigest(),
     }
     chain = [hashlib.sha256(b"trunkline prefix 1\n" + canonical(root)).digest()]
-    for number in range(config["num_hidden_layers"]):
-        layer = digest_of_part(f"encoder.layer.{number}.")
+    for number in range(config[layer_count]):
+        layer = digest_of_part(f"{layers}{number}.")
         chain.append(hashlib.sha256(chain[-1] + layer).digest())
     return [link.hex() for link in chain]
 
@@ -91,6 +99,57 @@ def test_prefix_digests_are_those_of_the_files(tiny_model: Any, store: LocalArti
     tiny_model = type(tiny_model)(tiny_model.folder, dtype)
     folder = tiny_model.write()
     assert list(pin(folder, store).prefix_digests) == recomputed_prefixes(folder, max_length=20)
+
+
+def as_roberta(model: Any) -> dict[str, Any]:
+    model.config |= {"model_type": "roberta", "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    return {"defaults": FUNCTION_DEFAULTS | {"pad_token_id": 1, "vocab_size": 50265}}
+
+
+def as_xlm_roberta(model: Any) -> dict[str, Any]:
+    model.config |= {"model_type": "xlm-roberta", "type_vocab_size": 1}
+    model.tokenizer["model"] = {"type": "Unigram", "vocab": [[f"piece{n}", -1.5] for n in range(10)]}
+    return {"defaults": FUNCTION_DEFAULTS | {"pad_token_id": 1}}
+
+
+def as_electra(model: Any) -> dict[str, Any]:
+    model.config |= {"model_type": "electra", "embedding_size": 3}
+    model.tensors["embeddings_project.weight"] = ("F32", [4, 3], bytes(range(48)))
+    model.tensors["embeddings_project.bias"] = ("F32", [4], bytes(range(16)))
+    sizes = {"embedding_size": 128, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
+    return {"defaults": FUNCTION_DEFAULTS | sizes}
+
+
+def as_distilbert(model: Any) -> dict[str, Any]:
+    model.config = {"model_type": "distilbert", "dim": 4, "n_layers": 3, "n_heads": 2, "vocab_size": 10}
+    model.config["max_position_embeddings"] = 20
+    model.tensors = {name.replace("encoder.", "transformer."): tensor for name, tensor in model.tensors.items()}
+    defaults = {"activation": "gelu", "dim": 768, "hidden_dim": 3072, "n_heads": 12}
+    common = {field: FUNCTION_DEFAULTS[field] for field in ("max_position_embeddings", "pad_token_id", "vocab_size")}
+    return {"defaults": defaults | common, "layers": "transformer.layer.", "layer_count": "n_layers"}
+
+
+@pytest.mark.parametrize(
+    ("make", "longest"), [(as_roberta, 18), (as_xlm_roberta, 18), (as_electra, 20), (as_distilbert, 20)]
+)
+def test_prefix_digests_of_every_family_are_those_of_the_files(
+    tiny_model: Any, store: LocalArtifactStore, make: Callable[[Any], dict[str, Any]], longest: int
+) -> None:
+    layout = make(tiny_model)
+    folder = tiny_model.write()
+    backbone = pin(folder, store)
+    assert (backbone.layer_count, backbone.hidden_size, backbone.max_length) == (3, 4, longest)
+    assert list(backbone.prefix_digests) == recomputed_prefixes(folder, longest, **layout)
+    with pytest.raises(UsageError, match=f"this backbone takes 3 to {longest} tokens"):
+        pin(folder, store, longest + 1)
+
+
+def test_the_digests_of_a_bert_are_what_they_have_always_been(tiny_model: Any, store: LocalArtifactStore) -> None:
+    prefixes = pin(tiny_model.write(), store).prefix_digests
+    assert (prefixes[0], prefixes[-1]) == (
+        "eb9c4b87bf2d87c6945cf90eb0020c3d74c2566fefb71ba25682f18253322180",
+        "72cd1ba88d13f27cf962b5b78a96abd96723ab3bcaad69f08490a7d8553aa7ff",
+    )
 
 
 def test_minilm_is_pinned_from_the_files_that_pip_brings(store: LocalArtifactStore) -> None:
@@ -166,6 +225,13 @@ def with_prefix(model: Any) -> None:
     model.write()
 
 
+def with_a_head(model: Any) -> None:
+    with_prefix(model)
+    model.tensors["classifier.weight"] = ("F32", [2, 4], bytes(32))
+    model.tensors["cls.predictions.decoder.weight"] = ("I8", [4], bytes(4))
+    model.write()
+
+
 def with_old_names(model: Any) -> None:
     renamed = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
     for new, old in renamed.items():
@@ -200,6 +266,7 @@ def with_other_padding(model: Any) -> None:
     [
         shards,
         with_prefix,
+        with_a_head,
         with_old_names,
         with_extras,
         with_other_order,
@@ -412,9 +479,26 @@ def test_a_pickled_checkpoint_must_be_converted_first(tiny_model: Any, store: Lo
         ("config.json", b'{"model_type": "bert"}', "num_hidden_layers is None: it must be a whole number from 1"),
         ("config.json", b'{"model_type": "bert", "num_hidden_layers": "3"}', "num_hidden_layers is '3'"),
         ("config.json", b'{"model_type": "bert", "num_hidden_layers": true}', "num_hidden_layers is True"),
+        ("config.json", b'{"model_type": "distilbert"}', "n_layers is None: it must be a whole number from 1"),
+        (
+            "config.json",
+            b'{"model_type": "bert", "num_hidden_layers": 3, "pad_token_id": null}',
+            "pad_token_id is None: it must be a whole number from 0",
+        ),
+        (
+            "config.json",
+            b'{"model_type": "bert", "num_hidden_layers": 3, "vocab_size": 10, "pad_token_id": 10}',
+            "pad_token_id is not below vocab_size",
+        ),
+        (
+            "config.json",
+            b'{"model_type": "roberta", "num_hidden_layers": 3, "max_position_embeddings": 4}',
+            "max_position_embeddings leaves no room for 3 tokens",
+        ),
         ("tokenizer.json", b"\xff", "tokenizer.json: is not JSON"),
         ("tokenizer.json", b'{"model": {"vocab": {"\\ud800": 1}}}', "tokenizer.json: is not JSON"),
         ("tokenizer.json", b"{}", "tokenizer.json: holds no vocabulary"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 0}, "dropout": 0.1}}', "has model.dropout 0.1: it reads a text"),
         ("tokenizer.json", b'{"model": {"vocab": {"a": 10}}}', "has token id 10, but config.json has vocab_size 10"),
         (
             "tokenizer.json",
