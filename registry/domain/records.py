@@ -121,8 +121,8 @@ class TaskSearch(Plain):
     """Only tasks that have it."""
 
 
-class NewVersion(Plain):
-    """A trained module whose blobs are already in the store."""
+class ProposedVersion(Plain):
+    """What a version is for and where its branch leaves: all that can be checked without its weights."""
 
     task: Name
     spec_revision: int
@@ -134,6 +134,11 @@ class NewVersion(Plain):
     teacher: int | None = None
     """Version number of the teacher, of the same task; students have one, teachers do not."""
     head: HeadConfig
+
+
+class NewVersion(ProposedVersion):
+    """A trained module whose blobs are already in the store."""
+
     module: str
     golden: str
     dev_predictions: str

@@ -41,7 +41,11 @@ def pin_backbone(session: Session, new: NewBackbone, *, actor: str, at: datetime
 
 def get_backbone(session: Session, name: str) -> Backbone:
     """The backbone of this name; raises UsageError or NotFound."""
-    row = find_backbone(session, name)
+    return record_of(session, find_backbone(session, name))
+
+
+def record_of(session: Session, row: BackboneRow) -> Backbone:
+    """A backbone that has been found already."""
     return _record(row, _prefixes(session, row))
 
 

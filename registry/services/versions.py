@@ -6,13 +6,15 @@ from datetime import datetime
 from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
-from registry.database.schema import AliasRow, BackbonePrefixRow, BackboneRow, SpecRevisionRow, TaskRow, VersionRow
+from registry.database.schema import AliasRow, BackboneRow, SpecRevisionRow, TaskRow, VersionRow
 from registry.domain.records import NewVersion, Version, VersionKind
 from registry.domain.references import AliasReference, VersionReference
 from registry.domain.task_specs import TaskSpec
+from registry.domain.version_rules import backbone_problems, kind_problems, spec_problems, teacher_problems
 from registry.errors import InvalidInput, NotFound
 from registry.fault_points import reached
 from registry.services.audit import record_event
+from registry.services.backbones import record_of
 from registry.services.lookups import find_backbone, find_task, find_version, lock_task, refuse_if_retired
 
 
@@ -29,11 +31,7 @@ def register_version(session: Session, new: NewVersion, *, actor: str, at: datet
         return existing
     refuse_if_retired(task, "no new versions")
     backbone = find_backbone(session, new.backbone)
-    if problems := [
-        *_spec_problems(session, task, new),
-        *_backbone_problems(session, backbone, new),
-        *_teacher_problems(session, task, new),
-    ]:
+    if problems := _problems(session, task, backbone, new):
         raise InvalidInput(f"version of task {new.task}", problems)
     number = task.next_version
     task.next_version = number + 1
@@ -124,6 +122,16 @@ def versions_with_alias(session: Session, alias: str) -> list[Version]:
     return _records(session, query.where(AliasRow.name == alias).order_by(TaskRow.name))
 
 
+def _problems(session: Session, task: TaskRow, owner: BackboneRow, new: NewVersion) -> list[str]:
+    spec, backbone = _spec(session, task, new.spec_revision), record_of(session, owner)
+    problems = [*spec_problems(new, spec), *backbone_problems(new, backbone), *kind_problems(new)]
+    if new.teacher is not None:
+        teacher = get_version(session, VersionReference(task=new.task, number=new.teacher))
+        taught = _spec(session, task, teacher.spec_revision)
+        problems += teacher_problems(new, teacher, spec=spec, taught=taught, backbone=backbone)
+    return problems
+
+
 def _spec(session: Session, task: TaskRow, revision: int) -> TaskSpec:
     definition = session.scalar(
         select(SpecRevisionRow.definition).where(SpecRevisionRow.task_id == task.id, SpecRevisionRow.number == revision)
@@ -131,58 +139,6 @@ def _spec(session: Session, task: TaskRow, revision: int) -> TaskSpec:
     if definition is None:
         raise NotFound(f"task {task.name} has no spec revision {revision}: see `trunkline task show {task.name}`")
     return TaskSpec.model_validate(definition)
-
-
-def _spec_problems(session: Session, task: TaskRow, new: NewVersion) -> list[str]:
-    spec = _spec(session, task, new.spec_revision)
-    if (new.head.type, new.head.outputs) == (spec.type, spec.output_count):
-        return []
-    return [
-        f"its head is {new.head.type} with {new.head.outputs} outputs, but spec revision {new.spec_revision} "
-        f"is {spec.type} with {spec.output_count}"
-    ]
-
-
-def _backbone_problems(session: Session, backbone: BackboneRow, new: NewVersion) -> list[str]:
-    top_layer = new.frozen_depth + new.task_layers
-    if top_layer > backbone.layer_count:
-        return [
-            f"frozen depth {new.frozen_depth} + {new.task_layers} task layers is {top_layer}, "
-            f"but backbone {backbone.name} has {backbone.layer_count} layers"
-        ]
-    prefix = session.scalar(
-        select(BackbonePrefixRow.prefix_digest).where(
-            BackbonePrefixRow.backbone_id == backbone.id, BackbonePrefixRow.depth == new.frozen_depth
-        )
-    )
-    if prefix == new.prefix_digest:
-        return []
-    return [
-        f"it was trained on another P({new.frozen_depth}) ({new.prefix_digest[:12]}…) than that of backbone "
-        f"{backbone.name} ({str(prefix)[:12]}…): `trunkline backbone diff` names what differs"
-    ]
-
-
-def _teacher_problems(session: Session, task: TaskRow, new: NewVersion) -> list[str]:
-    if (new.kind is VersionKind.STUDENT) != (new.teacher is not None):
-        return ["a student names its teacher, a teacher names none"]
-    if new.teacher is None:
-        return []
-    teacher = find_version(session, task, new.teacher)
-    problems = []
-    if _spec(session, task, teacher.spec_revision).interface != _spec(session, task, new.spec_revision).interface:
-        problems.append(
-            f"its teacher {task.name}/{teacher.number} was trained for spec revision {teacher.spec_revision}, "
-            f"which has another type, input form or labels than revision {new.spec_revision}"
-        )
-    if teacher.kind is not VersionKind.TEACHER:
-        problems.append(f"{task.name}/{teacher.number} is a {teacher.kind}: only a teacher can be distilled")
-    if new.frozen_depth < teacher.frozen_depth:
-        problems.append(
-            f"its frozen depth {new.frozen_depth} is less than {teacher.frozen_depth}, "
-            f"that of its teacher {task.name}/{teacher.number}"
-        )
-    return problems
 
 
 def _row(new: NewVersion, *, task_id: int, backbone_id: int, number: int, actor: str, at: datetime) -> VersionRow:

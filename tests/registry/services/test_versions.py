@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,12 +71,12 @@ def test_a_number_is_not_given_again_after_a_refusal(
 
 
 def test_processes_that_register_at_once_get_numbers_without_gap_or_repeat(
-    registry: Database, tmp_path: Path, together: Callable[..., list[Any]], new_version: Any, change: dict[str, Any]
+    registry: Database, database_url: str, together: Callable[..., list[Any]], new_version: Any, change: dict[str, Any]
 ) -> None:
     each = 6
 
     def register(process: int) -> list[int]:
-        own = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+        own = Database.open(database_url)
         numbers = []
         for trial in range(each):
             with own.write() as session:
@@ -92,10 +91,10 @@ def test_processes_that_register_at_once_get_numbers_without_gap_or_repeat(
 
 
 def test_processes_that_register_one_trial_at_once_register_one_version(
-    registry: Database, tmp_path: Path, together: Callable[..., list[Any]], new_version: Any, change: dict[str, Any]
+    registry: Database, database_url: str, together: Callable[..., list[Any]], new_version: Any, change: dict[str, Any]
 ) -> None:
     def register(_: int) -> int:
-        own = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+        own = Database.open(database_url)
         with own.write() as session:
             number = register_version(session, new_version(), **change).number
         own.close()
@@ -160,20 +159,31 @@ def test_what_a_version_refers_to_exists(
             {"kind": "student", "teacher": 1, "frozen_depth": 1},
             "its frozen depth 1 is less than 2, that of its teacher rte/1",
         ),
+        ({"kind": "student", "teacher": 3}, "its layers end at layer 4, above 3, where those of its teacher rte/3 end"),
+        ({"kind": "student", "teacher": 4}, "rte/4 was trained on backbone other, which is not tiny up to layer 2"),
     ],
 )
 def test_a_module_that_does_not_fit_is_refused(
-    registry: Database, new_version: Any, change: dict[str, Any], fields: dict[str, Any], said: str
+    registry: Database,
+    new_backbone: Any,
+    new_version: Any,
+    change: dict[str, Any],
+    fields: dict[str, Any],
+    said: str,
 ) -> None:
     with registry.write() as session:
+        other = pin_backbone(session, new_backbone("other", content="two"), **change)
         register_version(session, new_version(trial="teacher"), **change)
         student = {"kind": "student", "teacher": 1, "frozen_depth": 3, "task_layers": 1}
         register_version(session, new_version(trial="student", **student), **change)
+        register_version(session, new_version(trial="low", task_layers=1), **change)
+        elsewhere = new_version(trial="elsewhere", backbone="other", prefix_digest=other.prefix_digests[2])
+        register_version(session, elsewhere, **change)
     with pytest.raises(InvalidInput) as refused, registry.write() as session:
         register_version(session, new_version(trial="new", **fields), **change)
     assert said in str(refused.value)
     with registry.read() as session:
-        assert len(list_versions(session, "rte")) == 2
+        assert len(list_versions(session, "rte")) == 4
 
 
 def test_all_that_does_not_fit_is_listed(registry: Database, new_version: Any, change: dict[str, Any]) -> None:
