@@ -1,93 +1,116 @@
-"""The database of one registry: opened, brought up to date, and used in units of work that read or that write."""
+"""The database of one registry: opened, and used in units of work that read or that write."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
 
-from sqlalchemy import Engine, String, column, create_engine, event, select, table
-from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy import Engine, String, column, select, table
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from registry.database.schema import SCHEMA_REVISION, VERSION_TABLE
-from registry.domain.plain_data import canonical_json
-from registry.errors import Conflict, StorageError, UsageError
-
-BUSY_SECONDS: Final = 30
-"""How long a writer waits for the other writers."""
+from registry.database.audit_log import append_events
+from registry.database.backend import BUSY_SECONDS, Backend, backend_of
+from registry.database.schema import OLDER_REVISIONS, SCHEMA_REVISION, VERSION_TABLE
+from registry.errors import SchemaError, StorageError, TrunklineError
+from registry.fault_points import reached
 
 
 class Database:
-    """Readers and writers have engines of their own: on SQLite they must begin their transactions differently."""
+    """Readers and writers have engines of their own: they begin their transactions differently."""
 
-    def __init__(self, reader: Engine, writer: Engine) -> None:
+    def __init__(self, backend: Backend, *, reader: Engine, writer: Engine) -> None:
+        self._backend = backend
         self._reader = reader
         self._writer = writer
+        self.is_new = False
+        """Whether opening it made it."""
 
     @classmethod
-    def open(cls, url: str) -> "Database":
-        """Opens the database, creating it or upgrading its schema when that is due.
+    def open(cls, url: str, *, busy_seconds: float = BUSY_SECONDS) -> "Database":
+        """Opens the database; an SQLite file that holds no registry yet becomes a new one.
 
+        Args:
+            url: sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE, with libpq's parameters after a `?`.
+            busy_seconds: how long a transaction waits for the others.
         Raises:
-            UsageError: the URL is not that of an SQLite file.
-            SchemaError: the schema is newer than this program.
-            StorageError: the file cannot be created, read or written, or is not a database.
+            UsageError: the URL names no database that can be used.
+            SchemaError: the schema is not the one that this program knows; says how to change that.
+            StorageError: it cannot be reached, created, read or written, or is no database.
         """
-        location = _sqlite_file(url)
+        backend = backend_of(url, busy_seconds=busy_seconds)
+        reader, writer = backend.engines()
+        database = cls(backend, reader=reader, writer=writer)
         try:
-            Path(str(location.database)).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot create the folder of {location.database}: {error.strerror}") from error
-        database = cls(
-            reader=_sqlite_engine(location, begin="BEGIN", pragmas=("foreign_keys = ON", "query_only = ON")),
-            writer=_sqlite_engine(location, begin="BEGIN IMMEDIATE", pragmas=("foreign_keys = ON",)),
-        )
-        try:
-            if not database._is_current():
-                from registry.database.upgrade import upgrade  # imports Alembic: only when there is something to do
-
-                upgrade(
-                    _sqlite_engine(
-                        location, begin="BEGIN IMMEDIATE", pragmas=("foreign_keys = OFF", "journal_mode = WAL")
-                    )
-                )
-        except (DBAPIError, sqlite3.Error) as error:
-            database.close()
-            raise _translated(error) from error
-        except OSError as error:
-            database.close()
-            raise StorageError(f"cannot create or upgrade {location.database}: {error.strerror}") from error
+            database._be_current(url)
         except BaseException:
             database.close()
             raise
         return database
 
+    @property
+    def location(self) -> str:
+        """Where it is, to be shown: a path, or a URL without password and parameters."""
+        return self._backend.location
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session in which everything is read as of one moment, and nothing can be written."""
-        with Session(self._reader, autoflush=False) as session, _translating():
+        with Session(self._reader, autoflush=False) as session, translating(self._backend):
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session whose changes are committed together at the end, or not at all after any exception."""
-        with Session(self._writer) as session, _translating():
+        """A session whose changes are committed together at the end, or not at all after any exception.
+
+        The audit events of the transaction are appended as its last act.
+        """
+        with Session(self._writer) as session, translating(self._backend):
             yield session
-            session.commit()
+            session.flush()
+            reached("write.flushed")
+            append_events(session)
+            reached("write.events-appended")
+            with self._committing():
+                session.commit()
+            reached("write.committed")
 
     def close(self) -> None:
         self._reader.dispose()
         self._writer.dispose()
 
-    def _is_current(self) -> bool:
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise StorageError(
+                f"the connection to {self.location} was lost while the change was being committed: it may have been "
+                "made or not; look before you repeat it"
+            ) from error
+
+    def _be_current(self, url: str) -> None:
+        with translating(self._backend):
+            found = self._revision()
+        if found == SCHEMA_REVISION:
+            return
+        if found is None and self._backend.makes_itself:
+            from registry.database.upgrade import upgrade  # imports Alembic: only when there is something to do
+
+            self.is_new = upgrade(url).before is None
+            return
+        raise schema_error(self.location, found)
+
+    def _revision(self) -> str | None:
         try:
             with self._reader.connect() as connection:
-                return recorded_revision(connection) == SCHEMA_REVISION
-        except OperationalError:
-            # No such table, or another process is creating it just now: `upgrade` waits its turn and looks again.
-            return False
+                return recorded_revision(connection)
+        except DBAPIError as error:
+            if self._backend.is_without_registry(error):
+                return None
+            raise
 
 
 def recorded_revision(connection: Connection) -> str | None:
@@ -96,53 +119,31 @@ def recorded_revision(connection: Connection) -> str | None:
     return connection.scalar(select(recorded.c.version_num))
 
 
-def _sqlite_file(url: str) -> URL:
-    try:
-        location = make_url(url)
-    except ArgumentError:
-        raise UsageError(f"{url!r} is no database URL: write sqlite:///PATH") from None
-    if location.get_backend_name() != "sqlite" or location.database in (None, "", ":memory:"):
-        raise UsageError(f"{location.render_as_string()} is not an SQLite file: write sqlite:///PATH")
-    return location
-
-
-def _sqlite_engine(location: URL, *, begin: str, pragmas: tuple[str, ...]) -> Engine:
-    engine = create_engine(
-        location,
-        connect_args={"timeout": BUSY_SECONDS},
-        json_serializer=lambda value: canonical_json(value).decode(),
+def schema_error(location: str, found: str | None) -> SchemaError:
+    """What is wrong with a schema of this revision, and what to do about it."""
+    if found is None:
+        return SchemaError(f"{location} holds no registry yet: `trunkline db upgrade` makes one")
+    if found in OLDER_REVISIONS:
+        return SchemaError(
+            f"{location} has schema {found}, which is older than this program's ({SCHEMA_REVISION}): "
+            "back it up, then run `trunkline db upgrade`"
+        )
+    return SchemaError(
+        f"{location} has schema {found}, which is newer than this program (it knows up to {SCHEMA_REVISION}): "
+        "install the newer trunkline"
     )
-
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: sqlite3.Connection, _record: object) -> None:
-        # The driver would begin transactions by itself, late and deferred: a deferred transaction that turns into
-        # a writer fails with "database is locked" at once, however long it was told to wait.
-        connection.isolation_level = None
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
 
 
 @contextmanager
-def _translating() -> Iterator[None]:
+def translating(backend: Backend) -> Iterator[None]:
+    """Lets the errors of SQLAlchemy and its drivers leave as our own."""
     try:
         yield
     except DBAPIError as error:
-        raise _translated(error) from error
-
-
-def _translated(error: DBAPIError | sqlite3.Error) -> Conflict | StorageError:
-    # A pragma that fails while a connection is being set up arrives as the driver's own error.
-    reason = str(error.orig if isinstance(error, DBAPIError) else error)
-    if isinstance(error, IntegrityError):
-        return Conflict(f"the database refused the change ({reason}): look at the object again, then repeat")
-    if "locked" in reason or "busy" in reason:
-        return StorageError(f"the database was busy for {BUSY_SECONDS} seconds: another process is writing; try again")
-    if "full" in reason:
-        return StorageError("the disk is full: nothing was changed; free some space and try again")
-    return StorageError(f"the database cannot be used: {reason}; nothing was changed")
+        raise backend.translated(error) from error
+    except StatementError as error:
+        if isinstance(error.orig, TrunklineError):  # a column's type refused a value
+            raise error.orig from None
+        raise
+    except PoolTimeout as error:
+        raise StorageError(f"no connection to {backend.location} became free: close some sessions first") from error

@@ -10,47 +10,57 @@ is deleted while anything refers to it.
 """
 
 from datetime import date
-from typing import Final
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     MetaData,
-    String,
-    Text,
     UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.database.columns import (
+    BigNumber,
     Digest,
+    KeyText,
     Moment,
     NameText,
     Object,
+    ObjectText,
     OptionalDigest,
     OptionalMoment,
     OptionalObject,
+    OptionalProse,
+    Prose,
+    WholeNumber,
     digest_check,
     enum_by_value,
 )
+from registry.database.triggers import keep_unchanged
 from registry.domain.alias_journal import MoveKind
 from registry.domain.records import TaskState, VersionKind
 
-SCHEMA_REVISION: Final = "2026_11_23_first_schema"
+SCHEMA_REVISION: Final = "2026_11_23_audit_chain"
 """The Alembic revision that these classes describe."""
+
+OLDER_REVISIONS: Final = ("2026_11_23_first_schema",)
+"""Those that can be upgraded to it: told apart from newer ones without importing Alembic."""
 
 VERSION_TABLE: Final = "trunkline_schema_version"
 """A table name of our own, so that the registry can share a database with other users of Alembic."""
 
 RELEASE_COUNTER: Final = "release"
+AUDIT_COUNTER: Final = "audit_event"
+"""Its lock is taken last in a transaction, and so held for the shortest time: see `registry.database.audit_log`."""
 SWEEP_COUNTER: Final = "sweep"
 """Nobody takes its numbers: its row is the lock between sweeping blobs and referring to them."""
 
 
 class Schema(DeclarativeBase):
+    type_annotation_map: ClassVar[dict[type, Any]] = {int: WholeNumber}
     metadata = MetaData(
         naming_convention={
             "pk": "pk_%(table_name)s",
@@ -102,7 +112,7 @@ class BackboneRow(Schema):
     prefix_root: Mapped[Object]
     tokenizer: Mapped[Digest]
     embeddings: Mapped[Digest]
-    source: Mapped[str] = mapped_column(Text)
+    source: Mapped[Prose]
     created_at: Mapped[Moment]
 
 
@@ -147,7 +157,7 @@ class TaskRow(Schema):
     team_id: Mapped[int] = mapped_column(ForeignKey("teams.id", ondelete="RESTRICT"), index=True)
     state: Mapped[TaskState] = mapped_column(enum_by_value(TaskState, "state"))
     retired_at: Mapped[OptionalMoment]
-    retired_reason: Mapped[str | None] = mapped_column(Text)
+    retired_reason: Mapped[OptionalProse]
     sunset_on: Mapped[date | None]
     superseded_by_id: Mapped[int | None] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"))
     next_version: Mapped[int]
@@ -210,6 +220,8 @@ class VersionRow(Schema):
         CheckConstraint("teacher_number < number", name="teacher_is_older"),
         *map(digest_check, ("prefix_digest", "module", "golden", "dev_predictions", "train_digest", "dev_digest")),
         Index("ix_versions_backbone_id_frozen_depth", "backbone_id", "frozen_depth"),
+        # Which version has this blob: asked for every blob that is about to be swept.
+        *(Index(f"ix_versions_{blob}", blob) for blob in ("module", "golden", "dev_predictions")),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -228,16 +240,16 @@ class VersionRow(Schema):
     golden: Mapped[Digest]
     dev_predictions: Mapped[Digest]
     metrics: Mapped[Object]
-    statistic: Mapped[str] = mapped_column(Text)
+    statistic: Mapped[Prose]
     train_digest: Mapped[Digest]
     dev_digest: Mapped[Digest]
     recipe: Mapped[Object]
-    seed: Mapped[int] = mapped_column(BigInteger)
+    seed: Mapped[int] = mapped_column(BigNumber)
     environment: Mapped[Object]
-    trial_key: Mapped[str] = mapped_column(String(128))
-    mlflow_run: Mapped[str | None] = mapped_column(Text)
+    trial_key: Mapped[KeyText]
+    mlflow_run: Mapped[OptionalProse]
     created_at: Mapped[Moment]
-    created_by: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[Prose]
 
 
 class AliasRow(Schema):
@@ -252,6 +264,7 @@ class AliasRow(Schema):
             ondelete="RESTRICT",
         ),
         CheckConstraint("name <> 'latest'", name="name_is_not_latest"),
+        Index("ix_aliases_name", "name"),
     )
 
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"), primary_key=True)
@@ -278,7 +291,7 @@ class AliasMoveRow(Schema):
         ),
         CheckConstraint("from_version <> to_version", name="moves"),
         CheckConstraint("kind <> 'rollback' OR from_version IS NOT NULL", name="rollback_leaves_a_version"),
-        Index("ix_alias_moves_task_id_alias", "task_id", "alias"),
+        Index("ix_alias_moves_task_id_alias_id", "task_id", "alias", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -287,7 +300,7 @@ class AliasMoveRow(Schema):
     kind: Mapped[MoveKind] = mapped_column(enum_by_value(MoveKind, "kind"))
     from_version: Mapped[int | None]
     to_version: Mapped[int]
-    actor: Mapped[str] = mapped_column(Text)
+    actor: Mapped[Prose]
     moved_at: Mapped[Moment]
 
 
@@ -315,7 +328,7 @@ class ReleaseRow(Schema):
     layer_count: Mapped[int]
     gates: Mapped[Object]
     created_at: Mapped[Moment]
-    created_by: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[Prose]
 
 
 class ReleaseMemberRow(Schema):
@@ -338,15 +351,42 @@ class ReleaseMemberRow(Schema):
 
 
 class AuditEventRow(Schema):
-    """Who changed what, in the same transaction as the change."""
+    """Who changed what, in the same transaction as the change; `id` is the number, without gaps from 1.
+
+    `hash` covers the event and the hash of the event before it: see `registry.domain.audit_chain`.
+    """
 
     __tablename__ = "audit_events"
-    __table_args__ = (CheckConstraint("actor <> ''", name="actor_not_empty"),)
+    __table_args__ = (
+        CheckConstraint("actor <> ''", name="actor_not_empty"),
+        UniqueConstraint("hash"),
+        digest_check("hash"),
+        Index("ix_audit_events_object_id", "object", "id"),
+    )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     occurred_at: Mapped[Moment]
-    actor: Mapped[str] = mapped_column(Text)
+    actor: Mapped[Prose]
     action: Mapped[NameText]
-    object: Mapped[str] = mapped_column(String(160), index=True)
+    object: Mapped[ObjectText]
     before: Mapped[OptionalObject]
     after: Mapped[OptionalObject]
+    hash: Mapped[Digest]
+
+
+class IdempotencyKeyRow(Schema):
+    """What was answered to a request that carried a key, so that the same request again is answered the same."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (digest_check("request"),)
+
+    key: Mapped[KeyText] = mapped_column(primary_key=True)
+    action: Mapped[NameText]
+    request: Mapped[Digest]
+    """Digest of what was asked for, without who and when."""
+    result: Mapped[Object]
+    actor: Mapped[Prose]
+    created_at: Mapped[Moment]
+
+
+keep_unchanged(Schema.metadata, "audit_events", "alias_moves", "versions", "spec_revisions")

@@ -1,18 +1,25 @@
 """Creating and upgrading the schema. Imports Alembic: import this module only where it is used."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
-from filelock import FileLock
-from sqlalchemy import Engine, inspect
+from sqlalchemy import inspect
 from sqlalchemy.engine import Connection
 
 import migrations
-from registry.database.engine import recorded_revision
-from registry.database.schema import SCHEMA_REVISION, VERSION_TABLE
-from registry.errors import SchemaError
+from registry.database.backend import BUSY_SECONDS, backend_of
+from registry.database.engine import recorded_revision, schema_error, translating
+from registry.database.schema import OLDER_REVISIONS, SCHEMA_REVISION, VERSION_TABLE
+from registry.fault_points import reached
+
+
+class Upgrade(NamedTuple):
+    """Revisions of the schema; None where there was no registry."""
+
+    before: str | None
+    after: str
 
 
 def migration_config(connection: Connection) -> Config:
@@ -22,33 +29,26 @@ def migration_config(connection: Connection) -> Config:
     return config
 
 
-def upgrade(engine: Engine) -> None:
-    """Brings an SQLite file to SCHEMA_REVISION in one transaction; `engine` is disposed of.
+def upgrade(url: str, *, lock_timeout: float = BUSY_SECONDS) -> Upgrade:
+    """Brings a database to SCHEMA_REVISION in one transaction, or leaves it as it was.
 
-    `engine` must not enforce foreign keys (migrations rebuild tables), must begin its transactions IMMEDIATE, and
-    switches the file to WAL when it connects.
+    Of several processes that upgrade at once one does it, the others wait and find it done.
 
+    Args:
+        lock_timeout: seconds to wait for another upgrade, and for each table that others are using.
     Raises:
+        UsageError: the URL names no database that can be used.
         SchemaError: the schema is newer than this program, or the migrations would leave dangling references.
+        StorageError: the database cannot be used, or others used it for longer than the timeout.
     """
-    # The lock is for the switch to WAL, which SQLite does not wait for; the upgrade itself is serialised by
-    # BEGIN IMMEDIATE: the process that comes second finds nothing left to do.
-    try:
-        with FileLock(f"{engine.url.database}.upgrading"), engine.begin() as connection:
-            _upgrade(connection)
-    finally:
-        engine.dispose()
-
-
-def _upgrade(connection: Connection) -> None:
-    found = recorded_revision(connection) if inspect(connection).has_table(VERSION_TABLE) else None
-    config = migration_config(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found is not None and found not in known:
-        raise SchemaError(
-            f"{connection.engine.url.database} has schema {found}, which is newer than this program "
-            f"(it knows up to {SCHEMA_REVISION}): install the newer trunkline"
-        )
-    command.upgrade(config, SCHEMA_REVISION)
-    if dangling := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
-        raise SchemaError(f"upgrading to {SCHEMA_REVISION} would leave dangling references: {dangling[:3]}")
+    backend = backend_of(url, busy_seconds=lock_timeout)
+    with translating(backend):
+        with backend.upgrading() as connection:
+            reached("upgrade.locked")
+            before = recorded_revision(connection) if inspect(connection).has_table(VERSION_TABLE) else None
+            if before not in (None, SCHEMA_REVISION, *OLDER_REVISIONS):
+                raise schema_error(backend.location, before)
+            command.upgrade(migration_config(connection), SCHEMA_REVISION)
+            reached("upgrade.migrated")
+        reached("upgrade.committed")
+    return Upgrade(before, SCHEMA_REVISION)

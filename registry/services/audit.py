@@ -1,4 +1,4 @@
-"""Who changed what: one event for each change, written in the change's own transaction."""
+"""Who changed what: one event for each change, written in its transaction, and chained to the event before it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,7 +7,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.database.audit_log import PendingEvent, add_event, chained_events, next_event_number
 from registry.database.schema import AuditEventRow
+from registry.domain.audit_chain import (
+    ChainBreak,
+    ChainHead,
+    ChainReport,
+    check_chain,
+)
 from registry.domain.records import AuditEvent
 
 
@@ -21,16 +28,18 @@ def record_event(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Adds the event; `subject` is the object as in "task rte" or "alias rte@champion"."""
-    session.add(
-        AuditEventRow(
+    """Has the event written at the end of the transaction; `subject` is the object as in "task rte" or
+    "alias rte@champion"."""
+    add_event(
+        session,
+        PendingEvent(
             occurred_at=at,
             actor=actor,
             action=action,
             object=subject,
             before=None if before is None else dict(before),
             after=None if after is None else dict(after),
-        )
+        ),
     )
 
 
@@ -51,3 +60,13 @@ def list_events(session: Session, *, object: str | None = None, limit: int | Non
         )
         for row in session.scalars(query)
     ]
+
+
+def chain_report(session: Session, *, expect: ChainHead | None = None) -> ChainReport:
+    """Recomputes the hash of every event. `expect` is a head that was seen earlier: it must still be in the chain."""
+    return check_chain(chained_events(session), next_number=next_event_number(session), expect=expect)
+
+
+def verify_chain(session: Session) -> tuple[ChainBreak, ...]:
+    """Where the chain of events is broken: nothing, while nobody has touched it."""
+    return chain_report(session).breaks

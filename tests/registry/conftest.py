@@ -1,4 +1,4 @@
-"""A small registry to test with: real SQLite files, real folders, no model."""
+"""A small registry to test with: real databases of both kinds, real folders, no model."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from sqlalchemy.orm import Session
 
 from registry.artifacts.local_store import LocalArtifactStore
 from registry.database.engine import Database
+from registry.database.upgrade import upgrade
 from registry.domain.digests import prefix_digests
 from registry.domain.records import NewBackbone, NewRelease, NewVersion
 from registry.domain.task_specs import TaskSpec
 from registry.services.backbones import pin_backbone
 from registry.services.tasks import register_task
 from registry.services.teams import create_team
+from tests.postgresql import PostgresqlServer
 
 LAYERS = 4
 FIRST_DAY = datetime(2026, 5, 1, 9, tzinfo=UTC)
@@ -36,6 +39,12 @@ def store(tmp_path: Path) -> LocalArtifactStore:
     return LocalArtifactStore(tmp_path / "artifacts")
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kind of database that the test runs on: every test that uses one runs on both."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def empty_database_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An up-to-date database with nothing in it, to copy: creating one runs the migrations."""
@@ -44,10 +53,35 @@ def empty_database_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def empty_postgresql_template(postgresql: PostgresqlServer) -> str:
+    """The name of an up-to-date database with nothing in it, to copy."""
+    name = postgresql.create()
+    upgrade(postgresql.url(name))
+    return name
+
+
 @pytest.fixture
-def database(tmp_path: Path, empty_database_file: Path) -> Iterator[Database]:
-    shutil.copy(empty_database_file, tmp_path / "registry.db")
-    opened = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the test's database is. Nothing is in it unless the test also asks for `database` or `registry`."""
+    wanted = {"database": "empty", "registry": "populated"}
+    content = next((wanted[name] for name in ("registry", "database") if name in request.fixturenames), None)
+    if backend == "sqlite":
+        if content is not None:
+            shutil.copy(request.getfixturevalue(f"{content}_database_file"), tmp_path / "registry.db")
+        yield f"sqlite:///{tmp_path / 'registry.db'}"
+    else:
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        template = "template0" if content is None else request.getfixturevalue(f"{content}_postgresql_template")
+        name = server.create(template=template)
+        yield server.url(name)
+        server.drop(name)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with nothing in it."""
+    opened = Database.open(database_url)
     yield opened
     opened.close()
 
@@ -169,46 +203,73 @@ def populated_database_file(
 ) -> Path:
     path = tmp_path_factory.mktemp("database") / "registry.db"
     shutil.copy(empty_database_file, path)
-    opened = Database.open(f"sqlite:///{path}")
-    with opened.write() as session:
-        populate(session)
-    opened.close()
+    _populate(f"sqlite:///{path}", populate)
     return path
 
 
+@pytest.fixture(scope="session")
+def populated_postgresql_template(
+    postgresql: PostgresqlServer, empty_postgresql_template: str, populate: Callable[[Session], None]
+) -> str:
+    name = postgresql.create(template=empty_postgresql_template)
+    _populate(postgresql.url(name), populate)
+    return name
+
+
+def _populate(url: str, populate: Callable[[Session], None]) -> None:
+    opened = Database.open(url)
+    with opened.write() as session:
+        populate(session)
+    opened.close()
+
+
 @pytest.fixture
-def registry(tmp_path: Path, populated_database_file: Path) -> Iterator[Database]:
+def registry(database_url: str) -> Iterator[Database]:
     """A database with two teams, the backbone `tiny`, and the tasks `rte` and `sst`, neither with a version."""
-    shutil.copy(populated_database_file, tmp_path / "registry.db")
-    opened = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+    opened = Database.open(database_url)
     yield opened
     opened.close()
 
 
 @pytest.fixture(scope="session")
 def together() -> Callable[..., list[Any]]:
-    """Runs `work(0)`, `work(1)`, … in processes of their own that start at once; gives what they returned."""
+    """Runs `work(0)`, `work(1)`, … in processes of their own that start at once; gives what they returned, in order.
+
+    Of one that raised, the error's name and text; of one that was killed, that.
+    """
     fork = multiprocessing.get_context("fork")
 
     def run(count: int, work: Callable[[int], Any]) -> list[Any]:
-        start, results = fork.Barrier(count), fork.SimpleQueue()
+        start = fork.Barrier(count)
 
-        def body(number: int) -> None:
-            start.wait()
+        def body(number: int, answer: Connection) -> None:
             try:
-                results.put(work(number))
+                start.wait(timeout=60)
+                answer.send(work(number))
             except Exception as error:  # noqa: BLE001 - the parent waits for an answer
-                results.put(f"{type(error).__name__}: {error}")
+                answer.send(f"{type(error).__name__}: {error}")
 
-        processes = [fork.Process(target=body, args=(number,)) for number in range(count)]
-        for process in processes:
-            process.start()
-        returned = [results.get() for _ in processes]
+        processes, answers = [], []
+        for number in range(count):
+            reading, writing = fork.Pipe(duplex=False)
+            processes.append(fork.Process(target=body, args=(number, writing)))
+            processes[-1].start()
+            writing.close()  # so that the end of the process is the end of the pipe
+            answers.append(reading)
+        returned = [_received(answer) for answer in answers]
         for process in processes:
             process.join()
         return returned
 
     return run
+
+
+def _received(answer: Connection) -> Any:
+    with answer:
+        try:
+            return answer.recv()
+        except EOFError:
+            return "the process was killed"
 
 
 @pytest.fixture(scope="session")

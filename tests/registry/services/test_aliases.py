@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +54,7 @@ def test_promoting_what_is_already_there_moves_nothing(trained: Database) -> Non
     with trained.write() as session:
         first = promote(session, rte(3), "champion", expect=None, actor="bob", at=day(1))
         assert promote(session, rte(3), "champion", expect=rte(3), actor="ann", at=day(2)) == first
+    with trained.read() as session:
         assert len(list_events(session, object="alias rte@champion")) == 1
     assert len(champions(trained)) == 1
 
@@ -101,13 +101,13 @@ def test_an_expected_version_of_an_alias_that_is_not_set_is_a_lost_race(trained:
 
 
 def test_of_processes_that_expect_the_same_one_wins(
-    trained: Database, tmp_path: Path, together: Callable[..., list[Any]]
+    trained: Database, database_url: str, together: Callable[..., list[Any]]
 ) -> None:
     with trained.write() as session:
         promote(session, rte(1), "champion", expect="none", actor="ann", at=day(1))
 
     def swap(process: int) -> str:
-        own = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+        own = Database.open(database_url)
         try:
             with own.write() as session:
                 promote(session, rte(process + 2), "champion", expect=rte(1), actor=f"p{process}", at=day(2))

@@ -111,6 +111,7 @@ def test_events_tell_what_was_before_and_after(used: Database, make: dict[str, A
     with used.write() as session:
         for _, change in CHANGES.values():
             change(session, make)
+    with used.read() as session:
         told = {event.action: (event.before, event.after) for event in list_events(session, limit=len(CHANGES))}
     assert told["alias.rollback"] == ({"version": 2}, {"version": 1})
     assert told["alias.promote"] == (None, {"version": 1})

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,15 +48,16 @@ def test_the_same_manifest_is_the_same_release(trained: Database, new_release: A
         register_release(session, new_release("b"), **change)
         again = register_release(session, new_release("a", gates={"parity": "measured again"}), **change)
         assert again == first
+    with trained.read() as session:
         assert len(list_releases(session)) == 2
         assert len(list_events(session, object="release r1")) == 1
 
 
 def test_processes_that_register_at_once_get_numbers_without_gap_or_repeat(
-    trained: Database, tmp_path: Path, together: Callable[..., list[Any]], new_release: Any, change: dict[str, Any]
+    trained: Database, database_url: str, together: Callable[..., list[Any]], new_release: Any, change: dict[str, Any]
 ) -> None:
     def register(process: int) -> list[str]:
-        own = Database.open(f"sqlite:///{tmp_path / 'registry.db'}")
+        own = Database.open(database_url)
         names = []
         for content in ("common", f"own of {process}"):
             with own.write() as session:

@@ -1,0 +1,156 @@
+"""A registry in a PostgreSQL database, by psycopg 3.
+
+Readers are REPEATABLE READ and READ ONLY: they see one moment, wait for nobody, and hinder nobody. Writers are READ
+COMMITTED and lock the rows that they decide by, so that whoever waited decides by what is there then.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from registry.database.columns import json_text
+from registry.errors import Conflict, InvalidInput, StorageError, TrunklineError
+
+_UPGRADE_LOCK: Final = 0x7472756E6B  # "trunk": any number that others who use the same database do not lock by
+
+_CONNECTION: Final = {
+    "application_name": "trunkline",
+    "client_encoding": "utf8",
+    "connect_timeout": "10",
+    # A server that vanished without a word is noticed after a minute, not after two hours.
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
+_SESSION: Final = {
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "jit": "off",  # compiling a query takes longer than any of ours runs
+    # And the server, which would go on holding locks for a client that vanished.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+
+_UNDEFINED_TABLE: Final = "42P01"
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+
+_UNDONE: Final = "another change came in between, and this one was undone: try again"
+_CONFLICTS: Final = {"40001": _UNDONE, "40P01": _UNDONE}  # serialization_failure, deadlock_detected
+_FAILURES: Final = {
+    "25006": "it takes no changes (a standby, or set to read only): name the primary in TRUNKLINE_DATABASE_URL",
+    "42501": "the user lacks a right: let the one who owns the registry's tables grant it",
+    "53100": "its disk is full: nothing was changed; free some space and try again",
+    "57014": "it cancelled the statement: nothing was changed; try again",
+}
+
+_ADVICE: Final = (
+    ("password", "check user and password in TRUNKLINE_DATABASE_URL"),
+    ("database", "create it (CREATE DATABASE …), then run `trunkline db upgrade`"),
+    ("role", "check the user in TRUNKLINE_DATABASE_URL"),
+    ("clients", "try again later, or let the server take more connections"),
+    ("connection slots", "try again later, or let the server take more connections"),
+    ("starting up", "try again in a moment"),
+    ("shutting down", "try again when it is back"),
+    ("connection option", "check what follows the ? in TRUNKLINE_DATABASE_URL"),
+)
+"""What the server says of a connection that it refused -> what to do."""
+
+
+class PostgresqlDatabase:
+    """See `registry.database.backend.Backend`."""
+
+    makes_itself = False
+
+    def __init__(self, url: URL, *, busy_seconds: float) -> None:
+        given = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+        password = given.pop("password", url.password)
+        session = _SESSION | {"lock_timeout": f"{busy_seconds * 1000:.0f}"}
+        options = " ".join([*(f"-c {name}={value}" for name, value in session.items()), given.pop("options", "")])
+        query = _CONNECTION | given | {"options": options}
+        self._url = url.set(drivername="postgresql+psycopg", password=password, query=query)
+        self._busy_seconds = busy_seconds
+
+    @property
+    def location(self) -> str:
+        host = self._url.host or self._url.query.get("host", "")
+        port = self._url.port or self._url.query.get("port", "")
+        user = self._url.username or self._url.query.get("user", "")
+        return f"postgresql://{user}{'@' if user else ''}{host}{':' if port else ''}{port}/{self._url.database}"
+
+    def engines(self) -> tuple[Engine, Engine]:
+        writer = self._engine()
+        reader = writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        return reader, writer
+
+    @contextmanager
+    def upgrading(self) -> Iterator[Connection]:
+        engine = self._engine()
+        try:
+            with engine.begin() as connection:
+                connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
+                if (encoding := connection.scalar(select(func.current_setting("server_encoding")))) != "UTF8":
+                    raise StorageError(
+                        f"{self.location} keeps text as {encoding}, which lacks characters: "
+                        "create the database with ENCODING 'UTF8'"
+                    )
+                yield connection
+        finally:
+            engine.dispose()
+
+    def is_without_registry(self, error: DBAPIError) -> bool:
+        return _state(error) == _UNDEFINED_TABLE
+
+    def translated(self, error: DBAPIError) -> TrunklineError:
+        state, reason = _state(error), self._reason(error)
+        if isinstance(error, IntegrityError):
+            return Conflict(f"the database refused the change ({reason}): look at the object again, then repeat")
+        if isinstance(error, DataError):
+            return InvalidInput("a value for the database", [reason])
+        if state in _CONFLICTS:
+            return Conflict(_CONFLICTS[state])
+        if state == _LOCK_NOT_AVAILABLE:
+            return StorageError(
+                f"the database was busy for {self._busy_seconds:g} seconds: another process is writing; try again"
+            )
+        if state in _FAILURES:
+            return StorageError(f"the database {self.location} refused ({reason}): {_FAILURES[state]}")
+        if error.connection_invalidated:
+            return StorageError(
+                f"the connection to {self.location} was lost ({reason}): nothing was changed; try again"
+            )
+        if state is None and error.statement is None:
+            return StorageError(f"cannot connect to {self.location}: {reason}; {_advice(reason)}")
+        return StorageError(f"the database {self.location} cannot be used: {reason}; nothing was changed")
+
+    def _engine(self) -> Engine:
+        return create_engine(
+            self._url,
+            isolation_level="READ COMMITTED",
+            json_serializer=json_text,
+            pool_pre_ping=True,
+            pool_size=1,  # a training run keeps its connection for hours, and many may run
+            use_native_hstore=False,  # or it is asked for at every start
+        )
+
+    def _reason(self, error: DBAPIError) -> str:
+        lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+        reason = lines[0].rpartition(" failed: ")[2].removeprefix("FATAL:  ").strip()
+        password = self._url.password
+        return reason.replace(str(password), "***") if password else reason
+
+
+def _state(error: DBAPIError) -> str | None:
+    """The five characters by which SQL tells errors apart; None for what the driver itself found."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _advice(reason: str) -> str:
+    return next(
+        (advice for word, advice in _ADVICE if word in reason),
+        "see that the server runs, and check host, port and user in TRUNKLINE_DATABASE_URL",
+    )

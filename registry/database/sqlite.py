@@ -1,0 +1,92 @@
+"""A registry in an SQLite file: WAL, writers begin IMMEDIATE, readers cannot write."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from registry.database.columns import json_text
+from registry.errors import Conflict, SchemaError, StorageError, TrunklineError
+
+
+class SqliteFile:
+    """See `registry.database.backend.Backend`."""
+
+    makes_itself = True
+
+    def __init__(self, url: URL, *, busy_seconds: float) -> None:
+        self._url = url
+        self._busy_seconds = busy_seconds
+
+    @property
+    def location(self) -> str:
+        return str(self._url.database)
+
+    def engines(self) -> tuple[Engine, Engine]:
+        try:
+            Path(self.location).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot create the folder of {self.location}: {error.strerror}") from error
+        reader = self._engine("BEGIN", "foreign_keys = ON", "query_only = ON")
+        # Recursive triggers: INSERT OR REPLACE would else delete a row without asking the trigger that refuses it.
+        writer = self._engine("BEGIN IMMEDIATE", "foreign_keys = ON", "recursive_triggers = ON")
+        return reader, writer
+
+    @contextmanager
+    def upgrading(self) -> Iterator[Connection]:
+        from filelock import FileLock, Timeout
+
+        # Migrations rebuild tables: foreign keys are not enforced meanwhile, but checked before the commit. The lock
+        # is for the switch to WAL, which SQLite does not wait for.
+        engine = self._engine("BEGIN IMMEDIATE", "foreign_keys = OFF", "journal_mode = WAL")
+        try:
+            with FileLock(f"{self.location}.upgrading", timeout=self._busy_seconds), engine.begin() as connection:
+                yield connection
+                if dangling := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                    raise SchemaError(f"upgrading {self.location} would leave dangling references: {dangling[:3]}")
+        except Timeout:
+            raise self._busy() from None
+        except OSError as error:
+            raise StorageError(f"cannot create or upgrade {self.location}: {error.strerror}") from error
+        finally:
+            engine.dispose()
+
+    def is_without_registry(self, error: DBAPIError) -> bool:
+        # No such table, or another process is making it just now: whoever upgrades waits its turn and looks again.
+        return isinstance(error, OperationalError)
+
+    def translated(self, error: DBAPIError) -> TrunklineError:
+        reason = str(error.orig)
+        if isinstance(error, IntegrityError):
+            return Conflict(f"the database refused the change ({reason}): look at the object again, then repeat")
+        if "locked" in reason or "busy" in reason:
+            return self._busy()
+        if "full" in reason:
+            return StorageError("the disk is full: nothing was changed; free some space and try again")
+        return StorageError(f"the database {self.location} cannot be used: {reason}; nothing was changed")
+
+    def _busy(self) -> StorageError:
+        return StorageError(
+            f"the database was busy for {self._busy_seconds:g} seconds: another process is writing; try again"
+        )
+
+    def _engine(self, begin: str, *pragmas: str) -> Engine:
+        engine = create_engine(self._url, connect_args={"timeout": self._busy_seconds}, json_serializer=json_text)
+
+        @event.listens_for(engine, "connect")
+        def _set_up(connection: sqlite3.Connection, _record: object) -> None:
+            # The driver would begin transactions by itself, late and deferred: a deferred transaction that turns into
+            # a writer fails with "database is locked" at once, however long it was told to wait.
+            connection.isolation_level = None
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
