@@ -13,6 +13,7 @@ from pipelines.data.dataset import load_dataset
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import TrainedModule, Trial
+from registry.artifacts.store import ArtifactStore
 from registry.domain.records import Backbone, Version
 from registry.domain.task_specs import TaskSpec
 from registry.progress import silent
@@ -73,8 +74,8 @@ def run(pinned: Any, tmp_path: Path) -> Callable[..., TrainedModule]:
 def as_version(pinned: Any) -> Callable[..., Version]:
     """The trained module as the registry would give it back."""
 
-    def make(trained: TrainedModule, number: int = 1) -> Version:
-        new = trained.to_version(pinned.store, mlflow_run=None)
+    def make(trained: TrainedModule, number: int = 1, *, store: ArtifactStore = pinned.store) -> Version:
+        new = trained.to_version(store, mlflow_run=None)
         return Version(**new.model_dump(), number=number, created_at=FIRST_DAY, created_by="ann")
 
     return make
