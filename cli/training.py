@@ -265,7 +265,7 @@ def _mend(context: Context, held: "TrialRun", version: Version, device: str) -> 
     """Runs the trial of a version again where its blobs are damaged or gone; the same bytes take their place."""
     try:
         for blob in version.blobs:
-            context.store.fetch(blob)
+            context.store.verify(blob)
     except ArtifactError as damage:
         print_note(f"{version.reference}: {damage}")
         with progress_bar() as report:

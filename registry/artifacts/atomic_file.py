@@ -15,7 +15,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
             temporary = Path(file.name)
             file.write(data)
@@ -29,6 +29,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise StorageError(
             f"cannot write {path}: {error.strerror}; free some space or check who may write there"
         ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Creates the folder and its missing parents so that they outlast a power cut; raises OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

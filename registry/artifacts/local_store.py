@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
+from stat import S_ISREG
 
-from registry.artifacts.atomic_file import sync_folder
+from registry.artifacts.atomic_file import make_folder, sync_folder
 from registry.artifacts.store import StoredBlob, blob_key, is_digest
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
 from registry.fault_points import reached
@@ -51,40 +52,50 @@ class LocalArtifactStore:
         self._compare(digest, hashlib.sha256(data).hexdigest())
         return data
 
+    def verify(self, digest: str) -> None:
+        self.fetch(digest)
+
     def missing(self, digests: Iterable[str]) -> set[str]:
         return {digest for digest in digests if not self._path(digest).is_file()}
 
     def blobs(self) -> Iterator[StoredBlob]:
         with self._reading():
             for path in sorted((self._root / "sha256").glob("[0-9a-f][0-9a-f]/*")):
-                digest = path.parent.name + path.name
-                # Another process may sweep meanwhile: what has gone since it was listed is no blob.
-                if is_digest(digest) and path.is_file():
-                    state = path.stat()
+                digest, state = path.parent.name + path.name, _state(path)
+                if is_digest(digest) and state is not None and S_ISREG(state.st_mode):
                     yield StoredBlob(digest, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))
 
     def remove(self, digest: str) -> None:
         with self._reading():
             self._path(digest).unlink(missing_ok=True)
+        reached("blob.removed")
 
     def now(self) -> datetime:
-        """By the clock that stamps files here: that of the file server, where the folder lies on one."""
+        """By the clock that stamps files here: that of the file server, where the folder lies on one.
+
+        It takes a file to read it, among those being written. Where nothing was ever put, nothing is made.
+        """
         incoming = self._root / "incoming" / secrets.token_hex(16)
         try:
-            _make_folder(incoming.parent)
+            if not incoming.parent.is_dir():
+                return datetime.now(UTC)
             incoming.touch()
-            stamped = incoming.stat().st_mtime
-            incoming.unlink()
+            reached("clock.touched")
+            try:
+                return datetime.fromtimestamp(incoming.stat().st_mtime, UTC)
+            finally:
+                incoming.unlink()
         except OSError as error:
-            raise StorageError(f"cannot write in {self._root}: {error.strerror}") from error
-        return datetime.fromtimestamp(stamped, UTC)
+            raise StorageError(f"cannot write in {self._root}: {error.strerror}; check who may write there") from error
 
     def clear_unfinished(self, *, before: datetime, dry_run: bool) -> int:
         with self._reading():
-            old = [path for path in (self._root / "incoming").glob("*") if path.stat().st_mtime < before.timestamp()]
+            states = [(path, _state(path)) for path in (self._root / "incoming").glob("*")]
+            old = [path for path, state in states if state is not None and state.st_mtime < before.timestamp()]
             for path in old:
                 if not dry_run:
                     path.unlink(missing_ok=True)
+                    reached("blob.unfinished-removed")
         return len(old)
 
     def _path(self, digest: str) -> Path:
@@ -98,13 +109,17 @@ class LocalArtifactStore:
         return True
 
     def _touch(self, digest: str) -> bool:
-        """Makes the blob young, so that no sweep takes it from under whoever has just put it; False if it has gone."""
+        """Makes the blob young, so that no sweep takes it from under whoever has just put it.
+
+        False if it has gone, or belongs to another user: a file of one's own can take its place.
+        """
         try:
             os.utime(self._path(digest))
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return False
         except OSError as error:
             raise StorageError(f"blob {digest}: cannot touch {self._path(digest)}: {error.strerror}") from error
+        reached("blob.made-young")
         return True
 
     @contextmanager
@@ -112,7 +127,9 @@ class LocalArtifactStore:
         try:
             yield
         except OSError as error:
-            raise StorageError(f"cannot use {self._root}: {error.strerror} ({error.filename})") from error
+            raise StorageError(
+                f"cannot use {self._root}: {error.strerror} ({error.filename}); check who may read and write there"
+            ) from error
 
     @contextmanager
     def _opened(self, digest: str) -> Iterator[BufferedReader]:
@@ -123,10 +140,10 @@ class LocalArtifactStore:
         except FileNotFoundError:
             raise ArtifactMissing(
                 f"blob {digest} is not in {self._root}: copy it from the store it was registered with, "
-                "or check that TRUNKLINE_HOME is the right one"
+                "or check that TRUNKLINE_HOME and TRUNKLINE_ARTIFACT_ROOT are the right ones"
             ) from None
         except OSError as error:
-            raise StorageError(f"blob {digest}: cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"blob {digest}: cannot read {path}: {error.strerror}; check the disk") from error
 
     def _compare(self, digest: str, found: str) -> None:
         if found != digest:
@@ -139,12 +156,12 @@ class LocalArtifactStore:
         """Temporary file, fsync, rename, fsync of the folder: the name appears with all of its bytes or not at all."""
         incoming = self._root / "incoming" / secrets.token_hex(16)
         try:
-            _make_folder(incoming.parent)
+            make_folder(incoming.parent)
             try:
                 digest = _write_file(incoming, chunks)
                 reached("blob.written")
                 path = self._path(digest)
-                _make_folder(path.parent)
+                make_folder(path.parent)
                 reached("blob.folder-made")
                 incoming.replace(path)
                 reached("blob.named")
@@ -182,10 +199,9 @@ def _write_file(path: Path, chunks: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _make_folder(folder: Path) -> None:
-    """Creates the folder and its missing parents so that they outlast a power cut."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+def _state(path: Path) -> os.stat_result | None:
+    """None if it has gone since it was listed: other processes put, sweep and clear meanwhile."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

@@ -42,6 +42,8 @@ class ArtifactStore(Protocol):
     def fetch(self, digest: str) -> Path:
         """A local path to read the blob from, after its bytes have been compared with its digest.
 
+        Open it soon: a local copy of a remote blob makes room for others when it has not been used for some minutes.
+
         Raises:
             ArtifactMissing: the store does not hold it.
             ArtifactDamaged: its bytes have another digest.
@@ -49,6 +51,9 @@ class ArtifactStore(Protocol):
 
     def read(self, digest: str) -> bytes:
         """The blob's bytes; raises what `fetch` raises."""
+
+    def verify(self, digest: str) -> None:
+        """Reads what the store itself holds, no local copy of it; raises what `fetch` raises."""
 
     def missing(self, digests: Iterable[str]) -> set[str]:
         """Those that the store does not hold; nothing is read."""
@@ -84,14 +89,15 @@ def open_store(root: str, *, cache: Path, cache_bytes: int) -> ArtifactStore:
         cache: folder for local copies of remote blobs.
         cache_bytes: how large the copies may grow together.
     Raises:
-        UsageError: the root has another scheme.
+        UsageError: the root has another scheme, or is no S3 URL that can be used.
     """
     if root.startswith("s3://"):
         from registry.artifacts.s3_store import S3ArtifactStore  # imports boto3: only when it is used
 
         return S3ArtifactStore.at(root, cache=cache, cache_bytes=cache_bytes)
     if "://" in root:
-        raise UsageError(f"artifact root {root}: write the path of a folder, or s3://bucket/prefix")
+        # Not the whole of it: it may hold a password.
+        raise UsageError(f"artifact root {root.partition('://')[0]}://…: write a folder's path, or s3://bucket/prefix")
     from registry.artifacts.local_store import LocalArtifactStore
 
     return LocalArtifactStore(Path(root))
