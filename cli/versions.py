@@ -1,16 +1,37 @@
-"""`trunkline version`: what a version is, and what made it."""
+"""`trunkline version`: what a version is, and what made it; modules that were trained elsewhere."""
 
-from typing import Annotated, Any
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from cli.application import AsJson, Context, example
-from cli.rendering import moment, print_fields, print_json, short_digest
+from cli.devices import DeviceOption, chosen_device
+from cli.progress import progress_bar
+from cli.rendering import moment, print_fields, print_json, print_note, short_digest
+from cli.yaml_files import read_yaml
+from registry.domain.module_manifests import parse_module_manifest
 from registry.domain.records import Version
-from registry.domain.references import parse_reference
+from registry.domain.references import check_name, parse_reference
+from registry.errors import InvalidInput
+from registry.fault_points import reached
 from registry.services import versions
+from registry.services.blobs import refer_to
+from registry.services.imports import plan_import
 
 app = typer.Typer(no_args_is_help=True, help="Versions: trained modules, immutable.")
+
+_MANIFEST = """A manifest, in YAML or JSON:
+
+backbone: minilm
+frozen_depth: 4             # k: the module begins after layer 4
+task_layers: 2              # l
+kind: teacher               # or student, with teacher: NUMBER
+
+Optional: prefix_digest (P(k) of the backbone that it was trained on), spec_revision, metrics (what it is said to
+reach), train_digest, seed, recipe (any fields), trained_by, source, notes."""
 
 
 @app.command(epilog=example("trunkline version show rte/3", "trunkline version show rte@champion --json"))
@@ -27,6 +48,80 @@ def show(
         print_json(found)
     else:
         print_fields(_fields(found))
+
+
+@app.command(
+    "import", epilog=example("trunkline version import rte module.safetensors --manifest module.yaml", then=_MANIFEST)
+)
+def import_(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A registered task.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The module's weights: safetensors, as docs/modules.md describes.")
+    ],
+    manifest: Annotated[Path, typer.Option(metavar="FILE", help="What the weights do not say; see below.")],
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Register a module that was trained elsewhere as a new version, under the checks that a trained one passes.
+
+    Its metrics, dev predictions and golden examples are computed here, on the task's dev data. The same module again
+    gives the version that exists.
+    """
+    from pipelines.data.dataset import load_dataset
+    from pipelines.importing import evaluate_module, read_module
+
+    context: Context = ctx.obj
+    check_name("task", task)
+    subject = f"manifest {manifest}"
+    told = parse_module_manifest(_content(context.cwd / manifest), subject)
+    with context.database.read() as session:
+        planned = plan_import(session, task, told, subject)
+    module = read_module(context.cwd / file, planned)
+    dev = load_dataset(planned.spec, "dev")
+    train_digest = told.train_digest or load_dataset(planned.spec, "train").digest
+    reached("import.checked")
+    with progress_bar() as report:
+        imported = evaluate_module(
+            module,
+            planned,
+            subject=subject,
+            dev=dev,
+            train_digest=train_digest,
+            store=context.store,
+            caches=context.settings.home / "cache",
+            device=chosen_device(device),
+            report=report,
+        )
+    new = imported.to_version(context.store)
+    reached("import.blobs-stored")
+    with context.database.write() as session:
+        refer_to(session, context.store, new.blobs)
+        known = versions.find_trial(session, task, new.trial_key)
+        version = versions.register_version(session, new, actor=context.actor, at=context.now())
+    reached("import.committed")
+    if known:
+        print_note(f"this module has been imported before: it is {version.reference}")
+    if as_json:
+        print_json(version)
+    else:
+        print_fields(_fields(version))
+
+
+def _content(path: Path) -> object:
+    """What a manifest holds: JSON where its name says so, else YAML."""
+    if path.suffix.lower() != ".json":
+        return read_yaml(path)
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_refuse)
+    except OSError as error:
+        raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(str(path), [f"is not JSON: {error}"]) from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
 
 
 def _fields(version: Version) -> list[tuple[str, str]]:
@@ -49,9 +144,10 @@ def _fields(version: Version) -> list[tuple[str, str]]:
     ]
 
 
-def _flat(recipe: Any) -> dict[str, Any]:
+def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in recipe.items() if not isinstance(value, dict) and value is not None}
-    return plain | {name: value for part in recipe.values() if isinstance(part, dict) for name, value in part.items()}
+    parts = (_flat(part) for part in recipe.values() if isinstance(part, dict))
+    return {name: value for part in (plain, *parts) for name, value in part.items()}
 
 
 def _list(values: Any, *, places: int | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from modeling.parity import TOLERANCE, compare
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText, TextEncoder, collate
 from pipelines.data.dataset import Dataset
-from pipelines.training.activation_cache import EncodedRows, module_outputs
+from pipelines.training.activation_cache import ActivationCache, EncodedRows, module_outputs
 from pipelines.training.metrics import score
 from pipelines.training.packed_rows import PackedRows
 from registry.domain.golden_examples import GoldenExample, GoldenExamples
@@ -46,6 +47,13 @@ class DevEvaluation:
     activations: PackedRows
     device: torch.device
 
+    @classmethod
+    def of(cls, spec: TaskSpec, dataset: Dataset, cache: ActivationCache, *, depth: int) -> Self:
+        """The dev data as a branch that leaves after layer `depth` sees them; what is not cached yet is computed."""
+        rows = EncodedRows.of(dataset, cache.encoder)
+        activations = cache.frozen(rows, depth=depth, precision="fp32", stage="dev data")
+        return cls(spec=spec, dataset=dataset, rows=rows, activations=activations, device=cache.device)
+
     def outputs(self, module: TaskModule) -> list[Tensor]:
         """The module's raw outputs in fp32, one tensor a row: [O], or [words(row), O]."""
         found: dict[int, Tensor] = {}
@@ -59,8 +67,11 @@ class DevEvaluation:
         return [decide(self.spec, of_row, encoded) for of_row, encoded in zip(outputs, self.rows.encoded, strict=True)]
 
     def score(self, module: TaskModule) -> dict[str, float]:
-        decisions = self.decisions(self.outputs(module))
-        return score(self.spec, [example.target for example in self.dataset.examples], decisions)
+        return self.metrics(self.outputs(module))
+
+    def metrics(self, outputs: Sequence[Tensor]) -> dict[str, float]:
+        """Every metric that fits the task, of what a module answered."""
+        return score(self.spec, [example.target for example in self.dataset.examples], self.decisions(outputs))
 
     def predictions(self, outputs: Sequence[Tensor]) -> bytes:
         """JSON Lines, one a row in the order of the dev data: row number, gold target and prediction."""

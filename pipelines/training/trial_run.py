@@ -102,14 +102,7 @@ def _run(
         config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:depth], store=store
     ).to(device)
     cache = ActivationCache(caches, trunk, encoder, backbone.prefix_digests, device, report)
-    dev_rows = EncodedRows.of(trial.dev, encoder)
-    dev = DevEvaluation(
-        spec=trial.spec,
-        dataset=trial.dev,
-        rows=dev_rows,
-        activations=cache.frozen(dev_rows, depth=depth, precision="fp32", stage="dev data"),
-        device=device,
-    )
+    dev = DevEvaluation.of(trial.spec, trial.dev, cache, depth=depth)
     reached("train.dev-rows-cached")
     train = _training_rows(trial, cache, store)
     reached("train.training-rows-cached")
@@ -135,7 +128,7 @@ def _run(
         golden=golden_examples(trunk, module, dev, outputs, encoder).to_bytes(),
         dev_predictions=dev.predictions(outputs),
         state=state,
-        environment=_environment(device),
+        environment=environment_of(device),
     )
 
 
@@ -220,7 +213,8 @@ def _initial_module(trial: Trial, rows: TrainingRows, store: ArtifactStore) -> T
     return module
 
 
-def _environment(device: torch.device) -> dict[str, str]:
+def environment_of(device: torch.device) -> dict[str, str]:
+    """Where the numbers were computed: library versions, platform, hardware."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "python": platform.python_version(),
