@@ -1,0 +1,155 @@
+"""`gc`, `fsck`, `backup` and `restore`: looking after the registry as a whole."""
+
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.application import AsJson, Context, example
+from cli.progress import progress_bar
+from cli.rendering import print_fields, print_json, print_line, print_table
+from registry.artifacts.store import open_store
+from registry.housekeeping.findings import Check
+
+app = typer.Typer()
+
+_CHECK_CACHE_BYTES = 1_000_000_000
+
+
+@app.command(epilog=example("trunkline gc --dry-run", "trunkline gc --grace 48"))
+def gc(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, metavar="HOURS", help="Leave alone what was put less than so long ago.")
+    ] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the blobs that nothing refers to.
+
+    Interrupted commands leave such blobs behind. It is safe to run this at any time, beside training and assembling
+    too: nothing is removed that a version, a backbone or a release needs.
+    """
+    from registry.housekeeping.sweep import sweep_blobs
+
+    context: Context = ctx.obj
+    with progress_bar() as report:
+        swept = sweep_blobs(
+            context.database, context.store, grace=timedelta(hours=grace), dry_run=dry_run, report=report
+        )
+    if as_json:
+        print_json(swept)
+        return
+    verb = "would be removed" if dry_run else "removed"
+    print_fields(
+        [
+            ("in use", _blobs(swept.in_use)),
+            ("too young", f"{_blobs(swept.young)} that nothing refers to, put less than {grace:g} hours ago"),
+            (verb, f"{_blobs(swept.removed)}, {_size(swept.removed_bytes)}"),
+            ("unfinished", f"{swept.unfinished} uploads that were killed, {verb}"),
+        ]
+    )
+
+
+@app.command(epilog=example("trunkline fsck", "trunkline fsck --quick --json"))
+def fsck(
+    ctx: typer.Context,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read blobs: only look whether they are there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every row, chain and digest of the registry, and every blob against its rows.
+
+    Nothing is changed. What is wrong is listed with what to do about it; the exit code is then 1.
+    """
+    from registry.housekeeping.check import check_registry
+
+    context: Context = ctx.obj
+    with tempfile.TemporaryDirectory() as fresh, progress_bar() as report:
+        # A cache of its own: what this machine has fetched earlier says nothing about the store.
+        store = open_store(context.settings.artifact_root, cache=Path(fresh), cache_bytes=_CHECK_CACHE_BYTES)
+        found = check_registry(context.database, store, read_blobs=not quick, report=report)
+    if as_json:
+        print_json(found)
+    else:
+        _print_check(found)
+    if found.findings:
+        raise typer.Exit(1)
+
+
+def _print_check(found: Check) -> None:
+    if found.findings:
+        print_table(["object", "problem", "what to do"], [(f.subject, f.problem, f.remedy) for f in found.findings])
+    counted = (
+        f"{found.backbones:,} backbones, {found.versions:,} versions, {found.releases:,} releases, "
+        f"{found.events:,} audit events, {_blobs(found.blobs)} {'read' if found.blobs_read else 'looked for'}"
+    )
+    problems = f"{len(found.findings)} problems" if found.findings else "all is well"
+    print_line(f"{counted}: {problems}")
+
+
+@app.command(epilog=example("trunkline backup registry-2026-11-23.tar", "trunkline backup rows.tar --no-blobs"))
+def backup(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The tar file to write; one of this name is replaced.")],
+    blobs: Annotated[
+        bool, typer.Option("--blobs/--no-blobs", help="With every blob that rows refer to, or rows alone.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Write the whole registry, as of one moment, into one file.
+
+    It can be taken while others work, and restored onto SQLite and PostgreSQL, a folder and S3 alike.
+    """
+    from registry.housekeeping.backup import write_backup
+
+    context: Context = ctx.obj
+    path = context.cwd / file
+    with progress_bar() as report:
+        summary = write_backup(context.database, context.store, path, blobs=blobs, at=context.now(), report=report)
+    if as_json:
+        print_json(summary)
+    else:
+        rows = sum(table.rows for table in summary.tables.values())
+        held = "no blobs" if summary.blobs is None else _blobs(summary.blobs)
+        print_line(f"wrote {file}: {rows:,} rows, {held}, {_size(path.stat().st_size)}")
+
+
+@app.command(epilog=example("trunkline --home /srv/new restore registry-2026-11-23.tar"))
+def restore(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `trunkline backup` wrote.")],
+    as_json: AsJson = False,
+) -> None:
+    """Fill an empty registry from a backup.
+
+    Blobs are stored first, then all rows in one transaction: interrupted, the registry is still empty, and the same
+    command goes on.
+    """
+    from registry.housekeeping.backup import restore_backup
+
+    context: Context = ctx.obj
+    with progress_bar() as report:
+        summary = restore_backup(
+            context.database, context.store, context.cwd / file, actor=context.actor, at=context.now(), report=report
+        )
+    if as_json:
+        print_json(summary)
+    else:
+        rows = sum(table.rows for table in summary.tables.values())
+        print_line(f"restored {rows:,} rows and {_blobs(summary.blobs or 0)} from {file}; check: trunkline fsck")
+
+
+def _blobs(count: int) -> str:
+    return f"{count:,} blob{'' if count == 1 else 's'}"
+
+
+def _size(count: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    raise AssertionError

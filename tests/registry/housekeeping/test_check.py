@@ -1,0 +1,123 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from registry.artifacts.local_store import LocalArtifactStore
+from registry.artifacts.store import ArtifactStore, blob_key
+from registry.database.engine import Database
+from registry.domain.records import NewBackbone
+from registry.housekeeping.check import check_registry
+from registry.housekeeping.findings import Check
+from registry.progress import silent
+
+
+def check(database: Database, store: ArtifactStore, *, read_blobs: bool = True) -> Check:
+    return check_registry(database, store, read_blobs=read_blobs, report=silent)
+
+
+def test_a_whole_registry_has_nothing_wrong(database: Database, store: ArtifactStore, filled: NewBackbone) -> None:
+    found = check(database, store)
+    assert found.findings == ()
+    assert (found.backbones, found.versions, found.releases) == (1, 3, 1)
+    assert found.events == 11
+    assert found.blobs == len(list(store.blobs()))
+
+
+def test_an_empty_registry_has_nothing_wrong(database: Database, store: ArtifactStore) -> None:
+    assert check(database, store).findings == ()
+
+
+TAMPERED = {
+    "UPDATE versions SET module = golden WHERE number = 2": "release r1: its manifest describes rte/2 otherwise",
+    "UPDATE aliases SET version_number = 2": r"alias rte@champion: points at version 2, but its journal leads to 1",
+    "UPDATE alias_moves SET to_version = 2 WHERE id = 1": r"alias rte@champion: move 2 leaves version 1",
+    "DELETE FROM aliases": r"alias rte@champion: points at version None, but its journal leads to 1",
+    "DELETE FROM alias_moves WHERE id = 3": r"points at version 1, but its journal leads to 2",
+    "UPDATE tasks SET next_version = 9 WHERE name = 'rte'": r"task rte: has lost version 3, 4, 5, 6, 7 and 1 more",
+    "UPDATE tasks SET next_version = 2 WHERE name = 'rte'": r"task rte: has version 2, but gives 2 to the next one",
+    "UPDATE counters SET next_number = 5 WHERE name = 'release'": r"the registry: has lost release 2, 3, 4",
+    "UPDATE spec_revisions SET definition = (SELECT config FROM backbones)": "task rte: cannot be read",
+    "UPDATE spec_revisions SET digest = (SELECT tokenizer FROM backbones)": "does not have its digest",
+    "UPDATE backbone_prefixes SET layer_digest = prefix_digest WHERE depth = 2": r"tiny: P\(0\)..P\(N\) are not",
+    "UPDATE backbones SET embeddings = tokenizer": "backbone tiny: its embeddings",
+    "UPDATE backbones SET tokenizer = embeddings": "backbone tiny: its tokenizer",
+    "UPDATE backbone_prefixes SET layer_blob = (SELECT embeddings FROM backbones) WHERE depth = 3": (
+        "backbone tiny: its layer 3 does not hold the tensors"
+    ),
+    "UPDATE releases SET layer_count = 9": "release r1: its manifest lists other versions, or another trunk",
+    "UPDATE release_members SET version_number = 1": "release r1: its manifest lists other versions",
+    "DELETE FROM release_members WHERE task_id = 2": "release r1: its manifest lists other versions",
+    "UPDATE releases SET manifest = (SELECT tokenizer FROM backbones)": "release r1: its manifest cannot be read",
+    "UPDATE versions SET golden = module WHERE number = 1": "its golden examples cannot be read",
+    "UPDATE audit_events SET actor = 'eve' WHERE id = 4": "audit",
+    "DELETE FROM audit_events WHERE id = 11": "audit",
+}
+
+
+@pytest.mark.parametrize(("statement", "expected"), TAMPERED.items(), ids=lambda text: text[:60])
+def test_every_change_behind_the_registrys_back_is_found(
+    database: Database,
+    store: ArtifactStore,
+    filled: NewBackbone,
+    statement: str,
+    expected: str,
+    without_triggers: Callable[[Database], None],
+) -> None:
+    without_triggers(database)
+    with database.write() as session:
+        session.execute(text(statement))
+    found = check(database, store)
+    lines = [f"{finding.subject}: {finding.problem}" for finding in found.findings]
+    assert any(re.search(expected, line) for line in lines), lines
+    assert all(finding.remedy for finding in found.findings)
+
+
+def of_each_kind(backbone: NewBackbone, database: Database) -> dict[str, str]:
+    with database.read() as session:
+        module, golden, dev = session.execute(text("SELECT module, golden, dev_predictions FROM versions")).first()
+        manifest = session.execute(text("SELECT manifest FROM releases")).scalar_one()
+    return {
+        "version rte/1: its module": module,
+        "version rte/1: its golden examples": golden,
+        "version rte/1: its dev predictions": dev,
+        "backbone tiny: its tokenizer": backbone.tokenizer,
+        "backbone tiny: its embeddings": backbone.embeddings,
+        "backbone tiny: its layer 2": backbone.layers[1],
+        "release r1: its manifest": manifest,
+    }
+
+
+def test_a_blob_that_is_gone_is_found_without_reading_any(
+    database: Database, store: ArtifactStore, filled: NewBackbone
+) -> None:
+    blobs = of_each_kind(filled, database)
+    for digest in blobs.values():
+        store.remove(digest)
+    found = check(database, store, read_blobs=False)
+    lines = "\n".join(f"{finding.subject}: {finding.problem}" for finding in found.findings)
+    assert all(f"{place} ({digest[:12]}…) is not in" in lines for place, digest in blobs.items()), lines
+    assert len(check(database, store).findings) == len(found.findings), "reading finds each of them once, too"
+
+
+def test_a_flipped_bit_in_any_blob_is_found(
+    database: Database, store: LocalArtifactStore, filled: NewBackbone, tmp_path: Path
+) -> None:
+    blobs = of_each_kind(filled, database)
+    for digest in blobs.values():
+        path = Path(store.location) / blob_key(digest)
+        path.chmod(0o644)
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    lines = "\n".join(f"{finding.subject}: {finding.problem}" for finding in check(database, store).findings)
+    assert all(f"{place}: blob {digest}" in lines for place, digest in blobs.items()), lines
+    assert check(database, store, read_blobs=False).findings == ()
+
+
+def test_checking_changes_nothing(database: Database, store: ArtifactStore, filled: NewBackbone) -> None:
+    before = sorted(store.blobs())
+    first = check(database, store)
+    assert sorted(store.blobs()) == before
+    assert check(database, store) == first
