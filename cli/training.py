@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.application import AsJson, Context, example
+from cli.devices import DeviceOption, chosen_device
 from cli.progress import progress_bar
 from cli.release_drawing import layers_of_its_own
 from cli.rendering import print_fields, print_json, print_note, print_warning
@@ -18,8 +19,6 @@ from registry.services import backbones, tasks, versions
 from registry.services.blobs import refer_to
 
 if TYPE_CHECKING:
-    import torch
-
     from pipelines.training.recipes import Distillation
     from pipelines.training.trial_run import TrialRun
     from pipelines.training.trials import Trial
@@ -40,7 +39,6 @@ PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"],
     typer.Option("--precision", help="What training multiplies in; auto: bf16 where the hardware does."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N; auto: a GPU where there is one.")]
 
 
 @dataclass(frozen=True)
@@ -169,20 +167,6 @@ def _distillation(temperature: float | None, soft_weight: float | None) -> "Dist
     return checked(Distillation, {name: value for name, value in chosen.items() if value is not None})
 
 
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: is no device; use cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise UsageError(f"--device {name}: this machine has none; use cpu")
-    return device
-
-
 def _trial(
     spec: TaskSpec,
     spec_revision: int,
@@ -203,7 +187,7 @@ def _trial(
     recipe = make_recipe(
         run.recipe,
         hidden_size=backbone.hidden_size,
-        precision=best_precision(_device(run.device)) if run.precision == "auto" else run.precision,
+        precision=best_precision(chosen_device(run.device)) if run.precision == "auto" else run.precision,
         learning_rate=run.learning_rate,
         epochs=run.epochs,
         distillation=distillation,
@@ -244,7 +228,7 @@ def _register(context: Context, held: "TrialRun", device: str) -> Version:
 
     settings = context.settings
     with progress_bar() as report:
-        trained = held.run(store=context.store, device=_device(device), report=report)
+        trained = held.run(store=context.store, device=chosen_device(device), report=report)
         report("MLflow", 0, 1)
         run = log_trial(trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location)
         report("MLflow", 1, 1)
@@ -269,7 +253,7 @@ def _mend(context: Context, held: "TrialRun", version: Version, device: str) -> 
     except ArtifactError as damage:
         print_note(f"{version.reference}: {damage}")
         with progress_bar() as report:
-            trained = held.run(store=context.store, device=_device(device), report=report)
+            trained = held.run(store=context.store, device=chosen_device(device), report=report)
         again = trained.to_version(context.store, mlflow_run=None)
         if again.blobs != version.blobs:
             raise ArtifactDamaged(
