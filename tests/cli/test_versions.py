@@ -1,13 +1,18 @@
 """Modules that were trained elsewhere, imported by the command: here, in another registry."""
 
 import json
+import re
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertForTokenClassification
 
 RUN = ("--epochs", "12", "--lr", "0.003", "--precision", "fp32")
 KINDS = ("classification", "regression", "token_classification")
@@ -248,3 +253,67 @@ def test_stated_training_data_are_kept_and_need_not_be_here(
     assert "train data" in refused.problem
     version = imported(trunkline, trained, manifest(trained, train_digest="a" * 64))
     assert version["train_digest"] == version["recipe"]["imported"]["train_digest"] == "a" * 64
+
+
+@pytest.fixture
+def tagger(trunkline: Any, pinned: Any) -> BertForTokenClassification:
+    """A model as transformers saves it, in `my-tagger`: the backbone's bottom two layers, others above, labels in an
+    order of its own."""
+    labels = ["I-city", "O", "B-city"]
+    config = BertConfig(
+        **pinned.backbone.config
+        | {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
+    )
+    torch.manual_seed(7)
+    model = BertForTokenClassification(config).eval()
+    model.bert.load_state_dict(pinned.model.state_dict())
+    with torch.no_grad():
+        for parameter in [*model.bert.encoder.layer[2:].parameters(), model.classifier.weight]:
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(trunkline.folder / "my-tagger")
+    model.bert.save_pretrained(trunkline.folder / "my-encoder")
+    shutil.copy(Path(pinned.backbone.source) / "tokenizer.json", trunkline.folder / "my-encoder")
+    return model
+
+
+def code(language: str) -> str:
+    document = (Path(__file__).parents[2] / "docs" / "modules.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+    return block
+
+
+def test_the_example_of_the_documents_answers_as_the_model_it_was_made_of(
+    trunkline: Any, pinned: Any, labelled: Any, tagger: BertForTokenClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trunkline.folder)
+    Path("example.py").write_text(code("python"), encoding="utf-8")
+    runpy.run_path("example.py")
+    task = yaml.safe_load(code("yaml")) | {"data": labelled("token_classification").write(trunkline.folder)}
+    Path("places.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    trunkline.done("backbone", "pin", "small", pinned.backbone.source)
+    trunkline.done("team", "create", "nlu")
+    trunkline.done("task", "register", "places.yaml", "--team", "nlu")
+    answer = trunkline("version", "import", "places", "module.safetensors", "--manifest", "module.json", "--json")
+    assert answer.code == 0, answer.err
+
+    version = answer.json
+    golden = json.loads(
+        (trunkline.home / "artifacts" / "sha256" / version["golden"][:2] / version["golden"][2:]).read_bytes()
+    )
+    tokenizer = Tokenizer.from_file(str(Path(pinned.backbone.source) / "tokenizer.json"))
+    for example in golden["examples"]:
+        encoded = tokenizer.encode(example["text"])
+        with torch.inference_mode():
+            (logits,) = tagger(torch.tensor([encoded.ids])).logits
+        first = {word: place for place, word in reversed(list(enumerate(encoded.word_ids))) if word is not None}
+        expected = logits[[first[word] for word in sorted(first)]][:, [1, 2, 0]]
+        torch.testing.assert_close(torch.tensor(example["outputs"]), expected, atol=1e-4, rtol=0)
+
+
+def test_pinning_tells_how_deep_another_training_left_the_backbone_alone(
+    trunkline: Any, pinned: Any, tagger: BertForTokenClassification
+) -> None:
+    scratch = ("--home", trunkline.folder / "scratch")
+    trunkline(*scratch, "backbone", "pin", "base", pinned.backbone.source)
+    trunkline.done(*scratch, "backbone", "pin", "tuned", trunkline.folder / "my-encoder")
+    assert "share depths 0 to 2 and part at depth 3" in trunkline.done(*scratch, "backbone", "diff", "base", "tuned")
