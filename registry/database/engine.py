@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, String, column, select, table
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from registry.database.audit_log import append_events
-from registry.database.backend import BUSY_SECONDS, Backend, backend_of
-from registry.database.schema import OLDER_REVISIONS, SCHEMA_REVISION, VERSION_TABLE
-from registry.errors import SchemaError, StorageError, TrunklineError
+from registry.database.backend import BUSY_SECONDS, Backend, backend_of, translating
+from registry.database.schema import SCHEMA_REVISION
+from registry.database.schema_state import found_revision, schema_error
+from registry.errors import StorageError
 from registry.fault_points import reached
 
 
@@ -92,8 +91,7 @@ class Database:
             ) from error
 
     def _be_current(self, url: str) -> None:
-        with translating(self._backend):
-            found = self._revision()
+        found = found_revision(self._backend, self._reader)
         if found == SCHEMA_REVISION:
             return
         if found is None and self._backend.makes_itself:
@@ -102,48 +100,3 @@ class Database:
             self.is_new = upgrade(url).before is None
             return
         raise schema_error(self.location, found)
-
-    def _revision(self) -> str | None:
-        try:
-            with self._reader.connect() as connection:
-                return recorded_revision(connection)
-        except DBAPIError as error:
-            if self._backend.is_without_registry(error):
-                return None
-            raise
-
-
-def recorded_revision(connection: Connection) -> str | None:
-    """The schema's revision: one SELECT instead of importing Alembic at every start."""
-    recorded = table(VERSION_TABLE, column("version_num", String))
-    return connection.scalar(select(recorded.c.version_num))
-
-
-def schema_error(location: str, found: str | None) -> SchemaError:
-    """What is wrong with a schema of this revision, and what to do about it."""
-    if found is None:
-        return SchemaError(f"{location} holds no registry yet: `trunkline db upgrade` makes one")
-    if found in OLDER_REVISIONS:
-        return SchemaError(
-            f"{location} has schema {found}, which is older than this program's ({SCHEMA_REVISION}): "
-            "back it up, then run `trunkline db upgrade`"
-        )
-    return SchemaError(
-        f"{location} has schema {found}, which is newer than this program (it knows up to {SCHEMA_REVISION}): "
-        "install the newer trunkline"
-    )
-
-
-@contextmanager
-def translating(backend: Backend) -> Iterator[None]:
-    """Lets the errors of SQLAlchemy and its drivers leave as our own."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise backend.translated(error) from error
-    except StatementError as error:
-        if isinstance(error.orig, TrunklineError):  # a column's type refused a value
-            raise error.orig from None
-        raise
-    except PoolTimeout as error:
-        raise StorageError(f"no connection to {backend.location} became free: close some sessions first") from error

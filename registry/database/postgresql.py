@@ -13,9 +13,13 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from registry.database.columns import json_text
+from registry.database.description import Description, describe
+from registry.database.schema import Schema
 from registry.errors import Conflict, InvalidInput, StorageError, TrunklineError
 
 _UPGRADE_LOCK: Final = 0x7472756E6B  # "trunk": any number that others who use the same database do not lock by
+
+_EXPECTED: Final = "trunkline_expected"  # a schema that lives while two are compared
 
 _CONNECTION: Final = {
     "application_name": "trunkline",
@@ -101,6 +105,21 @@ class PostgresqlDatabase:
                 yield connection
         finally:
             engine.dispose()
+
+    def descriptions(self) -> tuple[Description, Description]:
+        engine = self._engine()
+        try:
+            with engine.connect() as connection:  # rolled back at the end, and with it what is made to compare with
+                there = connection.scalars(select(func.current_schema())).one()
+                connection.exec_driver_sql(f"CREATE SCHEMA {_EXPECTED}")
+                connection.exec_driver_sql(f"SET LOCAL search_path TO {_EXPECTED}")
+                Schema.metadata.create_all(connection)
+                return describe(connection, schema=there), describe(connection, schema=_EXPECTED)
+        finally:
+            engine.dispose()
+
+    def exists(self) -> bool:
+        return True
 
     def is_without_registry(self, error: DBAPIError) -> bool:
         return _state(error) == _UNDEFINED_TABLE

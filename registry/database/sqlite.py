@@ -7,9 +7,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from registry.database.columns import json_text
+from registry.database.description import Description, describe
+from registry.database.schema import Schema
 from registry.errors import Conflict, SchemaError, StorageError, TrunklineError
 
 
@@ -27,10 +29,7 @@ class SqliteFile:
         return str(self._url.database)
 
     def engines(self) -> tuple[Engine, Engine]:
-        try:
-            Path(self.location).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot create the folder of {self.location}: {error.strerror}") from error
+        self._make_folder()
         reader = self._engine("BEGIN", "foreign_keys = ON", "query_only = ON")
         # Recursive triggers: INSERT OR REPLACE would else delete a row without asking the trigger that refuses it.
         writer = self._engine("BEGIN IMMEDIATE", "foreign_keys = ON", "recursive_triggers = ON")
@@ -42,6 +41,7 @@ class SqliteFile:
 
         # Migrations rebuild tables: foreign keys are not enforced meanwhile, but checked before the commit. The lock
         # is for the switch to WAL, which SQLite does not wait for.
+        self._make_folder()
         engine = self._engine("BEGIN IMMEDIATE", "foreign_keys = OFF", "journal_mode = WAL")
         try:
             with FileLock(f"{self.location}.upgrading", timeout=self._busy_seconds), engine.begin() as connection:
@@ -55,9 +55,22 @@ class SqliteFile:
         finally:
             engine.dispose()
 
+    def descriptions(self) -> tuple[Description, Description]:
+        reader, _ = self.engines()
+        described = create_engine("sqlite://")
+        try:
+            Schema.metadata.create_all(described)
+            with reader.connect() as there, described.connect() as expected:
+                return describe(there), describe(expected)
+        finally:
+            reader.dispose()
+            described.dispose()
+
+    def exists(self) -> bool:
+        return Path(self.location).exists()
+
     def is_without_registry(self, error: DBAPIError) -> bool:
-        # No such table, or another process is making it just now: whoever upgrades waits its turn and looks again.
-        return isinstance(error, OperationalError)
+        return "no such table" in str(error.orig)
 
     def translated(self, error: DBAPIError) -> TrunklineError:
         reason = str(error.orig)
@@ -68,6 +81,12 @@ class SqliteFile:
         if "full" in reason:
             return StorageError("the disk is full: nothing was changed; free some space and try again")
         return StorageError(f"the database {self.location} cannot be used: {reason}; nothing was changed")
+
+    def _make_folder(self) -> None:
+        try:
+            Path(self.location).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot create the folder of {self.location}: {error.strerror}") from error
 
     def _busy(self) -> StorageError:
         return StorageError(

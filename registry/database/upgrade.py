@@ -1,7 +1,6 @@
 """Creating and upgrading the schema. Imports Alembic: import this module only where it is used."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from alembic import command
 from alembic.config import Config
@@ -9,16 +8,19 @@ from sqlalchemy import inspect
 from sqlalchemy.engine import Connection
 
 import migrations
-from registry.database.backend import BUSY_SECONDS, backend_of
-from registry.database.engine import recorded_revision, schema_error, translating
+from registry.database.backend import BUSY_SECONDS, backend_of, translating
 from registry.database.schema import OLDER_REVISIONS, SCHEMA_REVISION, VERSION_TABLE
+from registry.database.schema_state import recorded_revision, schema_error
+from registry.domain.plain_data import Plain
 from registry.fault_points import reached
 
 
-class Upgrade(NamedTuple):
-    """Revisions of the schema; None where there was no registry."""
+class Upgrade(Plain):
+    """What an upgrade did: nothing, where the two revisions are the same."""
 
+    location: str
     before: str | None
+    """None where there was no registry."""
     after: str
 
 
@@ -51,4 +53,4 @@ def upgrade(url: str, *, lock_timeout: float = BUSY_SECONDS) -> Upgrade:
             command.upgrade(migration_config(connection), SCHEMA_REVISION)
             reached("upgrade.migrated")
         reached("upgrade.committed")
-    return Upgrade(before, SCHEMA_REVISION)
+    return Upgrade(location=backend.location, before=before, after=SCHEMA_REVISION)
