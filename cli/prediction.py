@@ -38,7 +38,7 @@ def predict(
         typer.Option(
             "--input",
             metavar="FILE",
-            help="A text a line, or rows with text and text_pair (.jsonl, .csv, .tsv, .gz); - is stdin.",
+            help="A text a line, or rows with text and text_pair (.jsonl, .csv, .tsv, .gz, .parquet); - is stdin.",
         ),
     ] = None,
     tasks: Annotated[
@@ -83,13 +83,13 @@ def _asked_texts(
 
 
 def _read_texts(path: Path, folder: Path) -> list[tuple[str, str | None]]:
-    """Rows of JSON Lines, CSV or TSV by the file's name, else a text a line; standard input is JSON if it begins so."""
-    from pipelines.data.rows import is_table, json_rows, read_rows, text_lines
+    """Rows of a table by the file's name, else a text a line; standard input is JSON Lines if it begins so."""
+    from pipelines.data.rows import is_table, json_rows, place_word, read_rows, text_lines
 
     subject = "input standard input" if str(path) == "-" else f"input {path}"
     try:
         if str(path) != "-" and is_table(path):
-            rows = list(read_rows(folder / path))
+            rows = list(read_rows(folder / path, ("text", "text_pair")))
         else:
             lines = text_lines(sys.stdin.buffer if str(path) == "-" else folder / path)
             filled = [(number, line.rstrip("\r\n")) for number, line in lines if line.strip()]
@@ -102,16 +102,18 @@ def _read_texts(path: Path, folder: Path) -> list[tuple[str, str | None]]:
         raise InvalidInput(subject, error.problems) from None
     if not rows:
         raise InvalidInput(subject, ["holds no text"])
-    if problems := [problem for row in rows if (problem := _row_problem(row.line, row.values))]:
+    if problems := [
+        f"{place_word(path)} {row.number}: {problem}" for row in rows if (problem := _row_problem(row.values))
+    ]:
         raise InvalidInput(subject, problems)
     return [(row.values["text"], row.values.get("text_pair")) for row in rows]
 
 
-def _row_problem(line: int, row: dict[str, Any]) -> str | None:
+def _row_problem(row: dict[str, Any]) -> str | None:
     parts = [row.get("text"), *([] if row.get("text_pair") is None else [row["text_pair"]])]
     if all(isinstance(part, str) and part.strip() for part in parts):
         return None
-    return f'line {line}: needs a "text" and, for pairs, a "text_pair", neither of them empty'
+    return 'needs a "text" and, for pairs, a "text_pair", neither of them empty'
 
 
 def _print_json_line(text: "Text", prediction: "Prediction") -> None:

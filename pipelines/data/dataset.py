@@ -1,6 +1,7 @@
 """The labelled data of a task: read, validated as a whole, digested."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Literal, TypeVar
 
 from modeling.text import carry_tags
 from pipelines.data.fields import Refused, label_of, number_of, tags_of, text_of, tokens_of
-from pipelines.data.rows import Row, read_rows
+from pipelines.data.rows import Row, place_word, read_rows
 from registry.domain.plain_data import canonical_json
 from registry.domain.task_specs import InputForm, TagScheme, TaskSpec, TaskType
 from registry.errors import InvalidInput
 
 _T = TypeVar("_T")
 
-_LINES_SHOWN = 3
+_PLACES_SHOWN = 3
+_NUMBER = re.compile(r"-?\d+(\.0)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ def load_dataset(spec: TaskSpec, split: Literal["train", "dev"]) -> Dataset:
     examples: list[Example] = []
     file_problems: tuple[str, ...] = ()
     try:
-        examples.extend(example for row in read_rows(path) if (example := parser.example(row)) is not None)
+        rows = read_rows(path, frozenset(dict(spec.columns).values()))
+        examples.extend(example for row in rows if (example := parser.example(row)) is not None)
     except InvalidInput as error:
         file_problems = error.problems
     else:
@@ -57,7 +60,7 @@ def load_dataset(spec: TaskSpec, split: Literal["train", "dev"]) -> Dataset:
             file_problems = ("the file holds no rows",)
         elif split == "train" and len(parser.targets) == 1 and not parser.targets_refused:
             file_problems = (f"the target is {min(parser.targets)!r} everywhere: there is nothing to learn",)
-    if problems := [*parser.described_problems(), *file_problems]:
+    if problems := [*parser.described_problems(place_word(path)), *file_problems]:
         raise InvalidInput(f"task {spec.task}, {split} data {path}", problems)
     return _digested(tuple(examples))
 
@@ -71,7 +74,7 @@ def _digested(examples: tuple[Example, ...]) -> Dataset:
 
 
 class _RowParser:
-    """Turns rows into examples, and keeps what is wrong: each problem once, with the lines that have it."""
+    """Turns rows into examples, and keeps what is wrong: each problem once, with the places that have it."""
 
     def __init__(self, spec: TaskSpec) -> None:
         self.problems: dict[str, list[int]] = {}
@@ -81,12 +84,13 @@ class _RowParser:
         self._spec = spec
         self._declared = frozenset(spec.output_labels)
 
-    def described_problems(self) -> list[str]:
+    def described_problems(self, place: str) -> list[str]:
+        """The problems, each with the first numbers of its places; `place` is what they count."""
         described = []
-        for problem, lines in self.problems.items():
-            shown = ", ".join(map(str, lines[:_LINES_SHOWN]))
-            more = f" and {len(lines) - _LINES_SHOWN:,} more" if len(lines) > _LINES_SHOWN else ""
-            described.append(f"line{'s' if len(lines) > 1 else ''} {shown}{more}: {problem}")
+        for problem, numbers in self.problems.items():
+            shown = ", ".join(map(str, numbers[:_PLACES_SHOWN]))
+            more = f" and {len(numbers) - _PLACES_SHOWN:,} more" if len(numbers) > _PLACES_SHOWN else ""
+            described.append(f"{place}{'s' if len(numbers) > 1 else ''} {shown}{more}: {problem}")
         return described
 
     def example(self, row: Row) -> Example | None:
@@ -128,7 +132,7 @@ class _RowParser:
             return number_of(row.values, column)
         label = label_of(row.values, column)
         if label not in self._declared:
-            raise Refused(f"label {label!r} is not declared")
+            raise Refused(f"label {label!r} is not declared{self._number_rule(label)}")
         return label
 
     def _tags(self, row: Row) -> list[str]:
@@ -136,8 +140,16 @@ class _RowParser:
         if undeclared := sorted(set(tags) - self._declared):
             scheme = self._spec.tag_scheme
             rule = "; with tag_scheme bio tags are O, B-x and I-x for a label x" if scheme is TagScheme.BIO else ""
-            raise Refused(*(f"tag {tag!r} is not declared{rule}" for tag in undeclared))
+            raise Refused(*(f"tag {tag!r} is not declared{self._number_rule(tag) or rule}" for tag in undeclared))
         return tags
+
+    def _number_rule(self, label: str) -> str:
+        """What to do where the data have numbers for labels, as data sets of the hub do, and the task has names."""
+        if not _NUMBER.fullmatch(label) or any(map(_NUMBER.fullmatch, self._declared)):
+            return ""
+        return (
+            ": a number is not taken for a label's place; write the labels' names into the data, or declare the numbers"
+        )
 
     def _keep_target(self, parts: Iterable[str | float] | None) -> None:
         if parts is None:
@@ -154,4 +166,4 @@ class _RowParser:
 
     def _note(self, row: Row, reasons: Iterable[str]) -> None:
         for reason in reasons:
-            self.problems.setdefault(reason, []).append(row.line)
+            self.problems.setdefault(reason, []).append(row.number)

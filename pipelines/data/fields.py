@@ -7,7 +7,7 @@ same fault, so that a file's faults can be counted.
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 _LARGEST_FP32 = 3.4028234663852886e38
 
@@ -18,6 +18,13 @@ class Refused(Exception):
     def __init__(self, *reasons: str) -> None:
         self.reasons = reasons
         super().__init__(*reasons)
+
+
+class OtherType(NamedTuple):
+    """Stands for a value that was not read, because no text, number, boolean or list of such is in its column."""
+
+    name: str
+    """As the file's own format calls the type."""
 
 
 def text_of(values: Mapping[str, Any], column: str) -> str:
@@ -68,6 +75,9 @@ def _value(values: Mapping[str, Any], column: str) -> Any:
         raise Refused(f"no column {column!r}; there is {present} (`columns` in the task file says which to read)")
     if values[column] is None:
         raise Refused(f"{column!r} is null")
+    if isinstance(values[column], OtherType):
+        shown = _shortened(values[column].name)
+        raise Refused(f"{column!r} is of type {shown}; what can be read is text, numbers, booleans and lists of them")
     return values[column]
 
 
@@ -94,7 +104,10 @@ def _shown(value: Any) -> str:
         return "a list"
     if isinstance(value, dict):
         return "an object"
-    text = json.dumps(value)
+    return _shortened(json.dumps(value))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 

@@ -1,4 +1,4 @@
-"""Files of labelled rows: JSON Lines, CSV and TSV, plain or gzipped.
+"""Files of labelled rows: JSON Lines, CSV and TSV, plain or gzipped, and Parquet.
 
 What a row means (which column is the text, which values are labels) is the business of `dataset`.
 """
@@ -7,41 +7,53 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
+from pipelines.data.parquet_rows import parquet_rows
 from registry.errors import InvalidInput
 
 
 class Row(NamedTuple):
-    """One row; `line` counts from 1 and is where the row begins in its (uncompressed) file."""
+    """One row; `number` counts from 1: the line where it begins in its (uncompressed) file, in Parquet the row."""
 
-    line: int
+    number: int
     values: dict[str, Any]
 
 
 def is_table(path: Path) -> bool:
     """Whether `read_rows` can tell the file's format by its name."""
-    return _parser(path) is not None
+    return _is_parquet(path) or _parser(path) is not None
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def place_word(path: Path) -> Literal["line", "row"]:
+    """What `Row.number` counts in this file."""
+    return "row" if _is_parquet(path) else "line"
+
+
+def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     """The rows of a file, in order; the format is told by the file's name.
 
     JSON Lines: `.jsonl`, `.json`; with a header line: `.csv`, `.tsv`; each also with `.gz`. UTF-8, with or without a
     byte order mark. Lines that are blank are passed over. Values of CSV and TSV are strings, those of JSON Lines are
-    what JSON says.
+    what JSON says, those of `.parquet` what `parquet_rows` says.
+
+    Args:
+        columns: those that will be looked at; of a Parquet file no other is read.
 
     Raises:
         InvalidInput: the file does not exist or cannot be read, its name tells no format, it is not UTF-8, damaged
-            gzip, or a line is garbled. The problem names the line; what was read before it has been yielded.
+            gzip or Parquet, or a line is garbled. The problem names the line; what was read before it has been yielded.
     """
+    if _is_parquet(path):
+        yield from (Row(number, values) for number, values in enumerate(parquet_rows(path, columns), start=1))
+        return
     parse = _parser(path)
     if parse is None:
         formats = ", ".join(_FORMATS)
         raise InvalidInput(
-            str(path), [f"its name tells no format: it must end in one of {formats}, each also with .gz"]
+            str(path), [f"its name tells no format: it must end in .parquet or one of {formats}, these also with .gz"]
         )
     yield from parse(path)
 
@@ -74,6 +86,10 @@ def json_rows(lines: Iterable[tuple[int, str]], path: Path = Path("standard inpu
         yield Row(number, values)
 
 
+def _is_parquet(path: Path) -> bool:
+    return path.name.lower().endswith(".parquet")
+
+
 def _parser(path: Path) -> Callable[[Path], Iterator[Row]] | None:
     name = path.name.lower().removesuffix(".gz")
     return next((parse for suffix, parse in _FORMATS.items() if name.endswith(suffix)), None)
@@ -93,7 +109,7 @@ def _tsv_rows(path: Path) -> Iterator[Row]:
         if any("\n" in value for value in row.values.values()):
             raise _garbled(
                 path,
-                row.line,
+                row.number,
                 'a quoted field runs over several lines; a field that begins with " must be quoted as a whole, '
                 'with each " inside it written twice',
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import yaml
 
@@ -312,6 +313,18 @@ def test_an_input_that_cannot_be_read_is_refused_naming_its_lines(trained, name,
     assert answer.code == 1
     assert said in answer.err
     assert f"input {name}" in answer.err
+
+
+def test_texts_and_pairs_are_read_from_parquet(trained):
+    assembled(trained)
+    table = {"text": ["anna saw new york", "anna"], "text_pair": [None, "bob"], "vector": [[[0.5]], [[0.5]]]}
+    pyarrow.parquet.write_table(pyarrow.table(table), trained.folder / "texts.parquet")
+    lines = trained.done("predict", "r1", "--input", "texts.parquet", "--json").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == table["text"]
+    assert ["regression" in json.loads(line)["answers"] for line in lines] == [False, True]
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None]}), trained.folder / "texts.parquet")
+    answer = trained("predict", "r1", "--input", "texts.parquet")
+    assert (answer.code, "row 2: needs" in answer.err) == (1, True)
 
 
 def test_a_tracking_server_that_fails_costs_the_run_and_not_the_module(trained, caplog):

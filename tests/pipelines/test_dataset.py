@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.text import split_words
@@ -55,6 +57,14 @@ def _problems(spec: TaskSpec, split: str = "train") -> list[str]:
         load_dataset(spec, split)
     assert caught.value.subject == f"task mail, {split} data {spec.data.train}"
     return list(caught.value.problems)
+
+
+def _parquet(folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "rows.parquet", **types: pa.DataType) -> Path:
+    """The rows' columns, in the types that Arrow infers unless told otherwise, in row groups of two."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names})
+    pq.write_table(table, folder / name, row_group_size=2)
+    return folder / name
 
 
 HAM_AND_SPAM = [{"text": "See you at six", "label": "ham"}, {"text": "WIN a phone", "label": "spam"}]
@@ -168,6 +178,65 @@ def test_a_text_is_preferred_to_tokens(tmp_path):
     assert [example.text for example in examples] == ["Fly!", "Go!"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "rows", "types"),
+    [
+        (CLASSIFICATION, HAM_AND_SPAM * 3, {}),
+        (CLASSIFICATION, HAM_AND_SPAM, {"label": pa.dictionary(pa.int8(), pa.string()), "text": pa.large_string()}),
+        (
+            CLASSIFICATION | {"labels": ("1", "2"), "input_form": InputForm.PAIR},
+            [{"text": "Zoë", "text_pair": "b", "label": 1}, {"text": "c", "text_pair": "d", "label": 2}],
+            {"label": pa.int16()},
+        ),
+        (
+            CLASSIFICATION | {"labels": ("true", "false")},
+            [{"text": "a", "label": True}, {"text": "b", "label": False}],
+            {},
+        ),
+        (REGRESSION, [{"text": "a", "label": 5}, {"text": "b", "label": -1}], {"label": pa.int64()}),
+        (REGRESSION, [{"text": "a", "label": 0.1}, {"text": "b", "label": 1e30}], {"label": pa.float64()}),
+        (REGRESSION, [{"text": "a", "label": 0.25}, {"text": "b", "label": 2.0}], {"label": pa.float32()}),
+        (
+            BIO,
+            [
+                {"tokens": ["fly", "to", "St.John's"], "tags": ["O", "O", "B-city"]},
+                {"tokens": ["on", "Ash"], "tags": ["O", "B-day"]},
+            ],
+            {"tags": pa.large_list(pa.dictionary(pa.int32(), pa.string()))},
+        ),
+        (PLAIN, [{"tokens": "Rock star sings", "tags": "title lower lower"}], {}),
+    ],
+)
+def test_parquet_is_read_like_json_lines_with_the_same_digests(tmp_path, fields, rows, types):
+    lines, parquet = _json_lines(tmp_path, rows), _parquet(tmp_path, rows, **types)
+    assert load_dataset(_spec(parquet, fields), "dev") == load_dataset(_spec(lines, fields), "dev")
+
+
+def test_a_parquet_table_has_the_digest_of_the_same_table_in_csv(tmp_path):
+    table = _file(tmp_path, "rows.csv", "text,label\nSee you at six,ham\nWIN a phone,spam\n")
+    parquet = _parquet(tmp_path, HAM_AND_SPAM)
+    assert load_dataset(_spec(table, CLASSIFICATION), "dev") == load_dataset(_spec(parquet, CLASSIFICATION), "dev")
+
+
+def test_a_parquet_column_that_no_task_reads_may_be_of_any_type(tmp_path):
+    rows = [{**row, "when": {"year": 2026}, "vector": [[0.5]]} for row in HAM_AND_SPAM]
+    dataset = load_dataset(_spec(_parquet(tmp_path, rows), CLASSIFICATION), "train")
+    assert [example.target for example in dataset.examples] == ["ham", "spam"]
+
+
+_words = st.text("ab.'- é中😀", min_size=1, max_size=6).filter(str.strip)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(_words, _words, st.floats(-1e30, 1e30)), min_size=1, max_size=6))
+def test_any_rows_have_one_digest_in_parquet_and_in_json_lines(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("rows")
+    values = [{"text": text, "text_pair": pair, "label": label} for text, pair, label in rows]
+    fields = REGRESSION | {"input_form": InputForm.PAIR}
+    lines, parquet = _json_lines(folder, values), _parquet(folder, values)
+    assert load_dataset(_spec(parquet, fields), "dev") == load_dataset(_spec(lines, fields), "dev")
+
+
 # --- digests
 
 
@@ -265,6 +334,97 @@ def test_a_pair_task_needs_the_second_text(tmp_path):
     problems = _problems(_spec(_json_lines(tmp_path, rows), CLASSIFICATION | {"input_form": InputForm.PAIR}))
     assert problems[0] == "line 1: 'text_pair' is empty"
     assert problems[1].startswith("line 2: no column 'text_pair'")
+
+
+def test_all_problems_of_a_parquet_file_are_reported_with_their_rows(tmp_path):
+    rows = [
+        {"text": "a", "label": "ham"},
+        {"text": " ", "label": "hamm"},
+        {"text": None, "label": "spam"},
+        {"text": "b", "label": None},
+        {"text": None, "label": "ham"},
+    ]
+    assert _problems(_spec(_parquet(tmp_path, rows), CLASSIFICATION)) == [
+        "row 2: 'text' is empty",
+        "row 2: label 'hamm' is not declared",
+        "rows 3, 5: 'text' is null",
+        "row 4: 'label' is null",
+    ]
+
+
+def test_nulls_in_parquet_lists_are_reported_with_their_rows(tmp_path):
+    rows = [
+        {"tokens": ["to", None], "tags": ["O", "O"]},
+        {"tokens": None, "tags": ["O"]},
+        {"tokens": ["to"], "tags": [None]},
+        {"tokens": [], "tags": []},
+    ]
+    assert _problems(_spec(_parquet(tmp_path, rows), BIO)) == [
+        "row 1: 'tokens' holds something that is not a text",
+        "row 2: 'tokens' is null",
+        "row 3: 'tags' holds null, not a label",
+        "row 4: 'tokens' is empty or holds an empty token",
+    ]
+
+
+def test_a_parquet_column_of_an_unsupported_type_is_reported_once_with_its_type(tmp_path):
+    rows = [{"text": f"text {number}", "label": {"name": "ham", "of": ["ham", "spam"]}} for number in range(5)]
+    (problem,) = _problems(_spec(_parquet(tmp_path, rows), CLASSIFICATION))
+    assert problem == (
+        "rows 1, 2, 3 and 2 more: 'label' is of type struct<name: string, of: list<element: …; "
+        "what can be read is text, numbers, booleans and lists of them"
+    )
+
+
+def test_a_column_that_a_parquet_file_lacks_is_reported_with_those_it_has(tmp_path):
+    path = _parquet(tmp_path, [{"sentence": "a", "idx": 3, "label": "ham"}] * 2)
+    (problem,) = _problems(_spec(path, CLASSIFICATION), "dev")
+    assert problem.startswith("rows 1, 2: no column 'text'; there is 'sentence', 'idx', 'label' (`columns`")
+
+
+def test_what_was_wrong_before_parquet_broke_off_is_reported_with_it(tmp_path):
+    texts = pa.array([f"text {number}" for number in range(9000)])
+    table = pa.table({"text": texts, "label": pa.array(["Ham", *["ham"] * 8999])})
+    path = tmp_path / "rows.parquet"
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(table, path, row_group_size=4500, **options)
+    path.write_bytes(path.read_bytes().replace(b"text 8000", b"tent 8000"))
+    first, second = _problems(_spec(path, CLASSIFICATION))
+    assert first == "row 1: label 'Ham' is not declared"
+    assert second.startswith("cannot be read as Parquet after row ")
+
+
+@pytest.mark.parametrize("write", [_json_lines, _parquet])
+@pytest.mark.parametrize("numbers", [(0, 1), (0.0, 1.0), ("0", "1"), (-1, 7)])
+def test_a_number_is_not_taken_for_the_place_of_a_label(tmp_path, write, numbers):
+    rows = [{"text": "a", "label": numbers[0]}, {"text": "b", "label": numbers[1]}]
+    assert _problems(_spec(write(tmp_path, rows), CLASSIFICATION)) == [
+        f"{'row' if write is _parquet else 'line'} {place}: label '{number}' is not declared: a number is not taken "
+        "for a label's place; write the labels' names into the data, or declare the numbers"
+        for place, number in enumerate(numbers, start=1)
+    ]
+
+
+def test_a_number_is_not_taken_for_the_place_of_a_tag(tmp_path):
+    rows = [{"tokens": ["to", "Oslo"], "tags": [0, 1]}]
+    for path in (_parquet(tmp_path, rows), _json_lines(tmp_path, rows)):
+        problems = _problems(_spec(path, BIO))
+        assert len(problems) == 2
+        assert all("a number is not taken for a label's place" in problem for problem in problems)
+
+
+def test_where_numbers_are_declared_another_is_simply_not(tmp_path):
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": 3}]
+    spec = _spec(_parquet(tmp_path, rows), CLASSIFICATION | {"labels": ("1", "2")})
+    assert _problems(spec) == ["row 2: label '3' is not declared"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_a_parquet_target_that_is_not_finite_is_refused(tmp_path, value):
+    rows = [{"text": "a", "label": value}, {"text": "b", "label": 1.0}]
+    (problem,) = _problems(_spec(_parquet(tmp_path, rows), REGRESSION))
+    assert problem.startswith("row 1: 'label' is ")
+    assert problem.endswith("not a finite number (that fits fp32)")
 
 
 @pytest.mark.parametrize(

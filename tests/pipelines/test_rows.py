@@ -2,13 +2,18 @@ import csv
 import gzip
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.rows import Row, read_rows
+from pipelines.data.fields import OtherType
+from pipelines.data.rows import Row, is_table, place_word, read_rows
 from registry.errors import InvalidInput
 
 
@@ -134,11 +139,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     assert "cannot be read" in _problem(tmp_path / "folder.tsv.gz")
 
 
-@pytest.mark.parametrize("name", ["d.txt", "d.gz", "jsonl", "d.parquet", "d.csv.zip"])
+@pytest.mark.parametrize("name", ["d.txt", "d.gz", "jsonl", "d.parquet.gz", "d.csv.zip"])
 def test_an_unknown_format_is_refused_with_those_that_are_known(tmp_path, name):
     problem = _problem(_written(tmp_path, name, "a\n"))
     assert ".jsonl" in problem
     assert ".tsv" in problem
+    assert ".parquet" in problem
 
 
 def test_an_empty_file_has_no_rows(tmp_path):
@@ -168,3 +174,192 @@ def test_what_the_json_module_writes_is_read_back(tmp_path_factory, objects, asc
     content = "".join(json.dumps(value, ensure_ascii=ascii_only) + "\n" for value in objects)
     path = _written(tmp_path_factory.mktemp("rows"), "d.jsonl", content)
     assert list(read_rows(path)) == [Row(line, values) for line, values in enumerate(objects, start=1)]
+
+
+# --- Parquet
+
+
+def _parquet(folder: Path, columns: dict[str, pa.Array], name: str = "d.parquet", **options) -> Path:
+    path = folder / name
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+TEXTS = ["Zoë's", None, "", "a\nb\u2028c 😀"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    ids=str,
+)
+def test_texts_of_every_layout_are_read(tmp_path, kind):
+    path = _parquet(tmp_path, {"text": pa.array(TEXTS).cast(kind)})
+    assert list(read_rows(path)) == [Row(number, {"text": text}) for number, text in enumerate(TEXTS, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.int8(), [0, -1, None]),
+        (pa.uint64(), [2**63, 1]),
+        (pa.float16(), [0.5, None]),
+        (pa.float32(), [0.25, -1.0]),
+        (pa.float64(), [0.1, 1e300]),
+        (pa.bool_(), [True, False, None]),
+        (pa.null(), [None, None]),
+        (pa.dictionary(pa.int8(), pa.int64()), [3, 4, 3]),
+    ],
+    ids=str,
+)
+def test_numbers_and_booleans_are_those_that_json_would_hold(tmp_path, kind, values):
+    path = _parquet(tmp_path, {"label": pa.array(values, kind)})
+    found = [row.values["label"] for row in read_rows(path)]
+    assert found == values
+    assert json.loads(json.dumps(found)) == values
+    assert [value.__class__ for value in found] == [value.__class__ for value in values]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string()),
+        pa.large_list(pa.large_string()),
+        pa.list_(pa.dictionary(pa.int32(), pa.string())),
+        pa.list_(pa.string(), 2),
+    ],
+    ids=str,
+)
+def test_lists_of_every_layout_are_read(tmp_path, kind):
+    values = [["to", "Oslo"], ["a", "b"]]
+    path = _parquet(tmp_path, {"tokens": pa.array(values, pa.list_(pa.string())).cast(kind)})
+    assert [row.values["tokens"] for row in read_rows(path)] == values
+
+
+def test_lists_may_be_empty_or_null_or_hold_null(tmp_path):
+    values = [[], None, [None, "a"]]
+    path = _parquet(tmp_path, {"tags": pa.array(values, pa.list_(pa.string()))})
+    assert [row.values["tags"] for row in read_rows(path)] == values
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (pa.array([{"a": 1}]), "struct<a: int64>"),
+        (pa.array([b"a"]), "binary"),
+        (pa.array([[["a"]]]), "list<element: list<element: string>>"),
+        (pa.array([0], pa.timestamp("us")), "timestamp[us]"),
+        (pa.array([1], pa.decimal128(5, 2)), "decimal128(5, 2)"),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "map<string, int64 ('more')>"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_column_of_another_type_is_named_and_not_read(tmp_path, values, name):
+    path = _parquet(tmp_path, {"text": pa.array(["a"]), "more": values})
+    (row,) = read_rows(path)
+    assert row.values["text"] == "a"
+    assert row.values["more"] == OtherType(name)
+
+
+def test_only_the_columns_asked_for_are_read(tmp_path):
+    path = _parquet(tmp_path, {"a": pa.array(["1"]), "b": pa.array(["2"]), "a.c": pa.array(["3"])})
+    (row,) = read_rows(path, ["a.c", "z"])
+    assert row.values == {"a": OtherType("string"), "b": OtherType("string"), "a.c": "3"}
+    assert [row.number for row in read_rows(path, ["z"])] == [1]
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd"])
+def test_row_groups_are_read_one_after_the_other(tmp_path, compression):
+    texts = [f"text {number}" for number in range(10_000)]
+    labels = pa.array([text[-1] for text in texts]).dictionary_encode()
+    path = _parquet(tmp_path, {"text": pa.array(texts), "label": labels}, row_group_size=3000, compression=compression)
+    rows = list(read_rows(path))
+    assert [row.values["text"] for row in rows] == texts
+    assert [row.number for row in rows] == list(range(1, 10_001))
+    assert rows[-1].values["label"] == "9"
+    assert next(read_rows(path)) == Row(1, {"text": "text 0", "label": "0"})
+
+
+def test_a_parquet_file_of_no_rows_has_none(tmp_path):
+    assert list(read_rows(_parquet(tmp_path, {"text": pa.array([], pa.string())}))) == []
+
+
+def test_names_tell_parquet_and_what_its_numbers_count(tmp_path):
+    assert is_table(Path("a.PARQUET"))
+    assert not is_table(Path("a.parquet.gz"))
+    assert (place_word(Path("a.parquet")), place_word(Path("a.jsonl.gz"))) == ("row", "line")
+
+
+def test_what_is_not_parquet_is_refused(tmp_path):
+    whole = _parquet(tmp_path, {"text": pa.array([str(number) for number in range(1000)])}).read_bytes()
+    for content in (b"", b"text\na\n", whole[:-1], whole[: len(whole) // 2], whole[4:], b"PAR1" + bytes(60) + b"PAR1"):
+        assert _problem(_written(tmp_path, "e.parquet", content)).startswith("cannot be read as Parquet: ")
+    assert _problem(tmp_path / "missing.parquet") == "the file does not exist"
+    (tmp_path / "folder.parquet").mkdir()
+    assert _problem(tmp_path / "folder.parquet") == "cannot be read as Parquet: Is a directory"
+
+
+def test_a_page_that_was_changed_is_found_after_what_was_read_before_it(tmp_path):
+    texts = [f"text {number}" for number in range(9000)]
+    path = _parquet(
+        tmp_path,
+        {"text": pa.array(texts)},
+        row_group_size=4500,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
+    content = path.read_bytes()
+    place = content.index(b"text 8000")
+    path.write_bytes(content[:place] + b"tent" + content[place + 4 :])
+    read = []
+    with pytest.raises(InvalidInput, match=r"cannot be read as Parquet after row \d+: .*checksum"):
+        read.extend(row.values["text"] for row in read_rows(path))
+    assert 4000 < len(read) < 8000
+    assert read == texts[: len(read)]
+
+
+def test_a_text_that_is_not_utf8_is_refused(tmp_path):
+    offsets, data = (2).to_bytes(4, "little"), pa.py_buffer(b"\xff\xfe")
+    text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(bytes(4) + offsets), data])
+    assert _problem(_parquet(tmp_path, {"text": text})) == "a text after row 0 is not UTF-8"
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    schema = pa.schema([("a", pa.string()), ("b", pa.string()), ("a", pa.string())])
+    table = pa.Table.from_arrays([pa.array(["x"])] * 3, schema=schema)
+    pq.write_table(table, tmp_path / "d.parquet")
+    assert _problem(tmp_path / "d.parquet") == "it has two columns of a name: 'a'"
+
+
+def test_parquet_is_imported_only_where_such_a_file_is_read():
+    code = "import sys, pipelines.data.rows; sys.exit('pyarrow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+_PLAIN = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+_COLUMNS = {
+    "text": (pa.string(), _PLAIN),
+    "label": (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
+    "score": (pa.float64(), st.floats(allow_nan=False)),
+    "right": (pa.bool_(), st.booleans()),
+    "tokens": (pa.list_(pa.string()), st.lists(st.none() | _PLAIN, max_size=3)),
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries({name: st.none() | values for name, (_, values) in _COLUMNS.items()}),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(1, 3),
+)
+def test_rows_are_the_same_in_json_lines_and_in_parquet(tmp_path_factory, rows, group):
+    folder = tmp_path_factory.mktemp("rows")
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, (kind, _) in _COLUMNS.items()}
+    parquet = _parquet(folder, columns, row_group_size=group)
+    lines = _written(folder, "d.jsonl", "".join(json.dumps(row.values) + "\n" for row in read_rows(parquet)))
+    assert list(read_rows(parquet)) == list(read_rows(lines))
+    assert [row.values for row in read_rows(parquet)] == rows
