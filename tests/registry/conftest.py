@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,10 +40,11 @@ def store(tmp_path: Path) -> LocalArtifactStore:
     return LocalArtifactStore(tmp_path / "artifacts")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def backend(request: pytest.FixtureRequest) -> str:
     """The kind of database that the test runs on: every test that uses one runs on both."""
-    return request.param
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture(scope="session")
@@ -61,21 +63,39 @@ def empty_postgresql_template(postgresql: PostgresqlServer) -> str:
     return name
 
 
+Copy = Callable[[str, Path], AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def copied(backend: str, request: pytest.FixtureRequest) -> Copy:
+    """Makes a database with some content ("nothing", "empty", "populated"), in a folder where it needs one; gives its
+    URL, and drops it afterwards."""
+
+    @contextmanager
+    def copy(content: str, folder: Path) -> Iterator[str]:
+        if backend == "sqlite":
+            if content != "nothing":
+                shutil.copy(request.getfixturevalue(f"{content}_database_file"), folder / "registry.db")
+            yield f"sqlite:///{folder / 'registry.db'}"
+        else:
+            server: PostgresqlServer = request.getfixturevalue("postgresql")
+            is_copy = content != "nothing"
+            name = server.create(
+                template=request.getfixturevalue(f"{content}_postgresql_template") if is_copy else "template0"
+            )
+            yield server.url(name)
+            server.drop(name)
+
+    return copy
+
+
 @pytest.fixture
-def database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def database_url(copied: Copy, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the test's database is. Nothing is in it unless the test also asks for `database` or `registry`."""
-    wanted = {"database": "empty", "registry": "populated"}
-    content = next((wanted[name] for name in ("registry", "database") if name in request.fixturenames), None)
-    if backend == "sqlite":
-        if content is not None:
-            shutil.copy(request.getfixturevalue(f"{content}_database_file"), tmp_path / "registry.db")
-        yield f"sqlite:///{tmp_path / 'registry.db'}"
-    else:
-        server: PostgresqlServer = request.getfixturevalue("postgresql")
-        template = "template0" if content is None else request.getfixturevalue(f"{content}_postgresql_template")
-        name = server.create(template=template)
-        yield server.url(name)
-        server.drop(name)
+    contents = {"registry": "populated", "database": "empty"}
+    content = next((contents[name] for name in contents if name in request.fixturenames), "nothing")
+    with copied(content, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

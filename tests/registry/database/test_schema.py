@@ -1,15 +1,17 @@
 """The invariants, shown to be kept by the database itself: rows are written past every service."""
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, inspect, select, update
+from sqlalchemy import delete, func, inspect, select, text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from registry.database.columns import json_text
 from registry.database.engine import Database
-from registry.database.schema import Schema
+from registry.database.schema import AuditEventRow, IdempotencyKeyRow, Schema
 from registry.domain.records import VersionKind
 from registry.domain.references import VersionReference
 from registry.services.aliases import promote
@@ -30,7 +32,8 @@ FRESH: dict[str, dict[str, Any]] = {
     "alias_moves": {"id": 100},
     "releases": {"id": 100, "number": 50, "manifest": "f" * 64},
     "release_members": {"task_id": 2},
-    "audit_events": {"id": 100},
+    "audit_events": {"id": 100, "hash": "f" * 64},
+    "idempotency_keys": {"key": "fresh"},
 }
 """What turns a copy of each table's last row into another row that is allowed."""
 
@@ -111,7 +114,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "release_members.fk_release_members_release_id": {"release_id": 9},
     "release_members.fk_release_members_task_id": {"task_id": 9},
     "release_members.fk_release_members_version_of_same_task": {"version_number": 3},
+    "audit_events.uq_audit_events_hash": {"hash": "e" * 64},
     "audit_events.ck_audit_events_actor_not_empty": {"actor": ""},
+    "audit_events.ck_audit_events_hash_is_digest": {"hash": SHORT},
+    "idempotency_keys.pk_idempotency_keys": {"key": "used"},
+    "idempotency_keys.ck_idempotency_keys_request_is_digest": {"request": SHORT},
 }
 """Constraint -> what of a fresh row it refuses."""
 
@@ -129,17 +136,33 @@ NEVER_ALONE = {
 }
 
 
-@pytest.fixture
-def connection(registry: Database, new_version: Any, new_release: Any, change: dict[str, Any]) -> Iterator[Connection]:
+@pytest.fixture(scope="module")
+def filled(
+    copied: Any, tmp_path_factory: pytest.TempPathFactory, new_version: Any, new_release: Any, change: dict[str, Any]
+) -> Iterator[Database]:
     """rte has versions 1, 2 and the student 3; sst has 1 and 2; rte@champion went from 1 to 2; r1 holds rte/1."""
-    with registry.write() as session:
-        for task, trial in (("rte", "one"), ("rte", "two"), ("sst", "one"), ("sst", "two")):
-            register_version(session, new_version(task, trial=trial), **change)
-        student = {"kind": VersionKind.STUDENT, "teacher": 1, "trial_key": "trial of rte"}
-        register_version(session, new_version("rte", **student), **change)
-        for number in (1, 2):
-            promote(session, VersionReference(task="rte", number=number), "champion", expect=None, **change)
-        register_release(session, new_release(manifest="a" * 64), **change)
+    with copied("populated", tmp_path_factory.mktemp("filled")) as url:
+        database = Database.open(url)
+        with database.write() as session:
+            for task, trial in (("rte", "one"), ("rte", "two"), ("sst", "one"), ("sst", "two")):
+                register_version(session, new_version(task, trial=trial), **change)
+            student = {"kind": VersionKind.STUDENT, "teacher": 1, "trial_key": "trial of rte"}
+            register_version(session, new_version("rte", **student), **change)
+            for number in (1, 2):
+                promote(session, VersionReference(task="rte", number=number), "champion", expect=None, **change)
+            register_release(session, new_release(manifest="a" * 64), **change)
+            used = {"key": "used", "action": "team.create", "request": "b" * 64, "result": {}}
+            session.add(IdempotencyKeyRow(**used, actor="ann", created_at=change["at"]))
+            event = {"id": 99, "actor": "ann", "action": "x", "object": "y", "hash": "e" * 64}
+            session.add(AuditEventRow(**event, occurred_at=change["at"]))
+        yield database
+        database.close()
+
+
+@pytest.fixture
+def connection(filled: Database) -> Iterator[Connection]:
+    """A transaction for writing that is undone at the end."""
+    with filled.write() as session:
         yield session.connection()
         session.rollback()
 
@@ -152,21 +175,17 @@ def fresh_row(connection: Connection, table: str) -> dict[str, Any]:
 
 def write(connection: Connection, table: str, row: dict[str, Any]) -> None:
     """Writes the row with its values as they are, so that even what the column types would refuse arrives."""
-    names = ", ".join(row)
+    values = {name: json_text(value) if isinstance(value, dict) else value for name, value in row.items()}
+    on_sqlite = connection.dialect.name == "sqlite"
+    values |= {name: str(value) for name, value in row.items() if on_sqlite and isinstance(value, date)}
     places = ", ".join(f":{name}" for name in row)
-    processors = {
-        name: TABLES[table].c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
-        for name in row
-    }
-    values = {
-        name: value if isinstance(value, str | int | None) or (process := processors[name]) is None else process(value)
-        for name, value in row.items()
-    }
-    connection.exec_driver_sql(f"INSERT INTO {table} ({names}) VALUES ({places})", values)  # noqa: S608
+    connection.execute(text(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})"), values)  # noqa: S608
 
 
 def broken(connection: Connection, table: str, error: IntegrityError, row: dict[str, Any]) -> set[str]:
     """The names of the constraints that refused the row."""
+    if connection.dialect.name == "postgresql":
+        return broken_on_postgresql(connection, table, error, row)
     message = str(error.orig)
     if message.startswith("CHECK constraint failed: "):
         return {message.removeprefix("CHECK constraint failed: ")}
@@ -186,6 +205,24 @@ def broken(connection: Connection, table: str, error: IntegrityError, row: dict[
         columns_of.setdefault(part[0], []).append(part[3])
     names = {tuple(key["constrained_columns"]): str(key["name"]) for key in inspector.get_foreign_keys(table)}
     return {names[tuple(columns_of[number])] for number in dangling}
+
+
+def broken_on_postgresql(
+    connection: Connection, table: str, error: IntegrityError | None, row: dict[str, Any]
+) -> set[str]:
+    """PostgreSQL names one constraint at a time: that one is dropped, and the row written again."""
+    names = set()
+    while error is not None:
+        name = error.orig.diag.constraint_name  # type: ignore[union-attr]
+        names.add(name)
+        connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {name} CASCADE"))
+        try:
+            with connection.begin_nested():
+                write(connection, table, row)
+            error = None
+        except IntegrityError as another:
+            error = another
+    return names
 
 
 @pytest.mark.parametrize("table", FRESH)
@@ -219,18 +256,39 @@ def test_every_constraint_is_shown_to_refuse_something(connection: Connection) -
     assert FRESH.keys() == TABLES.keys()
 
 
-@pytest.mark.parametrize(
-    "table", ["teams", "backbones", "backbone_prefixes", "tasks", "spec_revisions", "versions", "releases"]
-)
+REFERRED_TO = ["teams", "backbones", "backbone_prefixes", "tasks", "releases"]
+KEPT = ["audit_events", "alias_moves", "versions", "spec_revisions"]
+_DANGLING = "FOREIGN KEY constraint failed|violates (RESTRICT setting of )?foreign key constraint"
+
+
+@pytest.mark.parametrize("table", REFERRED_TO)
 def test_nothing_is_deleted_while_anything_refers_to_it(connection: Connection, table: str) -> None:
-    with pytest.raises(IntegrityError, match="FOREIGN KEY constraint failed"):
+    with pytest.raises(IntegrityError, match=_DANGLING):
         connection.execute(delete(TABLES[table]))
 
 
 def test_a_prefix_cannot_change_under_its_versions(connection: Connection) -> None:
     prefixes = TABLES["backbone_prefixes"]
-    with pytest.raises(IntegrityError, match="FOREIGN KEY constraint failed"):
+    with pytest.raises(IntegrityError, match=_DANGLING):
         connection.execute(update(prefixes).where(prefixes.c.depth == 2).values(prefix_digest="f" * 64))
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_what_is_only_ever_added_is_neither_changed_nor_deleted(connection: Connection, table: str) -> None:
+    last = select(func.max(TABLES[table].c.id)).scalar_subquery()
+    statements: list[Any] = [delete(TABLES[table]), delete(TABLES[table]).where(TABLES[table].c.id == last)]
+    statements += [update(TABLES[table]).values({column.name: column}) for column in TABLES[table].columns]
+    if connection.dialect.name == "postgresql":
+        statements.append(text(f"TRUNCATE {table} CASCADE"))
+    else:
+        statements.append(text(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}"))  # noqa: S608
+        statements.append(text(f"UPDATE OR REPLACE {table} SET id = 1"))  # noqa: S608
+    for statement in statements:
+        with (
+            pytest.raises(IntegrityError, match=f"rows of {table} are never changed or deleted"),
+            connection.begin_nested(),
+        ):
+            connection.execute(statement)
 
 
 def test_only_what_may_be_unknown_may_be_null(connection: Connection) -> None:

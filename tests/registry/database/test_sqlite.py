@@ -21,7 +21,7 @@ AT = datetime(2026, 5, 1, tzinfo=UTC)
 SCHEMA_VERSION = table(VERSION_TABLE, column("version_num"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def backend() -> str:
     return "sqlite"
 
