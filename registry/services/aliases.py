@@ -31,6 +31,9 @@ def promote(
 ) -> AliasMove:
     """Points the alias at the version; where it points there already, returns the move that brought it there.
 
+    A caller who was cut off before the answer came may ask again: when the last move is the one that is asked for, by
+    the same actor, it counts as this one.
+
     Raises:
         NotFound: there is no such task or version.
         NotAllowed: the task is retired.
@@ -42,9 +45,12 @@ def promote(
     refuse_if_retired(task, "no promotions")
     find_version(session, task, reference.number)
     row = _find_alias(session, task, alias)
-    _check_expectation(task, alias, row, expect)
     if row is not None and row.version_number == reference.number:
-        return _record(_last_move(session, task, alias), task.name)
+        last = _last_move(session, task, alias)
+        if not _is_repeated(last, MoveKind.PROMOTE, expect, actor):
+            _check_expectation(task, alias, row, expect)
+        return _record(last, task.name)
+    _check_expectation(task, alias, row, expect)
     return _move(session, task, alias, row, MoveKind.PROMOTE, reference.number, actor=actor, at=at)
 
 
@@ -52,6 +58,8 @@ def rollback(
     session: Session, task: str, alias: str, *, expect: Expectation = None, actor: str, at: datetime
 ) -> AliasMove:
     """Points the alias at the version that it had before the promotion in force; again goes one further back.
+
+    With an expectation, it may be asked for again as `promote` may: that does not go back twice.
 
     Raises:
         NotFound: there is no such task or alias.
@@ -63,6 +71,10 @@ def rollback(
     owner = lock_task(session, task)
     refuse_if_retired(owner, "no rollbacks")
     row = _find_alias(session, owner, alias)
+    if row is not None and expect is not None:
+        last = _last_move(session, owner, alias)
+        if _is_repeated(last, MoveKind.ROLLBACK, expect, actor):
+            return _record(last, owner.name)
     _check_expectation(owner, alias, row, expect)
     if row is None:
         raise NotFound(f"task {task} has no alias {alias!r}: `trunkline task show {task}` lists them")
@@ -107,6 +119,12 @@ def _check_expectation(task: TaskRow, alias: str, row: AliasRow | None, expect: 
             f"{task.name}@{alias} is {there}, but was expected {expected}: somebody moved it first; "
             f"look at `trunkline task history {task.name}`, then decide again"
         )
+
+
+def _is_repeated(last: AliasMoveRow, kind: MoveKind, expect: Expectation, actor: str) -> bool:
+    """Whether the last move is the one that the same actor asks for now."""
+    expected = expect.number if isinstance(expect, VersionReference) else None
+    return (last.kind, last.from_version, last.actor) == (kind, expected, actor)
 
 
 def _move(

@@ -208,3 +208,21 @@ def test_the_journal_replays_to_the_alias_table_now_and_at_every_moment(trained:
             last = [version for name, at, version in told if name == alias and at <= moment][-1]
             assert aliases_at(session, "rte", moment)[alias] == last
         session.rollback()
+
+
+def test_whoever_was_cut_off_before_the_answer_may_ask_for_the_same_move_again(trained: Database) -> None:
+    ann: dict[str, Any]
+    eve: dict[str, Any]
+    ann, eve = {"actor": "ann", "at": day(1)}, {"actor": "eve", "at": day(1)}
+    with trained.write() as session:
+        first = promote(session, rte(1), "champion", expect="none", **ann)
+        assert promote(session, rte(1), "champion", expect="none", **ann) == first
+        second = promote(session, rte(2), "champion", expect=rte(1), **ann)
+        assert promote(session, rte(2), "champion", expect=rte(1), **ann) == second
+        with pytest.raises(LostRace):
+            promote(session, rte(2), "champion", expect=rte(1), **eve)
+        back = rollback(session, "rte", "champion", expect=rte(2), **ann)
+        assert rollback(session, "rte", "champion", expect=rte(2), **ann) == back
+        with pytest.raises(LostRace):
+            rollback(session, "rte", "champion", expect=rte(2), **eve)
+        assert len(history(session, "rte")) == 3
