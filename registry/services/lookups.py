@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import CTE, Integer, String, column, select, values
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -46,6 +46,18 @@ def lock_tasks(session: Session, names: Collection[str]) -> list[TaskRow]:
     for missing in sorted(set(names) - {row.name for row in rows}):
         find_task(session, missing)  # raises what says why
     return rows
+
+
+def wanted_pairs(pairs: Collection[tuple[str, str | int]] | Collection[tuple[int, int]]) -> CTE:
+    """Pairs (at least one) as a table of columns `first` and `second`, to join with.
+
+    SQLite would read a whole table to compare two of its columns with a list of pairs; joined, it uses their index.
+    """
+    columns = (
+        column(name, String() if isinstance(value, str) else Integer())
+        for name, value in zip(("first", "second"), next(iter(pairs)), strict=True)
+    )
+    return values(*columns, name="wanted").data(sorted(pairs)).cte("wanted")
 
 
 def find_version(session: Session, task: TaskRow, number: int) -> VersionRow:

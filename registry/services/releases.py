@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from registry.database.schema import (
@@ -26,7 +26,7 @@ from registry.errors import NotAllowed, NotFound, UsageError
 from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.backbones import list_backbones
-from registry.services.lookups import find_backbone, find_task, find_version, lock_tasks
+from registry.services.lookups import find_backbone, find_task, find_version, lock_tasks, wanted_pairs
 from registry.services.versions import get_version, versions_with_alias
 
 _NUMBER = re.compile(r"r(?P<number>[1-9][0-9]{0,8})")
@@ -46,14 +46,16 @@ def members_of(session: Session, versions: Sequence[Version]) -> list[Member]:
     Raises:
         NotAllowed: tasks of them are retired.
     """
+    if not versions:
+        return []
     names = {version.task for version in versions}
     retired = session.scalars(select(TaskRow.name).where(TaskRow.name.in_(names), TaskRow.state == TaskState.RETIRED))
     _refuse_retired(retired.all())
-    wanted = {(version.task, version.spec_revision) for version in versions}
+    wanted = wanted_pairs({(version.task, version.spec_revision) for version in versions})
     definitions = session.execute(
         select(TaskRow.name, SpecRevisionRow.number, SpecRevisionRow.definition)
         .join(TaskRow, TaskRow.id == SpecRevisionRow.task_id)
-        .where(tuple_(TaskRow.name, SpecRevisionRow.number).in_(wanted))
+        .join(wanted, (wanted.c.first == TaskRow.name) & (wanted.c.second == SpecRevisionRow.number))
     )
     specs = {(task, number): TaskSpec.model_validate(definition) for task, number, definition in definitions}
     trained_on = {b.name: b for b in list_backbones(session, names={version.backbone for version in versions})}
@@ -225,13 +227,9 @@ def _members(session: Session, new: NewRelease) -> list[tuple[int, int]]:
     """(task, version number) of each member, by the task's name."""
     tasks = lock_tasks(session, new.tasks)
     members = [(task.id, new.tasks[task.name]) for task in tasks]
-    there = set(
-        session.execute(
-            select(VersionRow.task_id, VersionRow.number).where(
-                tuple_(VersionRow.task_id, VersionRow.number).in_(members)
-            )
-        )
-    )
+    wanted = wanted_pairs(members)
+    on = (wanted.c.first == VersionRow.task_id) & (wanted.c.second == VersionRow.number)
+    there = set(session.execute(select(VersionRow.task_id, VersionRow.number).join(wanted, on)))
     for task, member in zip(tasks, members, strict=True):
         if member not in there:
             get_version(session, VersionReference(task=task.name, number=member[1]))  # raises what it always raises

@@ -1,9 +1,9 @@
 """Versions: immutable, numbered without gaps by a counter on the task's row, each bound to a backbone's prefix."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from registry.database.schema import AliasRow, BackboneRow, SpecRevisionRow, TaskRow, VersionRow
@@ -15,7 +15,14 @@ from registry.errors import InvalidInput, NotFound
 from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.backbones import record_of
-from registry.services.lookups import find_backbone, find_task, find_version, lock_task, refuse_if_retired
+from registry.services.lookups import (
+    find_backbone,
+    find_task,
+    find_version,
+    lock_task,
+    refuse_if_retired,
+    wanted_pairs,
+)
 
 
 def register_version(session: Session, new: NewVersion, *, actor: str, at: datetime) -> Version:
@@ -67,17 +74,9 @@ def get_version(session: Session, reference: VersionReference | AliasReference) 
 def get_versions(session: Session, references: Sequence[VersionReference | AliasReference]) -> list[Version]:
     """The versions that are referred to, in this order, by two queries; raises what `get_version` raises."""
     numbers = {(one.task, one.number) for one in references if isinstance(one, VersionReference)}
-    wanted = [(one.task, one.alias) for one in references if isinstance(one, AliasReference)]
-    named = {
-        (task, alias): (task, number)
-        for task, alias, number in session.execute(
-            select(TaskRow.name, AliasRow.name, AliasRow.version_number)
-            .join(TaskRow, TaskRow.id == AliasRow.task_id)
-            .where(tuple_(TaskRow.name, AliasRow.name).in_(wanted))
-        )
-    }
-    query = _with_names().where(tuple_(TaskRow.name, VersionRow.number).in_(numbers.union(named.values())))
-    found = {(version.task, version.number): version for version in _records(session, query)}
+    aliases = {(one.task, one.alias) for one in references if isinstance(one, AliasReference)}
+    named = _numbers_named(session, aliases)
+    found = _numbered(session, numbers.union(named.values()))
 
     def version(reference: VersionReference | AliasReference) -> Version:
         if isinstance(reference, AliasReference):
@@ -120,6 +119,28 @@ def versions_with_alias(session: Session, alias: str) -> list[Version]:
         AliasRow, (AliasRow.task_id == VersionRow.task_id) & (AliasRow.version_number == VersionRow.number)
     )
     return _records(session, query.where(AliasRow.name == alias).order_by(TaskRow.name))
+
+
+def _numbers_named(session: Session, aliases: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
+    """(task, alias) -> (task, number), of those that there are."""
+    if not aliases:
+        return {}
+    wanted = wanted_pairs(aliases)
+    query = (
+        select(TaskRow.name, AliasRow.name, AliasRow.version_number)
+        .join(TaskRow, TaskRow.id == AliasRow.task_id)
+        .join(wanted, (wanted.c.first == TaskRow.name) & (wanted.c.second == AliasRow.name))
+    )
+    return {(task, alias): (task, number) for task, alias, number in session.execute(query)}
+
+
+def _numbered(session: Session, numbers: Collection[tuple[str, int]]) -> dict[tuple[str, int], Version]:
+    """(task, number) -> version, of those that there are."""
+    if not numbers:
+        return {}
+    wanted = wanted_pairs(numbers)
+    query = _with_names().join(wanted, (wanted.c.first == TaskRow.name) & (wanted.c.second == VersionRow.number))
+    return {(version.task, version.number): version for version in _records(session, query)}
 
 
 def _problems(session: Session, task: TaskRow, owner: BackboneRow, new: NewVersion) -> list[str]:
