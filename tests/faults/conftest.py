@@ -39,7 +39,7 @@ class Registry:
     environ: dict[str, str] = field(default_factory=dict)
     minute: int = 0
 
-    def run(self, *arguments: object, kill_at: tuple[str, int] | None = None) -> Ended:
+    def run(self, *arguments: object, kill_at: tuple[str, int] | None = None, largest_file: int | None = None) -> Ended:
         self.minute += 1
         job = {
             "arguments": [str(argument) for argument in arguments],
@@ -47,6 +47,7 @@ class Registry:
             "cwd": str(self.folder),
             "minute": self.minute,
             "kill_at": kill_at,
+            "largest_file": largest_file,
         }
         return Ended(**self.ask(job))
 

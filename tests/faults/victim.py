@@ -1,11 +1,13 @@
 """Runs commands in processes of its own that can be killed at named places. Torch is imported once, then forked.
 
-One JSON job a line on stdin: {"arguments", "environ", "cwd", "minute", "kill_at": null or [place, occurrence]}.
+One JSON job a line on stdin: {"arguments", "environ", "cwd", "minute", "kill_at": null or [place, occurrence],
+"largest_file": null or bytes, at which a write fails as on a full disk}.
 One JSON answer a line on stdout: {"status": exit code or minus the signal, "out", "err", "places": those reached}.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -36,6 +38,9 @@ def run(job: dict, places: Path) -> int:
 
     readings = iter(range(1, 1000))
     start = FIRST_MINUTE + timedelta(minutes=job["minute"])
+    if job["largest_file"] is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], job["largest_file"]))
     fault_points.arm(on_reached)
     torch.set_num_threads(1)
     return main(
