@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
 
 import boto3
 import pytest
@@ -105,37 +106,37 @@ class Answer(NamedTuple):
     body: bytes
 
 
-Fault = Callable[["_Exchange"], None]
+Fault = Callable[["Exchange"], None]
 
 
 def answers(status: int, code: str) -> Fault:
     """The request is not done: the server says that it failed."""
-    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>in this test</Message></Error>".encode()
-    return lambda exchange: exchange.send(Answer(status, {"Content-Type": "application/xml"}, body))
+    body = f"<?xml version='1.0'?><Error><Code>{escape(code)}</Code><Message>in this test</Message></Error>"
+    return lambda exchange: exchange.say(status, body)
 
 
-def cut_before_the_request(exchange: "_Exchange") -> None:
+def cut_before_the_request(exchange: "Exchange") -> None:
     exchange.cut()
 
 
-def cut_before_the_answer(exchange: "_Exchange") -> None:
+def cut_before_the_answer(exchange: "Exchange") -> None:
     """The request is done, but nobody hears of it."""
     exchange.forward()
     exchange.cut()
 
 
-def cut_in_the_answer(exchange: "_Exchange") -> None:
+def cut_in_the_answer(exchange: "Exchange") -> None:
     answer = exchange.forward()
     exchange.send(answer, only=len(answer.body) // 2)
     exchange.cut()
 
 
-def wrong_bytes(exchange: "_Exchange") -> None:
+def wrong_bytes(exchange: "Exchange") -> None:
     answer = exchange.forward()
     exchange.send(answer._replace(body=bytes([answer.body[0] ^ 1]) + answer.body[1:] if answer.body else b""))
 
 
-def silence(exchange: "_Exchange") -> None:
+def silence(exchange: "Exchange") -> None:
     exchange.wait()
     exchange.cut()
 
@@ -159,11 +160,11 @@ class FaultyProxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._listener.server_port}"
 
-    def methods(self) -> list[str]:
-        """Of the requests since this was asked last."""
-        methods = [request.method for request in self.requests]
+    def sizes(self) -> list[tuple[str, int]]:
+        """Method and size of the body of each request since this was asked last."""
+        sizes = [(request.method, request.size) for request in self.requests]
         self.requests.clear()
-        return methods
+        return sizes
 
     def fail(
         self, fault: Fault, *, times: int = sys.maxsize, suffers: Callable[[Request], bool] = lambda request: True
@@ -205,7 +206,7 @@ class FaultyProxy:
             def _serve(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 request = Request(self.command, self.path, len(body))
-                exchange = _Exchange(self, body, proxy._server, proxy._mended)
+                exchange = Exchange(self, body, proxy._server, proxy._mended)
                 fault = proxy._next_fault(request)
                 proxy.on_request(request)
                 if fault is None:
@@ -221,7 +222,7 @@ class FaultyProxy:
         return Handler
 
 
-class _Exchange:
+class Exchange:
     """One request, and the way to its sender."""
 
     def __init__(self, handler: BaseHTTPRequestHandler, body: bytes, server: str, mended: threading.Event) -> None:
@@ -230,11 +231,12 @@ class _Exchange:
         self._server = server
         self._mended = mended
 
-    def forward(self) -> Answer:
+    def forward(self, body: bytes | None = None) -> Answer:
+        """Asks the server, with the request's own body or another of the same length."""
         headers = {name: value for name, value in self._handler.headers.items() if name.lower() != "expect"}
         connection = HTTPConnection(self._server, timeout=30)
         try:
-            connection.request(self._handler.command, self._handler.path, self._body, headers)
+            connection.request(self._handler.command, self._handler.path, self._body if body is None else body, headers)
             response = connection.getresponse()
             return Answer(response.status, dict(response.getheaders()), response.read())
         finally:
@@ -253,6 +255,9 @@ class _Exchange:
         self._handler.end_headers()
         if self._handler.command != "HEAD":
             self._handler.wfile.write(answer.body[:only])
+
+    def say(self, status: int, xml: str) -> None:
+        self.send(Answer(status, {"Content-Type": "application/xml"}, xml.encode()))
 
     def wait(self) -> None:
         """Until the fault ends, or nobody can be waiting any more."""

@@ -58,7 +58,8 @@ class BlobCache:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
             except FileNotFoundError:
                 return None
-        return path if found == digest else None
+            # Whoever makes room may have looked at it just before it was used.
+            return path if found == digest and path.exists() else None
 
     def add(self, digest: str, chunks: Iterable[bytes]) -> Path | None:
         """Keeps a copy of these bytes; None, and nothing kept, when they do not have this digest.
@@ -93,11 +94,17 @@ class BlobCache:
         for copy in copies:
             if held <= self._limit:
                 break
-            # Not only its past: a clock that was set back must not make copies immortal.
-            if abs(now - copy.used) > _IN_USE_SECONDS:
+            if not self._is_in_use(copy.path, now):
                 copy.path.unlink(missing_ok=True)
                 held -= copy.size
                 reached("cache.dropped")
+
+    @staticmethod
+    def _is_in_use(path: Path, now: float) -> bool:
+        with suppress(FileNotFoundError):
+            # Not only its past: a clock that was set back must not make copies immortal.
+            return abs(now - path.stat().st_mtime) <= _IN_USE_SECONDS
+        return False
 
     @contextmanager
     def _using(self, how: str) -> Iterator[None]:

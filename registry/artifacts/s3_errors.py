@@ -13,7 +13,10 @@ from registry.errors import StorageError
 
 _ROOT = "TRUNKLINE_ARTIFACT_ROOT"
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
-_REGION = ("the bucket is in another region than the one asked", "set AWS_DEFAULT_REGION to the bucket's")
+_REGION = (
+    "the server sends the request elsewhere",
+    "set AWS_DEFAULT_REGION to the bucket's region, or write AWS_ENDPOINT_URL as the server wants it (https://)",
+)
 _REFUSED = ("the credentials are refused", _CREDENTIALS)
 _EXPIRED = ("the credentials have expired", "renew them (`aws sso login`, or new AWS_* variables)")
 _FULL = ("the server has no space left", "free some there, then run the command again")
@@ -86,6 +89,9 @@ def translated(action: str, *, needs: str, endpoint: str) -> Iterator[None]:
     except ClientError as error:
         reason, remedy = _answered(error, needs)
         raise StorageError(f"cannot {action}: {reason}; {remedy}") from error
+    except RecursionError:
+        # Whoever asks botocore where a bucket is, and is sent on without a word, asks again. For ever.
+        raise StorageError(f"cannot {action}: {'; '.join(_REGION)}") from None
     except ResponseParserError as error:
         raise StorageError(
             f"cannot {action}: {endpoint} does not answer as S3 does; check AWS_ENDPOINT_URL, and any proxy before it"
@@ -111,7 +117,9 @@ def _answered(error: ClientError, needs: str) -> tuple[str, str]:
         return f"access denied ({shown})", f"give the account {needs} there, or use another AWS_PROFILE"
     if status >= 500 or status == 429 or code in _THROTTLED:
         times = answer.get("RetryAttempts", 0) + 1
-        return f"the server answered {shown}, {times} times", "it is down or overloaded: run the command again later"
+        return f"the server answered {shown}, {times} times", (
+            "it is down, overloaded or no S3: run the command again later, or check AWS_ENDPOINT_URL"
+        )
     if code == "400":  # an answer without a body, which could say more
         return "the request is refused (400)", _CREDENTIALS
     return f"the server answered {shown}", f"check that {_ROOT} and AWS_ENDPOINT_URL name an S3 bucket"

@@ -2,12 +2,12 @@
 
 import re
 from typing import NamedTuple, Self
-from urllib.parse import urlsplit
 
 from registry.errors import UsageError
 
 _SCHEME = "s3://"
 _BUCKET = re.compile(r"(?!.*\.\.)(?!.*\.-)(?!.*-\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_QUERY = re.compile("[?#]")
 _ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _PREFIX_PART = re.compile(r"[A-Za-z0-9!_.*'()=+,-]+")
 _LONGEST_PREFIX = 512
@@ -24,19 +24,21 @@ class S3Location(NamedTuple):
         """Raises UsageError, with all problems of the URL, and without what could be a password in it."""
         if not url.startswith(_SCHEME):
             raise UsageError(f"artifact root: an S3 root begins with {_SCHEME}, as in s3://bucket/prefix")
-        parts = urlsplit(url)
-        bucket, prefix = parts.netloc.rpartition("@")[2], parts.path.removeprefix("/").removesuffix("/")
+        _, at, root = _QUERY.split(url.removeprefix(_SCHEME), maxsplit=1)[0].rpartition("@")
+        bucket, _, path = root.partition("/")
+        prefix = path.removesuffix("/")
         problems = []
-        if "@" in parts.netloc:
+        if at:
             problems.append(
                 "holds credentials: leave them out, they are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or from AWS_PROFILE"
             )
-        if parts.query or parts.fragment or url.endswith(("?", "#")):
+        if _QUERY.search(url):
             problems.append("has something after a '?' or '#', and a root has neither")
         problems += _bucket_problems(bucket) + _prefix_problems(prefix)
         if problems:
-            raise UsageError(f"artifact root {_SCHEME}{bucket}{parts.path}: {'; '.join(problems)}")
+            shown = "…" if ":" in bucket else f"{bucket}/{path}"
+            raise UsageError(f"artifact root {_SCHEME}{shown}: {'; '.join(problems)}")
         return cls(bucket, prefix)
 
     @property
@@ -51,10 +53,11 @@ class S3Location(NamedTuple):
 def _bucket_problems(bucket: str) -> list[str]:
     if not bucket:
         return ["names no bucket: write s3://bucket/prefix"]
-    if _BUCKET.fullmatch(bucket) and not _ADDRESS.fullmatch(bucket):
-        return []
-    hint = "; a server's address goes into AWS_ENDPOINT_URL" if ":" in bucket or _ADDRESS.fullmatch(bucket) else ""
-    return [f"{bucket!r} is no bucket's name (3 to 63 of a-z, 0-9, '.' and '-'){hint}"]
+    if ":" in bucket or _ADDRESS.fullmatch(bucket):  # not shown: what follows a ':' may be a password
+        return ["names a server where the bucket's name belongs: a server's address goes into AWS_ENDPOINT_URL"]
+    if not _BUCKET.fullmatch(bucket):
+        return [f"{bucket!r} is no bucket's name (3 to 63 of a-z, 0-9, '.' and '-')"]
+    return []
 
 
 def _prefix_problems(prefix: str) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -125,11 +125,8 @@ class S3ArtifactStore:
             return {digest for digest, is_there in zip(keys, there, strict=True) if not is_there}
 
     def blobs(self) -> Iterator[StoredBlob]:
-        base = self._at.key("")
-        for found in self._listed("list_objects_v2", "Contents", needs="s3:ListBucket"):
-            digest = found["Key"].removeprefix(base).removeprefix("sha256").replace("/", "")
-            if is_digest(digest) and found["Key"] == self._key(digest):
-                yield StoredBlob(digest, found["Size"], found["LastModified"].astimezone(UTC))
+        for digest, found in self._listed("list_objects_v2", "Contents", needs="s3:ListBucket"):
+            yield StoredBlob(digest, found["Size"], found["LastModified"].astimezone(UTC))
 
     def remove(self, digest: str) -> None:
         key = self._key(digest)
@@ -152,7 +149,7 @@ class S3ArtifactStore:
         MinIO lists none of them and clears them itself after a day.
         """
         found = self._listed("list_multipart_uploads", "Uploads", needs="s3:ListBucketMultipartUploads")
-        old = [upload for upload in found if upload["Initiated"] < before]
+        old = [upload for _, upload in found if upload["Initiated"] < before]
         for upload in old:
             if not dry_run:
                 self._abort(upload)
@@ -293,19 +290,17 @@ class S3ArtifactStore:
                     return None
                 raise
 
-    def _listed(self, operation: str, part: str, *, needs: str) -> Iterator[dict[str, Any]]:
+    def _listed(self, operation: str, part: str, *, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What a listing has under the keys of blobs, with their digests; another store may lie below this one."""
+        base = self._at.key("sha256/")
         with self._asking("list", needs=needs):
-            pages = (
-                self._client()
-                .get_paginator(operation)
-                .paginate(
-                    Bucket=self._at.bucket,
-                    Prefix=self._at.key("sha256/"),
-                    PaginationConfig={"PageSize": self._limits.page},
-                )
-            )
-            for page in pages:
-                yield from page.get(part, ())
+            paginator = self._client().get_paginator(operation)
+            size = {"PageSize": self._limits.page}
+            for page in paginator.paginate(Bucket=self._at.bucket, Prefix=base, PaginationConfig=size):
+                for found in page.get(part, ()):
+                    digest = found["Key"].removeprefix(base).replace("/", "")
+                    if is_digest(digest) and found["Key"] == self._key(digest):
+                        yield digest, found
 
     def _damaged(self, digest: str) -> ArtifactDamaged:
         return ArtifactDamaged(
@@ -335,9 +330,11 @@ class _File:
         self._path = path
         self._seen = hashlib.sha256()
         try:
-            self._file = path.open("rb")
-            self.digest = hashlib.file_digest(self._file, "sha256").hexdigest()
-            self.size = self._file.tell()
+            with ExitStack() as opened:
+                self._file = opened.enter_context(path.open("rb"))
+                self.digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+                self.size = self._file.tell()
+                opened.pop_all()
         except OSError as error:
             raise self._unreadable(error) from error
 
