@@ -52,15 +52,19 @@ _FAILURES: Final = {
     "57014": "it cancelled the statement: nothing was changed; try again",
 }
 
+_LATER: Final = "try again later, or let the server take more connections"
+_PARAMETERS: Final = "check what follows the ? in TRUNKLINE_DATABASE_URL"
 _ADVICE: Final = (
+    ("too many", _LATER),
+    ("connection slots", _LATER),
     ("password", "check user and password in TRUNKLINE_DATABASE_URL"),
-    ("database", "create it (CREATE DATABASE …), then run `trunkline db upgrade`"),
     ("role", "check the user in TRUNKLINE_DATABASE_URL"),
-    ("clients", "try again later, or let the server take more connections"),
-    ("connection slots", "try again later, or let the server take more connections"),
-    ("starting up", "try again in a moment"),
-    ("shutting down", "try again when it is back"),
-    ("connection option", "check what follows the ? in TRUNKLINE_DATABASE_URL"),
+    ("system is starting up", "try again in a moment"),
+    ("system is shutting down", "try again when it is back"),
+    ("database", "create it (CREATE DATABASE …), then run `trunkline db upgrade`"),
+    ("connection option", _PARAMETERS),
+    ("bad value for", _PARAMETERS),
+    ("configuration parameter", _PARAMETERS),
 )
 """What the server says of a connection that it refused -> what to do."""
 

@@ -1,0 +1,320 @@
+"""What only PostgreSQL does: a server that is elsewhere, and may not be there."""
+
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.orm import Session
+
+from registry.database.backend import backend_of
+from registry.database.engine import Database
+from registry.database.schema import RELEASE_COUNTER, SWEEP_COUNTER, CounterRow, TeamRow
+from registry.database.schema_state import schema_state
+from registry.database.upgrade import upgrade
+from registry.errors import Conflict, InvalidInput, SchemaError, StorageError, TrunklineError
+from registry.fault_points import arm
+from registry.services.audit import chain_report
+from registry.services.teams import create_team, list_teams
+from tests.postgresql import PostgresqlServer
+
+AT = datetime(2026, 5, 1, tzinfo=UTC)
+SECRET = "Xq7-never-to-be-shown"  # noqa: S105
+
+
+@pytest.fixture(scope="session")
+def backend() -> str:
+    return "postgresql"
+
+
+@pytest.fixture
+def name(database_url: str) -> str:
+    """The database's name on the server."""
+    return str(backend_of(database_url).location.rpartition("/")[2])
+
+
+@pytest.fixture
+def disarmed() -> Iterator[None]:
+    yield
+    arm(None)
+
+
+def create(database: Database, team: str) -> None:
+    with database.write() as session:
+        create_team(session, team, actor="ann", at=AT)
+
+
+def teams(database: Database) -> list[str]:
+    with database.read() as session:
+        report = chain_report(session)
+        names = [team.name for team in list_teams(session)]
+    assert report.breaks == ()
+    assert report.events == len(names)
+    return names
+
+
+def test_both_ways_to_write_the_url_are_understood(database: Database, database_url: str) -> None:
+    create(database, "nlu")
+    other = Database.open(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    assert teams(other) == ["nlu"]
+    other.close()
+
+
+def test_libpqs_parameters_are_passed_on_and_ours_hold_beside_them(database: Database, database_url: str) -> None:
+    tuned = Database.open(f"{database_url}&application_name=mine&options=-c%20work_mem%3D7MB&sslmode=disable")
+    with tuned.read() as session:
+        settings = ("application_name", "work_mem", "timezone", "transaction_isolation", "transaction_read_only")
+        shown = [session.scalar(text(f"SHOW {setting}")) for setting in settings]
+    with tuned.write() as session:
+        shown += [session.scalar(text(f"SHOW {setting}")) for setting in (*settings[3:], "lock_timeout")]
+    assert shown == ["mine", "7MB", "UTC", "repeatable read", "on", "read committed", "off", "30s"]
+    tuned.close()
+
+
+def test_a_database_that_holds_no_registry_is_refused_with_the_command_that_makes_one(database_url: str) -> None:
+    with pytest.raises(SchemaError, match=r"holds no registry yet: `trunkline db upgrade` makes one"):
+        Database.open(database_url)
+    assert upgrade(database_url).before is None
+    Database.open(database_url).close()
+
+
+def unreachable(url: str) -> dict[str, tuple[str, str]]:
+    """Situation -> a URL with our password in it, and what must be said."""
+    at_server = url.replace("postgres@", f"ann:{SECRET}@")
+    return {
+        "nobody listens": (
+            f"postgresql://ann:{SECRET}@127.0.0.1:1/registry",
+            r"cannot connect to postgresql://ann@127\.0\.0\.1:1/registry: Connection refused; see that the server runs",
+        ),
+        "no such host": (
+            f"postgresql://ann:{SECRET}@no-such-host.invalid/registry",
+            r"cannot connect to postgresql://ann@no-such-host\.invalid/registry: .*; see that the server runs",
+        ),
+        "wrong password": (
+            at_server.replace(SECRET, f"{SECRET}-but-wrong"),
+            'password authentication failed for user "ann"; check user and password in TRUNKLINE_DATABASE_URL',
+        ),
+        "password as a parameter": (
+            f"{url.replace('postgres@', 'ann@')}&password={SECRET}-but-wrong",
+            'password authentication failed for user "ann"; check user and password in TRUNKLINE_DATABASE_URL',
+        ),
+        "no such user": (
+            url.replace("postgres@", f"bob:{SECRET}@"),
+            'role "bob" does not exist; check the user in TRUNKLINE_DATABASE_URL',
+        ),
+        "no such database": (
+            at_server.replace("/test_", "/no_test_"),
+            'database "no_test_.*" does not exist; create it .* then run `trunkline db upgrade`',
+        ),
+        "an unknown parameter": (
+            f"{at_server}&passwrod={SECRET}",
+            'invalid connection option "passwrod"; check what follows the .* in TRUNKLINE_DATABASE_URL',
+        ),
+        "a parameter that cannot be read": (
+            f"{at_server}&connect_timeout=soon",
+            "bad value for connect_timeout: 'soon'; check what follows the .* in TRUNKLINE_DATABASE_URL",
+        ),
+        "an option that the server does not know": (
+            f"{at_server}&options=-c%20no_such=1",
+            'unrecognized configuration parameter "no_such"; check what follows the',
+        ),
+    }
+
+
+@pytest.fixture(scope="session")
+def ann(postgresql: PostgresqlServer) -> None:
+    """A user who must know a password."""
+    postgresql.add_user("ann", SECRET)
+
+
+@pytest.mark.usefixtures("ann")
+@pytest.mark.parametrize("situation", unreachable(""))
+@pytest.mark.parametrize("command", [Database.open, upgrade, schema_state])
+def test_a_database_that_cannot_be_reached_says_what_to_do_and_no_password(
+    database_url: str, situation: str, command: Callable[[str], Any]
+) -> None:
+    url, said = unreachable(database_url)[situation]
+    with pytest.raises(StorageError, match=said) as refused:
+        command(url)
+    assert len(str(refused.value).splitlines()) == 1
+    told = [str(refused.value), repr(refused.value)]
+    if situation != "an unknown parameter":  # psycopg itself repeats nothing but the name
+        told += traceback.format_exception(refused.value)
+    assert not [line for line in told if SECRET in line]
+
+
+@pytest.mark.usefixtures("ann")
+def test_no_password_is_shown_by_what_a_database_says_of_itself(
+    database: Database, database_url: str, postgresql: PostgresqlServer, name: str
+) -> None:
+    postgresql.run("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ann", database=name)
+    opened = Database.open(database_url.replace("postgres@", f"ann:{SECRET}@"))
+    assert SECRET not in f"{opened.location} {opened!r} {vars(opened)} {opened._reader!r} {opened._writer!r}"
+    assert opened.location.startswith("postgresql://ann@/")
+    opened.close()
+
+
+@pytest.mark.usefixtures("ann")
+def test_a_right_that_the_user_lacks_is_said(
+    database: Database, database_url: str, postgresql: PostgresqlServer, name: str
+) -> None:
+    as_ann = database_url.replace("postgres@", f"ann:{SECRET}@")
+    with pytest.raises(StorageError, match=r"permission denied for table trunkline_schema_version.*: the user lacks"):
+        Database.open(as_ann)
+    postgresql.run("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ann", database=name)
+    opened = Database.open(as_ann)
+    with pytest.raises(StorageError, match=r"refused \(permission denied for table teams\): the user lacks a right"):
+        create(opened, "nlu")
+    opened.close()
+
+
+def fail_with(state: str) -> Any:
+    return text(f"DO $$ BEGIN RAISE EXCEPTION 'on purpose' USING ERRCODE = '{state}'; END $$")
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "said"),
+    [
+        ("40001", Conflict, "another change came in between, and this one was undone: try again"),
+        ("53100", StorageError, r"refused \(on purpose\): its disk is full: nothing was changed; free some space"),
+        ("57014", StorageError, "it cancelled the statement: nothing was changed; try again"),
+        ("25006", StorageError, "it takes no changes .*: name the primary"),
+        ("22003", InvalidInput, "a value for the database: on purpose"),
+        ("23505", Conflict, r"the database refused the change \(on purpose\): look at the object again"),
+        ("XX000", StorageError, "cannot be used: on purpose; nothing was changed"),
+    ],
+)
+def test_what_the_server_says_becomes_an_error_that_says_what_to_do(
+    database: Database, state: str, error: type[TrunklineError], said: str
+) -> None:
+
+    def change(session: Session) -> None:
+        session.add(TeamRow(name="nlu", created_at=AT))
+        session.execute(fail_with(state))
+
+    with pytest.raises(error, match=said), database.write() as session:
+        change(session)
+    assert teams(database) == []
+
+
+def test_of_two_changes_that_wait_for_each_other_one_is_told_to_try_again(
+    database: Database, database_url: str
+) -> None:
+    meeting, outcomes = threading.Barrier(2), []
+
+    def change(*counters: str) -> None:
+        own = Database.open(database_url)
+        try:
+            with own.write() as session:
+                for counter in counters:
+                    session.execute(update(CounterRow).where(CounterRow.name == counter).values(next_number=5))
+                    if counter == counters[0]:
+                        meeting.wait(timeout=30)
+            outcomes.append("made")
+        except Conflict as error:
+            outcomes.append(str(error))
+        own.close()
+
+    both = [RELEASE_COUNTER, SWEEP_COUNTER]
+    threads = [threading.Thread(target=change, args=order) for order in (both, both[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["another change came in between, and this one was undone: try again", "made"]
+
+
+def disconnect_in_the_middle(postgresql: PostgresqlServer, name: str) -> None:
+    assert postgresql.end_connections(name) >= 1
+
+
+def restart_in_the_middle(postgresql: PostgresqlServer, name: str) -> None:
+    postgresql.stop()
+    postgresql.start()
+
+
+@pytest.mark.parametrize("fault", [disconnect_in_the_middle, restart_in_the_middle])
+@pytest.mark.parametrize("place", ["team.row-written", "write.flushed", "write.events-appended"])
+@pytest.mark.usefixtures("disarmed")
+def test_a_server_that_goes_away_in_mid_transaction_and_comes_back_has_changed_nothing(
+    database: Database, postgresql: PostgresqlServer, name: str, fault: Callable[..., None], place: str
+) -> None:
+    create(database, "before")
+    arm(lambda reached: fault(postgresql, name) if reached == place else None)
+    said = (
+        "was lost while the change was being committed: it may have been made or not; look before you repeat it"
+        if place == "write.events-appended"
+        else r"the connection to postgresql://.* was lost \(.*\): nothing was changed; try again"
+    )
+    with pytest.raises(StorageError, match=said):
+        create(database, "lost")
+    arm(None)
+    assert teams(database) == ["before"]
+    create(database, "after")
+    assert teams(database) == ["after", "before"]
+
+
+def test_a_server_that_is_down_is_named_and_found_again_when_it_is_up(
+    database: Database, postgresql: PostgresqlServer
+) -> None:
+    create(database, "before")
+    postgresql.stop()
+    try:
+        for attempt in (teams, lambda database: create(database, "meanwhile")):
+            with pytest.raises(StorageError, match=r"cannot connect to .*; see that the server runs"):
+                attempt(database)
+    finally:
+        postgresql.start()
+    assert teams(database) == ["before"]
+
+
+def test_a_connection_that_was_lost_while_it_was_idle_is_made_again_unnoticed(
+    database: Database, postgresql: PostgresqlServer, name: str
+) -> None:
+    create(database, "before")
+    assert postgresql.end_connections(name) == 1  # reading and writing share what is kept open
+    create(database, "after")
+    assert teams(database) == ["after", "before"]
+
+
+def test_a_reader_whose_server_goes_away_is_told_so(
+    database: Database, postgresql: PostgresqlServer, name: str
+) -> None:
+    def look_twice(session: Session) -> None:
+        list_teams(session)
+        postgresql.end_connections(name)
+        list_teams(session)
+
+    with pytest.raises(StorageError, match=r"the connection .* was lost"), database.read() as session:
+        look_twice(session)
+    assert teams(database) == []
+
+
+def test_a_database_with_too_many_visitors_says_so(
+    database_url: str, postgresql: PostgresqlServer, name: str, database: Database
+) -> None:
+    database.close()
+    postgresql.run(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+    postgresql.run("CREATE ROLE visitor LOGIN")
+    try:
+        with pytest.raises(StorageError, match=r"too many connections for database .*; try again later"):
+            Database.open(database_url.replace("postgres@", "visitor@"))
+    finally:
+        postgresql.run("DROP ROLE visitor")
+
+
+def test_a_session_does_not_outlive_its_error(database: Database) -> None:
+    """After a failed statement PostgreSQL takes no other in the same transaction: the next one begins anew."""
+
+    def twice(session: Session) -> None:
+        session.execute(insert(TeamRow).values(name="nlu", created_at=AT))
+        session.execute(insert(TeamRow).values(name="nlu", created_at=AT))
+
+    for _ in range(3):
+        with pytest.raises(Conflict, match="uq_teams_name"), database.write() as session:
+            twice(session)
+    with database.read() as session:
+        assert session.scalars(select(TeamRow)).all() == []
