@@ -63,8 +63,8 @@ LAYERS = 12
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 CHANGE: dict[str, Any] = {"actor": "ann", "at": datetime(2026, 12, 1, tzinfo=UTC)}
 ROWS_AT_ONCE = 5_000
-BIG_TABLES = ("versions", "alias_moves", "audit_events", "release_members", "spec_revisions")
-CONSOLE = Console()
+BIG_TABLES = ("versions", "alias_moves", "audit_events", "release_members")
+CONSOLE, PROGRESS = Console(), Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -341,11 +341,10 @@ MIDDLE = FIRST_DAY + timedelta(days=150)
 
 OPERATIONS = (
     Operation("list tasks: the first 50", lambda r: tasks.find_tasks(r.session, TaskSearch(), limit=50)),
-    Operation("list tasks: all", lambda r: tasks.list_tasks(r.session), reads_all=("spec_revisions",)),
+    Operation("list tasks: all", lambda r: tasks.list_tasks(r.session)),
     Operation(
         "search tasks: two words",
         lambda r: tasks.find_tasks(r.session, TaskSearch(words=("caller", "label-3-1")), limit=50),
-        reads_all=("spec_revisions",),
     ),
     Operation(
         "find tasks: team, type, alias",
@@ -536,11 +535,15 @@ SERVERS = {"sqlite": sqlite_urls, "postgresql": postgresql_urls}
 
 
 def settle(url: str) -> None:
-    """Has PostgreSQL count what is in its tables, as its autovacuum does within minutes."""
+    """Has PostgreSQL take note of what is in its tables: of the ids that we gave, and, as its autovacuum does within
+    minutes, of how much there is of what."""
     if url.startswith("postgresql:"):
         import psycopg
 
         with psycopg.connect(url, autocommit=True) as connection:
+            for name in ("tasks", "releases"):
+                last = f"(SELECT max(id) FROM {name})"  # noqa: S608 - two names of ours
+                connection.execute(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), {last})")
             connection.execute("VACUUM ANALYZE")
 
 
@@ -549,13 +552,13 @@ def run(kind: str, size: Size, rounds: int) -> dict[str, Any]:
     report: dict[str, Any] = {"database": kind, "size": str(size), "operations": {}}
     try:
         with SERVERS[kind](folder) as url_of:
-            for part in (size.tenth, size):
-                url = url_of(f"of_{part.tasks}_tasks")
+            for name, part in (("tenth", size.tenth), ("whole", size)):
+                url = url_of(name)
                 database = Database.open(url)
                 begin = time.perf_counter()
                 fill(database, part)
                 settle(url)
-                CONSOLE.print(f"{kind}: filled with {part} in {time.perf_counter() - begin:.0f} s")
+                PROGRESS.print(f"{kind}: filled with {part} in {time.perf_counter() - begin:.0f} s")
                 for operation in OPERATIONS:
                     measured = measure(database, operation, part, rounds)
                     report["operations"].setdefault(operation.name, []).append(vars(measured))

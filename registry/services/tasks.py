@@ -224,22 +224,22 @@ def _find_revision(session: Session, task: TaskRow, number: int) -> SpecRevision
 
 def _ids_found(session: Session, search: TaskSearch) -> list[int]:
     """The tasks that are looked for, by name."""
-    query = select(TaskRow.id, TaskRow.name, SpecRevisionRow.definition).join(SpecRevisionRow, _current_revision())
+    query = select(TaskRow.id).order_by(TaskRow.name)
     if search.team is not None:
         query = query.where(TaskRow.team_id == find_team(session, search.team).id)
     if search.state is not None:
         query = query.where(TaskRow.state == search.state)
-    if search.type is not None:
-        query = query.where(SpecRevisionRow.definition["type"].as_string() == search.type)
     if search.alias is not None:
         query = query.where(exists().where(AliasRow.task_id == TaskRow.id, AliasRow.name == search.alias))
-    query = query.order_by(TaskRow.name)
-    if not search.words:
-        return list(session.scalars(query.with_only_columns(TaskRow.id)))
+    if search.type is None and not search.words:
+        return list(session.scalars(query))
+    defined = query.add_columns(TaskRow.name, SpecRevisionRow.definition).join(SpecRevisionRow, _current_revision())
+    if search.type is not None:
+        defined = defined.where(SpecRevisionRow.definition["type"].as_string() == search.type)
     # Compared here, not in SQL: what "in any case" means beyond a to z is not the same in every database.
     return [
         task
-        for task, name, definition in session.execute(query)
+        for task, name, definition in session.execute(defined)
         if _has_words(search.words, (name, definition["description"], *definition["labels"]))
     ]
 

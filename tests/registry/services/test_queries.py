@@ -1,8 +1,12 @@
 """The number of queries does not grow with the rows: the same statements are sent for 3 of a thing as for 60."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,3 +185,14 @@ def test_members_are_read_as_the_single_objects_are(grown: Grown, spec: Any, cha
             assert member.version.reference == reference
             assert member.spec == tasks.get_spec(session, reference.task, 1)
             assert member.trained_on == backbones.get_backbone(session, member.version.backbone)
+
+
+@pytest.mark.slow
+def test_no_operation_reads_a_whole_big_table_where_an_index_should_serve() -> None:
+    program = Path(__file__).parents[3] / "benchmarks" / "registry_scale.py"
+    small = ["--database", "sqlite", "--tasks", "60", "--versions", "10", "--releases", "10", "--rounds", "1", "--json"]
+    done = subprocess.run([sys.executable, "-P", program, *small], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)
+    assert len(report["operations"]) > 20
+    assert all(milliseconds > 0 for milliseconds in report["commands"].values())
