@@ -1,19 +1,25 @@
-"""`trunkline audit`: who changed what, and when."""
+"""`trunkline audit`: who changed what, and when, and whether that can be trusted."""
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli.application import AsJson, Context, example
 from cli.rendering import moment, print_json, print_line, print_table, time_column
+from registry.artifacts.atomic_file import write_atomically
+from registry.domain.audit_chain import ChainReport, parse_head
 from registry.domain.records import AuditEvent
 from registry.services import audit
 
-_LONGEST_VALUE, _SHOWN = 40, 12
+_LONGEST_VALUE, _SHOWN, _MOST_BREAKS = 40, 12, 20
 
-app = typer.Typer(no_args_is_help=True, help="The audit trail: who changed what, and when.")
+app = typer.Typer(
+    no_args_is_help=True, help="The audit trail: who changed what, and when; chained, so that it can be trusted."
+)
 
 
 @app.command(
@@ -67,3 +73,91 @@ def _is_short(value: Any) -> bool:
 
 def _shortened(value: Any) -> str:
     return _text(value) if _is_short(value) else f"{_text(value)[:_SHOWN]}…"
+
+
+@app.command(epilog=example("trunkline audit verify", f"trunkline audit verify --expect 12:{'5e' * 32}"))
+def verify(
+    ctx: typer.Context,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER:HASH", help="A head that was printed earlier: the chain must still go through it."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute the chain of all events: whatever was changed, added, removed or moved is found.
+
+    That the latest events were cut off, or the whole chain made anew, shows only against a head that was kept
+    elsewhere: keep the one that this command prints.
+    """
+    context: Context = ctx.obj
+    expected = None if expect is None else parse_head(expect)
+    with context.database.read() as session:
+        report = audit.chain_report(session, expect=expected)
+    if as_json:
+        breaks = [found.model_dump() for found in report.breaks]
+        print_json({"events": report.events, "head": str(report.head), "breaks": breaks})
+    else:
+        _print_report(report)
+    if report.breaks:
+        raise typer.Exit(1)
+
+
+def _print_report(report: ChainReport) -> None:
+    for found in report.breaks[:_MOST_BREAKS]:
+        print_line(str(found))
+    if len(report.breaks) > _MOST_BREAKS:
+        print_line(f"and more: --json shows {len(report.breaks)}")
+    print_line(f"{report.events:,} events: " + ("the chain is BROKEN" if report.breaks else "the chain is whole"))
+    print_line(f"head: {report.head}")
+
+
+@app.command(
+    epilog=example("trunkline audit export > audit.jsonl", "trunkline audit export --from 4001 --output new.jsonl")
+)
+def export(
+    ctx: typer.Context,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write, instead of the standard output.")
+    ] = None,
+    first: Annotated[int, typer.Option("--from", min=1, metavar="NUMBER", help="The first event to export.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Write events as JSON Lines, oldest first, with all that is needed to recompute the chain.
+
+    docs/digests.md says how. With --output the file is there whole or not at all; --json then describes it.
+    """
+    context: Context = ctx.obj
+    with context.database.read() as session:
+        lines = audit.export_events(session, first=first)
+        if output is None:
+            _write_out(lines)
+            return
+        count = _write_file(context.cwd / output, lines)
+    if as_json:
+        print_json({"file": str(output), "events": count})
+    else:
+        print_line(f"wrote {output}: {count:,} events")
+
+
+def _write_out(lines: Iterator[bytes]) -> None:
+    # As bytes: the encoding of a terminal must not change what is exported.
+    try:
+        for line in lines:
+            sys.stdout.buffer.write(line)
+    except BrokenPipeError:
+        return  # the reader has seen enough
+
+
+def _write_file(path: Path, lines: Iterator[bytes]) -> int:
+    count = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal count
+        for line in lines:
+            yield line
+            count += 1
+
+    write_atomically(path, counted())
+    return count

@@ -2,12 +2,13 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from registry.errors import StorageError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Puts `data` under `path`: a temporary file beside it, fsync, rename, fsync of the folder.
 
     Raises:
@@ -18,17 +19,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         make_folder(path.parent)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
             temporary = Path(file.name)
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write {path}: {error.strerror}; free some space or check who may write there"
         ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -102,7 +102,9 @@ def aliases_at(session: Session, task: str, at: datetime) -> dict[str, int]:
 
 
 def _find_alias(session: Session, task: TaskRow, alias: str) -> AliasRow | None:
-    return session.scalar(select(AliasRow).where(AliasRow.task_id == task.id, AliasRow.name == alias))
+    query = select(AliasRow).where(AliasRow.task_id == task.id, AliasRow.name == alias)
+    # As it is now, even where the caller has looked at it before the task was locked.
+    return session.scalar(query.execution_options(populate_existing=True))
 
 
 def _check_expectation(task: TaskRow, alias: str, row: AliasRow | None, expect: Expectation) -> None:

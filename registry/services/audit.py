@@ -1,6 +1,6 @@
 """Who changed what: one event for each change, written in its transaction, and chained to the event before it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,13 +9,10 @@ from sqlalchemy.orm import Session
 
 from registry.database.audit_log import PendingEvent, add_event, chained_events, next_event_number
 from registry.database.schema import AuditEventRow
-from registry.domain.audit_chain import (
-    ChainBreak,
-    ChainHead,
-    ChainReport,
-    check_chain,
-)
+from registry.domain.audit_chain import CHAIN_START, ChainBreak, ChainHead, ChainReport, chain_link, check_chain
+from registry.domain.plain_data import canonical_json
 from registry.domain.records import AuditEvent
+from registry.errors import StorageError
 
 
 def record_event(
@@ -70,3 +67,22 @@ def chain_report(session: Session, *, expect: ChainHead | None = None) -> ChainR
 def verify_chain(session: Session) -> tuple[ChainBreak, ...]:
     """Where the chain of events is broken: nothing, while nobody has touched it."""
     return chain_report(session).breaks
+
+
+def export_events(session: Session, *, first: int = 1) -> Iterator[bytes]:
+    """Events from a number on as lines of canonical JSON, each with its hash and the hash before it.
+
+    Raises:
+        StorageError: an event does not have the form in which it was written.
+    """
+    before = select(AuditEventRow.hash).where(AuditEventRow.id < first).order_by(AuditEventRow.id.desc()).limit(1)
+    previous = session.scalar(before) or CHAIN_START
+    for event in chained_events(session, first=first):
+        try:
+            link = chain_link(event, previous)
+        except ValueError as error:
+            raise StorageError(
+                f"audit event {event.number} is not as it was written: {error}; `trunkline audit verify` says more"
+            ) from error
+        yield canonical_json(link | {"hash": event.hash}) + b"\n"
+        previous = event.hash

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.database.schema import BackbonePrefixRow, BackboneRow
@@ -12,7 +13,7 @@ from registry.domain.records import Backbone, NewBackbone
 from registry.errors import AlreadyExists
 from registry.fault_points import reached
 from registry.services.audit import record_event
-from registry.services.lookups import find_backbone, first_of_its_name
+from registry.services.lookups import find_backbone
 
 
 def pin_backbone(session: Session, new: NewBackbone, *, actor: str, at: datetime) -> Backbone:
@@ -24,19 +25,30 @@ def pin_backbone(session: Session, new: NewBackbone, *, actor: str, at: datetime
     """
     if not new.layer_count == len(new.layers) == len(new.layer_digests) == len(new.prefix_digests) - 1:
         raise ValueError(f"backbone {new.name}: layers, digests and layer_count do not agree")
-    taken = f"backbone {new.name} already exists with other content: choose another name"
-    row = session.scalar(select(BackboneRow).where(BackboneRow.name == new.name))
-    if row is not None:
-        existing = _record(row, _prefixes(session, row))
-        if _content(existing) != _content(new):
-            raise AlreadyExists(taken)
+    if (existing := _pinned(session, new)) is not None:
         return existing
-    with first_of_its_name(taken):
-        row = _insert(session, new, at)
+    try:
+        with session.begin_nested():
+            row = _insert(session, new, at)
+    except IntegrityError:
+        if (existing := _pinned(session, new)) is None:
+            raise
+        return existing  # somebody else pinned it meanwhile
     after = {"model_type": new.model_type, "layer_count": new.layer_count, "max_length": new.max_length}
     after["prefix_digest"] = new.prefix_digests[-1]
     record_event(session, "backbone.pin", f"backbone {new.name}", actor=actor, at=at, after=after)
     return _record(row, _prefixes(session, row))
+
+
+def _pinned(session: Session, new: NewBackbone) -> Backbone | None:
+    """The backbone of this name; raises AlreadyExists when it has other content."""
+    row = session.scalar(select(BackboneRow).where(BackboneRow.name == new.name))
+    if row is None:
+        return None
+    existing = _record(row, _prefixes(session, row))
+    if _content(existing) != _content(new):
+        raise AlreadyExists(f"backbone {new.name} already exists with other content: choose another name")
+    return existing
 
 
 def get_backbone(session: Session, name: str) -> Backbone:
