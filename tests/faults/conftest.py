@@ -12,6 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.settings import Settings
+from registry.database.engine import Database
+from registry.services.audit import list_events
+from registry.services.backbones import list_backbones
+from registry.services.releases import list_releases
+from registry.services.tasks import list_tasks
+from registry.services.versions import list_versions
+
 VICTIM = Path(__file__).with_name("victim.py")
 RUN = ("--epochs", "3", "--lr", "0.003", "--precision", "fp32")
 
@@ -59,18 +67,22 @@ class Registry:
     @property
     def state(self) -> dict[str, Any]:
         """What the registry says there is, without times and without who was last to run what."""
-        tasks = self.done("task", "list", "--json").json
-        return {
-            "backbones": [(b["name"], b["prefix_digests"][-1]) for b in self.done("backbone", "list", "--json").json],
-            "tasks": [(task["name"], task["spec_revision"], task["aliases"]) for task in tasks],
-            "versions": [
-                (task["name"], version["number"], version["module"], version["dev_predictions"])
-                for task in tasks
-                for version in self.done("task", "versions", task["name"], "--json").json
-            ],
-            "releases": [(r["name"], r["manifest"], r["tasks"]) for r in self.done("release", "list", "--json").json],
-            "events": [(e["action"], e["object"]) for e in self.done("audit", "list", "--json").json],
-        }
+        database = Database.open(Settings.from_environment(self.environ, self.folder).database_url)
+        with database.read() as session:
+            tasks = list_tasks(session)
+            state = {
+                "backbones": [(backbone.name, backbone.prefix_digests) for backbone in list_backbones(session)],
+                "tasks": [(task.name, task.spec_revision, task.aliases) for task in tasks],
+                "versions": [
+                    (version.reference, version.blobs)
+                    for task in tasks
+                    for version in list_versions(session, task.name)
+                ],
+                "releases": [(release.name, release.manifest, release.tasks) for release in list_releases(session)],
+                "events": [(event.action, event.object) for event in list_events(session)],
+            }
+        database.close()
+        return state
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import mlflow  # noqa: F401 - imported before forking, as are the three after it
+import boto3.s3.transfer  # noqa: F401 - imported before forking, as are those after it
+import mlflow  # noqa: F401
 import torch
 
 import pipelines.assembly.release_assembly
@@ -27,6 +28,7 @@ FIRST_MINUTE = datetime(2026, 5, 1, 9, tzinfo=UTC)
 
 def run(job: dict, places: Path) -> int:
     """In the child: one command, with the place armed."""
+    os.environ.update(job["environ"])  # for the libraries that look there themselves
     arrivals: dict[str, int] = {}
 
     def on_reached(place: str) -> None:
