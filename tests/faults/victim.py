@@ -16,6 +16,8 @@ from pathlib import Path
 
 import boto3.s3.transfer  # noqa: F401 - imported before forking, as are those after it
 import mlflow  # noqa: F401
+import psycopg  # noqa: F401
+import sqlalchemy.dialects.postgresql  # noqa: F401
 import torch
 
 import pipelines.assembly.release_assembly
