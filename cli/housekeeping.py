@@ -48,7 +48,7 @@ def gc(
             ("in use", _blobs(swept.in_use)),
             ("too young", f"{_blobs(swept.young)} that nothing refers to, put less than {grace:g} hours ago"),
             (verb, f"{_blobs(swept.removed)}, {_size(swept.removed_bytes)}"),
-            ("unfinished", f"{swept.unfinished} uploads that were killed, {verb}"),
+            ("unfinished", f"{_counted(swept.unfinished, 'upload')} that were killed more than a day ago, {verb}"),
         ]
     )
 
@@ -83,12 +83,17 @@ def fsck(
 def _print_check(found: Check) -> None:
     if found.findings:
         print_table(["object", "problem", "what to do"], [(f.subject, f.problem, f.remedy) for f in found.findings])
-    counted = (
-        f"{found.backbones:,} backbones, {found.versions:,} versions, {found.releases:,} releases, "
-        f"{found.events:,} audit events, {_blobs(found.blobs)} {'read' if found.blobs_read else 'looked for'}"
-    )
-    problems = f"{len(found.findings)} problems" if found.findings else "all is well"
-    print_line(f"{counted}: {problems}")
+    counts = {
+        "backbone": found.backbones,
+        "version": found.versions,
+        "release": found.releases,
+        "audit event": found.events,
+        "blob": found.blobs,
+    }
+    looked_at = ", ".join(_counted(count, noun) for noun, count in counts.items())
+    how = "read" if found.blobs_read else "looked for"
+    problems = _counted(len(found.findings), "problem") if found.findings else "all is well"
+    print_line(f"{looked_at} {how}: {problems}")
 
 
 @app.command(epilog=example("trunkline backup registry-2026-11-23.tar", "trunkline backup rows.tar --no-blobs"))
@@ -115,7 +120,7 @@ def backup(
     else:
         rows = sum(table.rows for table in summary.tables.values())
         held = "no blobs" if summary.blobs is None else _blobs(summary.blobs)
-        print_line(f"wrote {file}: {rows:,} rows, {held}, {_size(path.stat().st_size)}")
+        print_line(f"wrote {file}: {_counted(rows, 'row')}, {held}, {_size(path.stat().st_size)}")
 
 
 @app.command(epilog=example("trunkline --home /srv/new restore registry-2026-11-23.tar"))
@@ -140,11 +145,17 @@ def restore(
         print_json(summary)
     else:
         rows = sum(table.rows for table in summary.tables.values())
-        print_line(f"restored {rows:,} rows and {_blobs(summary.blobs or 0)} from {file}; check: trunkline fsck")
+        print_line(
+            f"restored {_counted(rows, 'row')} and {_blobs(summary.blobs or 0)} from {file}; check: trunkline fsck"
+        )
 
 
 def _blobs(count: int) -> str:
-    return f"{count:,} blob{'' if count == 1 else 's'}"
+    return _counted(count, "blob")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _size(count: int) -> str:
