@@ -7,7 +7,19 @@ from rich.markup import escape
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from cli import aliases, audit, backbones, prediction, releases, tasks, teams, training, versions
+from cli import (
+    aliases,
+    audit,
+    backbones,
+    database,
+    housekeeping,
+    prediction,
+    releases,
+    tasks,
+    teams,
+    training,
+    versions,
+)
 from cli.application import app
 
 Command: TypeAlias = TyperCommand | TyperGroup
@@ -21,6 +33,8 @@ app.add_typer(versions.app, name="version")
 app.add_typer(releases.app, name="release")
 app.add_typer(prediction.app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(database.app, name="db")
+app.add_typer(housekeeping.app)
 
 
 def root_command() -> TyperGroup:
