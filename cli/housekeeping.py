@@ -1,6 +1,5 @@
 """`gc`, `fsck`, `backup` and `restore`: looking after the registry as a whole."""
 
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +9,9 @@ import typer
 from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
 from cli.rendering import print_fields, print_json, print_line, print_table
-from registry.artifacts.store import open_store
 from registry.housekeeping.findings import Check
 
 app = typer.Typer()
-
-_CHECK_CACHE_BYTES = 1_000_000_000
 
 
 @app.command(epilog=example("trunkline gc --dry-run", "trunkline gc --grace 48"))
@@ -68,10 +64,8 @@ def fsck(
     from registry.housekeeping.check import check_registry
 
     context: Context = ctx.obj
-    with tempfile.TemporaryDirectory() as fresh, progress_bar() as report:
-        # A cache of its own: what this machine has fetched earlier says nothing about the store.
-        store = open_store(context.settings.artifact_root, cache=Path(fresh), cache_bytes=_CHECK_CACHE_BYTES)
-        found = check_registry(context.database, store, read_blobs=not quick, report=report)
+    with progress_bar() as report:
+        found = check_registry(context.database, context.settings.artifact_root, read_blobs=not quick, report=report)
     if as_json:
         print_json(found)
     else:

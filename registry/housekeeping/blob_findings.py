@@ -81,8 +81,13 @@ def missing_blobs(blobs: Collection[ReferredBlob], store: ArtifactStore) -> Iter
             yield Finding(subject=blob.subject, problem=problem, remedy=blob.remedy)
 
 
-def damaged_blobs(blobs: Collection[ReferredBlob], store: ArtifactStore, report: Report) -> Iterator[Finding]:
-    """Reads every blob that is there, once: bytes against digest, and content against the rows that refer to it."""
+def damaged_blobs(
+    blobs: Collection[ReferredBlob], store: ArtifactStore, *, done_with: Callable[[Path], None], report: Report
+) -> Iterator[Finding]:
+    """Reads every blob that is there, once: bytes against digest, and content against the rows that refer to it.
+
+    `done_with` gets the path of each blob when it has been read.
+    """
     by_digest: dict[str, list[ReferredBlob]] = defaultdict(list)
     for blob in blobs:
         by_digest[blob.digest].append(blob)
@@ -98,6 +103,7 @@ def damaged_blobs(blobs: Collection[ReferredBlob], store: ArtifactStore, report:
         for blob in by_digest[digest]:
             if problem := blob.content_problem(path):
                 yield Finding(subject=blob.subject, problem=f"its {blob.part} {problem}", remedy=blob.remedy)
+        done_with(path)
     report("reading blobs", len(there), len(there))
 
 

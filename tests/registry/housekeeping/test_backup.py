@@ -64,7 +64,7 @@ def test_a_backup_restored_onto_any_database_is_the_same_registry(
     assert (events[0].action, events[0].actor, events[0].after["blobs"]) == ("registry.restore", "bob", 13)
     with database.read() as session:
         assert [event.model_dump() for event in events[1:]] == [e.model_dump() for e in list_events(session)]
-    assert check_registry(other_database, other_store, read_blobs=True, report=silent).findings == ()
+    assert check_registry(other_database, other_store.location, read_blobs=True, report=silent).findings == ()
 
 
 def test_a_restored_registry_goes_on_counting_where_it_was(
@@ -230,7 +230,7 @@ def test_restoring_that_is_killed_leaves_an_empty_registry_and_runs_again(
     with other_database.read() as session:
         assert list_tasks(session) == []
     restore(other_database, other_store, backup_file)
-    assert check_registry(other_database, other_store, read_blobs=True, report=silent).findings == ()
+    assert check_registry(other_database, other_store.location, read_blobs=True, report=silent).findings == ()
 
 
 def member(backup: Path, name: str) -> bytes:

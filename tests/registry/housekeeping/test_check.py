@@ -15,7 +15,7 @@ from registry.progress import silent
 
 
 def check(database: Database, store: ArtifactStore, *, read_blobs: bool = True) -> Check:
-    return check_registry(database, store, read_blobs=read_blobs, report=silent)
+    return check_registry(database, store.location, read_blobs=read_blobs, report=silent)
 
 
 def test_a_whole_registry_has_nothing_wrong(database: Database, store: ArtifactStore, filled: NewBackbone) -> None:
