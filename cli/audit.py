@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,8 +130,7 @@ def export(
     docs/digests.md says how. With --output the file is there whole or not at all; --json then describes it.
     """
     context: Context = ctx.obj
-    with context.database.read() as session:
-        lines = audit.export_events(session, first=first)
+    with context.database.read() as session, closing(audit.export_events(session, first=first)) as lines:
         if output is None:
             _write_out(lines)
             return

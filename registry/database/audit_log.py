@@ -4,11 +4,11 @@ All writers share one counter, whose row is locked from the moment an event gets
 locked any earlier, two transactions that hold one task each could wait for each other.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, String, cast, event, func, insert, select, update
+from sqlalchemy import ColumnElement, LargeBinary, Text, cast, event, func, insert, select, update
 from sqlalchemy.orm import Session, SessionTransaction
 
 from registry.database.columns import json_text
@@ -103,26 +103,19 @@ def _row(number: int, pending: PendingEvent, previous: str) -> dict[str, Any]:
     return pending._asdict() | {"id": number, "hash": chain_hash(chain_link(event_text, previous))}
 
 
-def chained_events(session: Session, *, first: int | None = None) -> Iterator[ChainedEvent]:
+def chained_events(session: Session, *, first: int | None = None) -> Generator[ChainedEvent]:
     """All events, or those from a number on, exactly as they are stored, a few hundred at a time."""
     query = (
-        select(
-            AuditEventRow.id,
-            _stored_moment(session),
-            AuditEventRow.actor,
-            AuditEventRow.action,
-            AuditEventRow.object,
-            cast(AuditEventRow.before, String),
-            cast(AuditEventRow.after, String),
-            AuditEventRow.hash,
-        )
+        select(AuditEventRow.id, *_stored(session))
         .order_by(AuditEventRow.id)
         .execution_options(yield_per=_ROWS_AT_ONCE)
     )
     if first is not None:
         query = query.where(AuditEventRow.id >= first)
-    for number, occurred_at, *texts in session.execute(query):
-        yield ChainedEvent(number, f"{occurred_at[:10]}T{occurred_at[11:]}+00:00", *texts)
+    with session.execute(query) as rows:
+        for number, *stored in rows:
+            occurred_at, *texts = map(_text, stored)
+            yield ChainedEvent(number, f"{occurred_at[:10]}T{occurred_at[11:]}+00:00", *texts)
 
 
 def next_event_number(session: Session) -> int | None:
@@ -130,8 +123,16 @@ def next_event_number(session: Session) -> int | None:
     return session.scalar(select(CounterRow.next_number).where(CounterRow.name == AUDIT_COUNTER))
 
 
-def _stored_moment(session: Session) -> ColumnElement[str]:
-    """UTC as 2026-05-01 09:00:00.000000, which is how SQLite keeps it."""
-    if session.get_bind().dialect.name == "postgresql":
-        return func.to_char(func.timezone("UTC", AuditEventRow.occurred_at), "YYYY-MM-DD HH24:MI:SS.US")
-    return cast(AuditEventRow.occurred_at, String)
+def _stored(session: Session) -> list[ColumnElement[Any]]:
+    """The columns of a chained event after its number, as text; `occurred_at` in UTC as 2026-05-01 09:00:00.000000."""
+    row = AuditEventRow
+    columns = [row.occurred_at, row.actor, row.action, row.object, row.before, row.after, row.hash]
+    if session.get_bind().dialect.name == "sqlite":
+        # As bytes: somebody may have put some there that are no text.
+        return [cast(column, LargeBinary) for column in columns]
+    in_utc = func.to_char(func.timezone("UTC", row.occurred_at), "YYYY-MM-DD HH24:MI:SS.US")
+    return [in_utc, *(cast(column, Text) for column in columns[1:])]
+
+
+def _text(stored: bytes | str | None) -> Any:
+    return stored.decode(errors="surrogateescape") if isinstance(stored, bytes) else stored

@@ -1,6 +1,7 @@
 """Who changed what: one event for each change, written in its transaction, and chained to the event before it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -69,7 +70,7 @@ def verify_chain(session: Session) -> tuple[ChainBreak, ...]:
     return chain_report(session).breaks
 
 
-def export_events(session: Session, *, first: int = 1) -> Iterator[bytes]:
+def export_events(session: Session, *, first: int = 1) -> Generator[bytes]:
     """Events from a number on as lines of canonical JSON, each with its hash and the hash before it.
 
     Raises:
@@ -77,12 +78,13 @@ def export_events(session: Session, *, first: int = 1) -> Iterator[bytes]:
     """
     before = select(AuditEventRow.hash).where(AuditEventRow.id < first).order_by(AuditEventRow.id.desc()).limit(1)
     previous = session.scalar(before) or CHAIN_START
-    for event in chained_events(session, first=first):
-        try:
-            link = chain_link(event, previous)
-        except ValueError as error:
-            raise StorageError(
-                f"audit event {event.number} is not as it was written: {error}; `trunkline audit verify` says more"
-            ) from error
-        yield canonical_json(link | {"hash": event.hash}) + b"\n"
-        previous = event.hash
+    with closing(chained_events(session, first=first)) as events:
+        for event in events:
+            try:
+                link = chain_link(event, previous)
+            except ValueError as error:
+                raise StorageError(
+                    f"audit event {event.number} is not as it was written: {error}; `trunkline audit verify` says more"
+                ) from error
+            yield canonical_json(link | {"hash": event.hash}) + b"\n"
+            previous = event.hash

@@ -1,16 +1,23 @@
+import hashlib
+import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, insert, literal_column, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from registry.database.engine import Database
+from registry.database.schema import AuditEventRow
 from registry.domain.records import Retirement
 from registry.domain.references import VersionReference
-from registry.errors import NotFound
+from registry.errors import NotFound, StorageError
 from registry.services.aliases import promote, rollback
-from registry.services.audit import list_events
+from registry.services.audit import chain_report, export_events, list_events, verify_chain
 from registry.services.backbones import pin_backbone
 from registry.services.releases import register_release
 from registry.services.tasks import register_task, retire_task, revive_task, update_task
@@ -18,6 +25,8 @@ from registry.services.teams import create_team
 from registry.services.versions import register_version
 
 AT = datetime(2026, 7, 1, tzinfo=UTC)
+EVENTS = 11
+"""In `used`."""
 BY_EVE: dict[str, Any] = {"actor": "eve", "at": AT}
 
 Change = Callable[[Session, Any], object]
@@ -134,3 +143,135 @@ def test_events_are_listed_newest_first_of_one_object_and_as_many_as_asked(used:
         assert [event.after for event in of_alias] == [{"version": 2}, {"version": 1}]
         assert list_events(session, object="alias rte@champion", limit=1) == of_alias[:1]
         assert list_events(session, object="task nothing") == []
+
+
+def let_events_be_changed(session: Session) -> None:
+    """What somebody does who owns the database."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
+    else:
+        for change in ("update", "delete"):
+            session.execute(text(f"DROP TRIGGER audit_events_no_{change}"))
+
+
+TRAIL = AuditEventRow.__table__
+CHANGED: dict[str, Any] = {
+    "actor": "eve",
+    "action": "task.retire2",
+    "object": "task rte ",
+    "hash": "5e" * 32,
+    "before": {"a": 1},
+    "after": {"spec": 0},
+    "occurred_at": AT + timedelta(microseconds=1),
+}
+
+
+@st.composite
+def tampering(draw: st.DrawFn) -> tuple[list[Any], int]:
+    """Statements that change the trail, and which event is named for it."""
+    numbers = st.integers(1, EVENTS)
+    at, other = draw(st.tuples(numbers, numbers).filter(lambda two: two[0] != two[1]))
+    one = TRAIL.c.id == at
+    match draw(st.sampled_from([*CHANGED, "spaces", "move", "swap", "delete", "cut off", "add"])):
+        case "spaces":
+            return [update(TRAIL).where(one).values(after=literal_column("""'{"a": 1}'"""))], at
+        case "move":
+            return [update(TRAIL).where(one).values(id=99)], at
+        case "swap":
+            steps = [(at, 0), (other, at), (0, other)]
+            return [update(TRAIL).where(TRAIL.c.id == a).values(id=b) for a, b in steps], min(at, other)
+        case "delete":
+            return [delete(TRAIL).where(one)], at
+        case "cut off":
+            return [delete(TRAIL).where(TRAIL.c.id >= at)], at
+        case "add":
+            return [insert(TRAIL).values(CHANGED | {"id": EVENTS + 1})], EVENTS + 1
+        case field:
+            return [update(TRAIL).where(one).values({field: CHANGED[field]})], at
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@given(tampered=tampering())
+def test_whatever_is_changed_in_the_trail_is_found_and_its_event_named(
+    used: Database, tampered: tuple[list[Any], int]
+) -> None:
+    statements, named = tampered
+    with used.write() as session:
+        assert chain_report(session).events == EVENTS
+        assert verify_chain(session) == ()
+        let_events_be_changed(session)
+        for statement in statements:
+            session.execute(statement)
+        found = verify_chain(session)
+        session.rollback()
+    assert found
+    assert found[0].number == named
+
+
+def test_any_single_field_of_any_single_event_is_watched(used: Database) -> None:
+    for number in range(1, EVENTS + 1):
+        for field, value in CHANGED.items():
+            with used.write() as session:
+                let_events_be_changed(session)
+                session.execute(update(TRAIL).where(TRAIL.c.id == number).values({field: value}))
+                assert verify_chain(session)[0].number == number, (number, field)
+                session.rollback()
+
+
+def test_bytes_that_are_no_text_are_found_too(used: Database, backend: str) -> None:
+    """SQLite keeps anything in any column; PostgreSQL does not."""
+    with used.write() as session:
+        if backend == "postgresql":
+            with pytest.raises(DBAPIError):
+                session.execute(text("UPDATE audit_events SET actor = convert_from('\\xff', 'UTF8')"))
+        else:
+            let_events_be_changed(session)
+            for field in CHANGED:
+                session.execute(update(TRAIL).where(TRAIL.c.id == 4).values({field: literal_column(f"X'{'ff' * 64}'")}))
+                assert verify_chain(session)[0].number == 4
+        session.rollback()
+
+
+def test_an_export_recomputes_to_the_same_hashes_with_nothing_but_its_lines(used: Database) -> None:
+    """As docs/digests.md says it, by a program that knows nothing of ours."""
+    with used.read() as session:
+        lines = list(export_events(session))
+        head = chain_report(session).head
+    previous = "0" * 64
+    for number, line in enumerate(lines, 1):
+        event = json.loads(line)
+        assert (event["number"], event["previous"]) == (number, previous)
+        stated = event.pop("hash")
+        covered = json.dumps(event, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        previous = hashlib.sha256(covered.encode()).hexdigest()
+        assert previous == stated
+    assert (len(lines), previous) == (head.number, head.hash)
+
+
+def test_an_export_may_begin_anywhere(used: Database) -> None:
+    with used.read() as session:
+        everything = list(export_events(session))
+        for first in (1, 2, EVENTS):
+            assert list(export_events(session, first=first)) == everything[first - 1 :]
+        assert list(export_events(session, first=EVENTS + 1)) == []
+
+
+def test_an_event_that_cannot_be_exported_as_it_was_is_named(used: Database) -> None:
+    with used.write() as session:
+        let_events_be_changed(session)
+        session.execute(update(TRAIL).where(TRAIL.c.id == 4).values(after=literal_column("""'{"a": 1}'""")))
+        with pytest.raises(StorageError, match="audit event 4 is not as it was written"):
+            list(export_events(session))
+        session.rollback()
+
+
+def test_times_that_run_backwards_change_neither_the_order_nor_the_chain(database: Database) -> None:
+    for number, hours in enumerate((0, -5, 3, -900, 0)):
+        with database.write() as session:
+            create_team(session, f"team-{number}", actor="ann", at=AT + timedelta(hours=hours))
+    with database.read() as session:
+        assert verify_chain(session) == ()
+        assert [event.object for event in list_events(session)] == [
+            f"team team-{number}" for number in range(4, -1, -1)
+        ]
+        assert [json.loads(line)["occurred_at"][:10] for line in export_events(session)][3] == "2026-05-24"
