@@ -24,6 +24,13 @@ from registry.artifacts.store import ArtifactStore, open_store
 from registry.database.engine import Database
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Do this once: the same command with the same key answers again what it answered the first time.",
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option(min=1, help=f"Show so many at most. [default: {MOST_ROWS}; with --json, all]")
 ]

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Column
 
-from cli.application import AsJson, Context, Limit, example, rows_wanted
+from cli.application import AsJson, Context, IdempotencyKey, Limit, example, rows_wanted
 from cli.rendering import (
     alias_list,
     moment,
@@ -30,6 +30,7 @@ from registry.domain.scores import best_first
 from registry.domain.task_specs import Columns, Metric, TaskSpec, TaskType, parse_task_spec, validation_problems
 from registry.errors import UsageError
 from registry.services import tasks, versions
+from registry.services.idempotency import answer_once
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: define them, see them, promote their versions, retire them.")
 
@@ -60,13 +61,24 @@ def register(
     ctx: typer.Context,
     file: SpecFile,
     team: Annotated[str, typer.Option(help="The team that owns the task.")],
+    idempotency_key: IdempotencyKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a new task from its definition."""
     context: Context = ctx.obj
     spec = _read_spec(context.cwd / file)
+    actor, at = context.actor, context.now()
     with context.database.write() as session:
-        task = tasks.register_task(session, spec, team=team, actor=context.actor, at=context.now())
+        task = answer_once(
+            session,
+            idempotency_key,
+            lambda: tasks.register_task(session, spec, team=team, actor=actor, at=at),
+            answer=Task,
+            action="task.register",
+            request={"team": team, "definition": spec.model_dump(mode="json")},
+            actor=actor,
+            at=at,
+        )
     _warn_of_missing_data(spec)
     if as_json:
         print_json(task)

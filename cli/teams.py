@@ -4,23 +4,36 @@ from typing import Annotated
 
 import typer
 
-from cli.application import AsJson, Context, example
+from cli.application import AsJson, Context, IdempotencyKey, example
 from cli.rendering import moment, print_json, print_line, print_table, time_column
+from registry.domain.records import Team
 from registry.services import teams
+from registry.services.idempotency import answer_once
 
 app = typer.Typer(no_args_is_help=True, help="Teams: who owns tasks.")
 
 
-@app.command(epilog=example("trunkline team create nlu"))
+@app.command(epilog=example("trunkline team create nlu", "trunkline team create nlu --idempotency-key setup-17"))
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="The new team's name.")],
+    idempotency_key: IdempotencyKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a team."""
     context: Context = ctx.obj
+    actor, at = context.actor, context.now()
     with context.database.write() as session:
-        team = teams.create_team(session, name, actor=context.actor, at=context.now())
+        team = answer_once(
+            session,
+            idempotency_key,
+            lambda: teams.create_team(session, name, actor=actor, at=at),
+            answer=Team,
+            action="team.create",
+            request={"name": name},
+            actor=actor,
+            at=at,
+        )
     if as_json:
         print_json(team)
     else:
