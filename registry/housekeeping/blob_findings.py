@@ -109,8 +109,8 @@ def damaged_blobs(
 
 def _of_backbone(backbone: Backbone) -> Iterator[ReferredBlob]:
     subject, root = f"backbone {backbone.name}", backbone.prefix_root
-    yield ReferredBlob(subject, "tokenizer", backbone.tokenizer, _PIN_AGAIN, _tokenizer_problem(root["tokenizer"]))
-    yield ReferredBlob(subject, "embeddings", backbone.embeddings, _PIN_AGAIN, _tensors_problem(root["embeddings"]))
+    yield ReferredBlob(subject, "tokenizer", backbone.tokenizer, _PIN_AGAIN, _tokenizer_problem(root.get("tokenizer")))
+    yield ReferredBlob(subject, "embeddings", backbone.embeddings, _PIN_AGAIN, _tensors_problem(root.get("embeddings")))
     for number, (blob, digest) in enumerate(zip(backbone.layers, backbone.layer_digests, strict=True), 1):
         yield ReferredBlob(subject, f"layer {number}", blob, _PIN_AGAIN, _tensors_problem(digest))
 
@@ -119,7 +119,7 @@ def _nothing_more(path: Path) -> None:
     """Its digest says all there is to say."""
 
 
-def _tokenizer_problem(digest: str) -> _Problem:
+def _tokenizer_problem(digest: str | None) -> _Problem:
     def problem(path: Path) -> str | None:
         try:
             same = tokenizer_digest(path.read_bytes()) == digest
@@ -130,7 +130,7 @@ def _tokenizer_problem(digest: str) -> _Problem:
     return problem
 
 
-def _tensors_problem(digest: str) -> _Problem:
+def _tensors_problem(digest: str | None) -> _Problem:
     def problem(path: Path) -> str | None:
         try:
             with SafetensorsFile(path) as file:
