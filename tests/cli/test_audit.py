@@ -1,3 +1,8 @@
+import json
+import os
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +61,85 @@ def test_of_a_new_object_the_short_values_are_shown(trunkline: Any) -> None:
     assert "frozen_depth: 1" in shown
     assert "module" not in shown
     assert "metrics" not in shown
+
+
+@pytest.mark.usefixtures("versions")
+def test_a_chain_that_nobody_touched_is_whole_and_goes_on_from_a_head_kept_elsewhere(trunkline: Any) -> None:
+    first = trunkline("audit", "verify", "--json").json
+    assert (first["events"], first["breaks"]) == (6, [])
+    said = trunkline.done("audit", "verify").splitlines()
+    assert said == ["6 events: the chain is whole", f"head: {first['head']}"]
+    trunkline.done("team", "create", "later")
+    assert trunkline("audit", "verify", "--expect", first["head"]).code == 0
+    assert trunkline("audit", "verify", "--expect", "0:" + "0" * 64).code == 0
+    assert trunkline("audit", "verify", "--expect", "twelve").code == 2
+
+
+@pytest.mark.usefixtures("versions")
+def test_what_somebody_did_to_the_trail_is_told_and_ends_with_1(trunkline: Any) -> None:
+    head = trunkline("audit", "verify", "--json").json["head"]
+    with sqlite3.connect(trunkline.home / "registry.db") as connection:
+        connection.execute("DROP TRIGGER audit_events_no_update")
+        connection.execute("DROP TRIGGER audit_events_no_delete")
+        connection.execute("UPDATE audit_events SET actor = 'eve' WHERE id = 3")
+        connection.execute("DELETE FROM audit_events WHERE id = 6")
+    answer = trunkline("audit", "verify")
+    assert (answer.code, answer.err) == (1, "")
+    assert answer.out.splitlines()[:3] == [
+        "event 3 does not have its hash: it was changed, or the hash of the event before it was",
+        "event 6 is missing",
+        "5 events: the chain is BROKEN",
+    ]
+    found = trunkline("audit", "verify", "--json", "--expect", head)
+    assert found.code == 1
+    assert [one["number"] for one in found.json["breaks"]] == [3, 6, 6]
+    with sqlite3.connect(trunkline.home / "registry.db") as connection:
+        connection.execute("UPDATE audit_events SET hash = printf('%064d', id)")
+    connection.close()
+    assert trunkline("team", "create", "later").problem.startswith("the audit trail has lost its last event, number 6")
+
+
+@pytest.mark.usefixtures("versions")
+def test_events_are_exported_with_all_that_recomputes_their_chain(trunkline: Any, tmp_path: Path) -> None:
+    exported = trunkline.done("audit", "export")
+    events = [json.loads(line) for line in exported.splitlines()]
+    assert [event["number"] for event in events] == [1, 2, 3, 4, 5, 6]
+    assert [event["previous"] for event in events] == ["0" * 64, *(event["hash"] for event in events[:-1])]
+    head = trunkline("audit", "verify", "--json").json["head"]
+    assert head == f"6:{events[-1]['hash']}"
+    assert trunkline.done("audit", "export", "--from", "5") == "".join(exported.splitlines(keepends=True)[4:])
+    assert trunkline.done("audit", "export", "--from", "7") == ""
+    assert trunkline("audit", "export", "--from", "0").code == 2
+    assert trunkline.done("audit", "export", "--output", "trail.jsonl") == "wrote trail.jsonl: 6 events\n"
+    assert (tmp_path / "trail.jsonl").read_text(encoding="utf-8") == exported
+    assert trunkline("audit", "export", "--output", "t", "--json").json == {"file": "t", "events": 6}
+
+
+def test_what_a_terminal_cannot_show_is_exported_all_the_same(trunkline: Any) -> None:
+    trunkline.done("--actor", "Ünal \U0001f600", "team", "create", "nlu")
+    environment = os.environ | trunkline.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [Path(sys.executable).with_name("trunkline"), "audit", "export"]
+    done = subprocess.run(command, env=environment, cwd=trunkline.folder, capture_output=True, check=True)
+    assert json.loads(done.stdout.decode())["actor"] == "Ünal \U0001f600"
+
+
+def test_a_reader_that_has_seen_enough_of_an_export_is_no_error(trunkline: Any) -> None:
+    for number in range(3):
+        trunkline.done("--actor", "x" * 60_000, "team", "create", f"team-{number}")
+    trunkline_command = Path(sys.executable).with_name("trunkline")
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {trunkline_command} audit export | head -c 10"],
+        env=os.environ | trunkline.environ,
+        cwd=trunkline.folder,
+        capture_output=True,
+    )
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 10, b"")
+
+
+def test_an_export_that_cannot_be_written_leaves_what_was_there(trunkline: Any, tmp_path: Path) -> None:
+    trunkline.done("team", "create", "nlu")
+    (tmp_path / "folder").mkdir()
+    answer = trunkline("audit", "export", "--output", "folder")
+    assert answer.code == 1
+    assert answer.problem.startswith(f"cannot write {tmp_path / 'folder'}: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".trunkline", "folder"]
