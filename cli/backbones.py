@@ -68,7 +68,7 @@ def pin(
         new = new.model_copy(update={"source": origin})
     with context.database.write() as session:
         refer_to(session, context.store, new.blobs)
-        was_there = any(known.name == new.name for known in backbones.list_backbones(session))
+        was_there = bool(backbones.list_backbones(session, names=[new.name]))
         backbone = backbones.pin_backbone(session, new, actor=context.actor, at=context.now())
     reached("pin.committed")
     if as_json:

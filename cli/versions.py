@@ -133,7 +133,7 @@ def _fields(version: Version) -> list[tuple[str, str]]:
         ("statistic", version.statistic),
         *teacher,
         ("spec revision", str(version.spec_revision)),
-        ("recipe", _list(_flat(version.recipe))),
+        *_recipe_fields(version.recipe),
         ("seed", str(version.seed)),
         ("data", f"train {short_digest(version.train_digest)}, dev {short_digest(version.dev_digest)}"),
         ("module", short_digest(version.module)),
@@ -142,6 +142,16 @@ def _fields(version: Version) -> list[tuple[str, str]]:
         ("MLflow run", version.mlflow_run or "none"),
         ("created (UTC)", f"{moment(version.created_at)} by {version.created_by}"),
     ]
+
+
+def _recipe_fields(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The recipe; of a module that was trained elsewhere, apart from it what else its manifest told."""
+    if "imported" not in recipe:
+        return [("recipe", _list(_flat(recipe)))]
+    told = dict(recipe["imported"])
+    own = _list(_flat(told.pop("recipe", {})))
+    claims = {f"claimed {metric}": value for metric, value in told.pop("metrics", {}).items()}
+    return [(name, text) for name, text in (("recipe", own), ("as told", _list(told | claims))) if text]
 
 
 def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:

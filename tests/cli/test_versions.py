@@ -136,7 +136,7 @@ def test_a_manifest_may_be_json_and_what_it_says_is_shown(
     path = manifest(trained, name="module.json", trained_by="bob", notes="on his own machine", metrics=None)
     assert imported(trunkline, trained, path)["recipe"]["imported"]["recipe"]["learning_rate"] == 0.003
     shown = trunkline.done("version", "show", "regression/1")
-    for part in ("imported, evaluated here", "trained_by bob", "learning_rate 0.003", "notes on his own machine"):
+    for part in ("(teacher)", "imported, evaluated here", "as told notes on his own machine, seed 0, trained_by bob"):
         assert part in " ".join(shown.split())
 
 
