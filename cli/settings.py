@@ -4,7 +4,7 @@ import getpass
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ class Settings:
     """What a run of the command needs to know about its surroundings. All paths are absolute."""
 
     home: Path
-    database_url: str
+    database_url: str = field(repr=False)
     """May hold a password: never shown."""
     artifact_root: str
     """A folder's absolute path, or s3://bucket/prefix."""
@@ -46,8 +46,8 @@ class Settings:
         """`home` and `actor` are the command's flags, None where they were not given.
 
         Raises:
-            UsageError: the actor is empty or not on one line, the home is under a user that does not exist, or the
-                cache's limit is no number.
+            UsageError: the actor is empty or not on one line, the home is under a user that does not exist, the
+                artifact root is neither a folder nor a URL, or the cache's limit is no number.
         """
         folder = _home(environ, cwd, home)
         tracking_uri = environ.get("MLFLOW_TRACKING_URI")
@@ -75,6 +75,8 @@ def _home(environ: Mapping[str, str], cwd: Path, flag: Path | None) -> Path:
 def _artifact_root(named: str | None, cwd: Path, home: Path) -> str:
     if not named:
         return str(home / "artifacts")
+    if named.startswith("s3:") and not named.startswith("s3://"):  # else a folder of this name would be made
+        raise UsageError("TRUNKLINE_ARTIFACT_ROOT begins with s3: but not with s3://, as in s3://bucket/prefix")
     return named if "://" in named else str(cwd / _expanded(Path(named)))
 
 

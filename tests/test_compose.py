@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy.engine import make_url
+
+from cli.settings import Settings
+from registry.artifacts.s3_location import S3Location
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -123,6 +127,19 @@ def test_ports_are_published_on_this_machine_only(services):
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert set(published) == {"postgres", "minio", "mlflow"}
     assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
+
+
+def test_what_the_head_says_to_set_leads_trunkline_to_these_servers(services):
+    head = FILE.read_text(encoding="utf-8").partition("\nname:")[0]
+    told = dict(re.findall(r"([A-Z][A-Z0-9_]+)=(\S+)", " ".join(re.findall(r"export (.+)", head))))
+    settings = Settings.from_environment(told, ROOT)
+    database = make_url(settings.database_url)
+    assert (database.username, database.database, database.port) == ("trunkline", "trunkline", 5432)
+    assert S3Location.parse(settings.artifact_root) == ("trunkline", "")
+    assert settings.mlflow_uri.endswith(":5000")
+    assert told["AWS_ENDPOINT_URL_S3"].endswith(":9000")
+    assert {told["PGPASSWORD"], told["AWS_SECRET_ACCESS_KEY"]} == {"<TRUNKLINE_DB_PASSWORD>", "<TRUNKLINE_S3_SECRET>"}
+    assert "give_bucket trunkline " in services["minio-setup"]["command"][0]
 
 
 def test_ports_can_be_moved(tmp_path):

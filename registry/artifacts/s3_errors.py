@@ -36,6 +36,7 @@ _BY_CODE = {
     "IllegalLocationConstraintException": _REGION,
     "301": _REGION,
     "307": _REGION,
+    "NotImplemented": ("the server cannot do this", "use one that knows all of S3's operations on objects"),
     "InvalidObjectState": ("the object is in an archive", "restore it there first, and keep blobs out of archives"),
     "QuotaExceeded": _FULL,
     "XMinioStorageFull": _FULL,
@@ -114,7 +115,7 @@ def _answered(error: ClientError, needs: str) -> tuple[str, str]:
         return _BY_CODE[code]
     shown = " ".join(dict.fromkeys([str(status), *_SHOWN_CODE.findall(code)[:1]]))
     if status in (401, 403):
-        return f"access denied ({shown})", f"give the account {needs} there, or use another AWS_PROFILE"
+        return f"access denied ({shown})", f"give the account {needs} there, or use other credentials"
     if status >= 500 or status == 429 or code in _THROTTLED:
         times = answer.get("RetryAttempts", 0) + 1
         return f"the server answered {shown}, {times} times", (

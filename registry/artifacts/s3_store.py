@@ -44,8 +44,8 @@ _NO_OBJECT = frozenset({"NoSuchKey", "NotFound", "404"})
 class S3Limits:
     """Sizes in bytes and times in seconds; those of S3 itself where it has any."""
 
-    part: int = 16 << 20
-    """Larger blobs are uploaded in parts of this size, several at once."""
+    part: int = 8 << 20
+    """Larger blobs are uploaded in parts of this size, eight at once; some 20 of them may be in memory."""
     copy: int = 5 << 30
     """S3 copies no larger object in one request."""
     page: int = 1000

@@ -73,7 +73,8 @@ def test_an_actor_that_would_garble_the_audit_trail_is_refused(tmp_path: Path, a
 
 def test_everything_lies_in_the_home_unless_mlflow_has_a_server(tmp_path: Path) -> None:
     embedded = Settings.from_environment({}, tmp_path, actor="a")
-    assert embedded.artifact_root == embedded.home / "artifacts"
+    assert embedded.artifact_root == str(embedded.home / "artifacts")
+    assert embedded.blob_cache == embedded.home / "cache" / "blobs"
     assert make_url(embedded.database_url).database == str(embedded.registry_file)
     assert make_url(embedded.mlflow_uri).database == str(embedded.home / "mlflow.db")
     assert embedded.mlflow_artifact_location == (embedded.home / "mlflow-artifacts").as_uri()
@@ -85,3 +86,47 @@ def test_everything_lies_in_the_home_unless_mlflow_has_a_server(tmp_path: Path) 
 def test_a_home_with_an_unusual_name_stays_itself_in_the_database_url(tmp_path: Path, name: str) -> None:
     settings = Settings.from_environment({}, tmp_path, home=tmp_path / name, actor="a")
     assert make_url(settings.database_url).database == str(tmp_path / name / "registry.db")
+
+
+@pytest.mark.parametrize("named", ["postgresql://ann:secret@server/registry", ""])
+def test_a_shared_database_is_named_by_its_url_and_its_password_is_not_shown(tmp_path: Path, named: str) -> None:
+    settings = Settings.from_environment({"TRUNKLINE_DATABASE_URL": named}, tmp_path, actor="a")
+    own = make_url(settings.database_url).database == str(settings.registry_file)
+    assert settings.database_url == named or (own and not named)
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("named", "root"),
+    [
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("/srv/blobs", "/srv/blobs"),
+        ("blobs", "{cwd}/blobs"),
+        ("~/blobs", "{home}/blobs"),
+        ("", "{cwd}/.trunkline/artifacts"),
+    ],
+)
+def test_the_artifact_root_is_a_folder_or_a_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, root: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    settings = Settings.from_environment({"TRUNKLINE_ARTIFACT_ROOT": named}, tmp_path, actor="a")
+    assert settings.artifact_root == root.format(cwd=tmp_path, home="/home/ann")
+
+
+@pytest.mark.parametrize("named", ["s3:bucket", "s3:/bucket/prefix"])
+def test_a_url_with_too_few_slashes_is_no_folder(tmp_path: Path, named: str) -> None:
+    with pytest.raises(UsageError, match="TRUNKLINE_ARTIFACT_ROOT begins with s3: but not with s3://"):
+        Settings.from_environment({"TRUNKLINE_ARTIFACT_ROOT": named}, tmp_path, actor="a")
+
+
+@pytest.mark.parametrize(("named", "size"), [("", 20_000_000_000), ("0.5", 500_000_000), ("3", 3_000_000_000)])
+def test_the_size_of_local_copies_is_counted_in_gigabytes(tmp_path: Path, named: str, size: int) -> None:
+    settings = Settings.from_environment({"TRUNKLINE_BLOB_CACHE_GB": named}, tmp_path, actor="a")
+    assert settings.blob_cache_bytes == size
+
+
+@pytest.mark.parametrize("named", ["0", "-1", "much", "nan", "inf", "1GB"])
+def test_a_size_that_is_none_is_refused(tmp_path: Path, named: str) -> None:
+    with pytest.raises(UsageError, match=f"TRUNKLINE_BLOB_CACHE_GB={named}: must be a number of gigabytes above 0"):
+        Settings.from_environment({"TRUNKLINE_BLOB_CACHE_GB": named}, tmp_path, actor="a")

@@ -309,7 +309,7 @@ def test_a_download_gets_through_however_often_it_is_cut_while_it_gets_on(
 
 def test_a_blob_that_is_replaced_while_it_is_read_is_read_anew(bucket: Bucket, s3_proxy: FaultyProxy) -> None:
     """Somebody mends a damaged one: the rest of the new does not belong to the beginning of the old."""
-    data = os.urandom(3 << 20)
+    data = os.urandom(1 << 20)
     bucket.overwrite(blob_key(sha256(data)), bytes(3 << 20))
 
     def cut_and_mend(exchange: Exchange) -> None:

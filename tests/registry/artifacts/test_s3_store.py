@@ -228,6 +228,25 @@ def test_a_kill_at_any_step_leaves_whole_blobs(
     assert store.read(store.put(b"hello")) == b"hello"
 
 
+def test_a_store_that_processes_inherit_shares_no_connection(
+    bucket: Bucket,
+    s3_proxy: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    together: Callable[[int, Callable[[int], object]], list[object]],
+) -> None:
+    """Answers would reach the wrong one of them. The proxy, unlike the server, keeps connections open."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    store = bucket.store()
+    contents = {store.put(bytes([number]) * 1000): number for number in range(4)}
+
+    def work(number: int) -> str:
+        for digest in list(contents) * 5:
+            store.verify(digest)
+        return "done"
+
+    assert together(4, work) == ["done"] * 4
+
+
 # Local copies
 
 
@@ -332,6 +351,7 @@ def test_without_credentials_it_says_where_they_come_from(bucket: Bucket, monkey
         (400, "IllegalLocationConstraintException", "the server sends the request elsewhere"),
         (404, "NoSuchBucket", "there is no such bucket; create it, or correct TRUNKLINE_ARTIFACT_ROOT"),
         (403, "InvalidObjectState", "the object is in an archive"),
+        (501, "NotImplemented", "the server cannot do this"),
         (507, "XMinioStorageFull", "the server has no space left"),
         (500, "InternalError", "the server answered 500 InternalError, 2 times; it is down, overloaded"),
         (503, "ServiceUnavailable", "the server answered 503 ServiceUnavailable, 2 times; it is down"),
