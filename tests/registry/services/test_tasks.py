@@ -1,4 +1,4 @@
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from registry.services.tasks import (
     register_task,
     retire_task,
     revive_task,
+    task_at,
     update_task,
 )
 from registry.services.versions import register_version
@@ -169,3 +170,34 @@ def test_a_list_says_of_each_task_what_showing_it_says_in_as_many_queries_for_ma
         shown = {task.name: (task.version_count, task.aliases) for task in list_tasks(session)}
     assert shown["task-4"] == (4, {"candidate": 4, "champion": 4})
     assert shown["task-3"] == (3, {})
+
+
+def test_what_a_task_was_is_told_for_any_moment_also_where_the_clock_went_back(
+    registry: Database, spec: Any, new_version: Any, change: dict[str, Any]
+) -> None:
+    first_day = change["at"]
+
+    def day(number: int) -> dict[str, Any]:
+        return {"actor": "ann", "at": first_day + timedelta(days=number)}
+
+    def told(number: int) -> tuple[Any, ...]:
+        with registry.read() as session:
+            past = task_at(session, "rte", day(number)["at"])
+        reason = None if past.retirement is None else past.retirement.reason
+        labels = None if past.spec is None else past.spec.labels
+        return past.state, reason, past.spec_revision, labels, past.version_count, past.aliases
+
+    with registry.write() as session:
+        register_version(session, new_version(), **day(1))
+        promote(session, VersionReference(task="rte", number=1), "champion", expect=None, **day(2))
+        update_task(session, spec("rte", labels=["a", "b"]), **day(4))
+        update_task(session, spec("rte", labels=["c", "d"]), **day(3))
+        retire_task(session, "rte", Retirement(reason="over"), **day(5))
+        revive_task(session, "rte", **day(6))
+    assert told(-1) == (None, None, None, None, 0, {})
+    assert told(0) == ("active", None, 1, ("no", "yes"), 0, {})
+    assert told(1) == ("active", None, 1, ("no", "yes"), 1, {})
+    assert told(3) == ("active", None, 1, ("no", "yes"), 1, {"champion": 1})
+    assert told(4) == ("active", None, 3, ("c", "d"), 1, {"champion": 1})
+    assert told(5) == ("retired", "over", 3, ("c", "d"), 1, {"champion": 1})
+    assert told(6) == ("active", None, 3, ("c", "d"), 1, {"champion": 1})
