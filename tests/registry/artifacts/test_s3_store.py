@@ -20,7 +20,7 @@ from registry.artifacts.s3_store import S3ArtifactStore, S3Limits
 from registry.artifacts.store import blob_key
 from registry.errors import ArtifactMissing, InvalidInput, StorageError
 from tests.registry.artifacts.conftest import SMALL_PARTS, Bucket
-from tests.s3_server import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, FaultyProxy, Request, answers, silence
+from tests.s3_server import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, Exchange, FaultyProxy, Request, answers, silence
 
 HELLO = hashlib.sha256(b"hello").hexdigest()
 PART = SMALL_PARTS.part
@@ -400,6 +400,17 @@ def test_a_server_of_another_kind_is_recognised(
     for use in (lambda: list(store.blobs()), lambda: store.now(), lambda: store.put(b"hello")):
         with pytest.raises(StorageError, match=r"or no S3: .*check AWS_ENDPOINT_URL"):
             use()
+
+
+def test_a_server_that_does_not_say_what_time_it_is_cannot_be_swept(bucket: Bucket, s3_proxy: FaultyProxy) -> None:
+    def without_date(exchange: Exchange) -> None:
+        answer = exchange.forward()
+        headers = {name: value for name, value in answer.headers.items() if name.lower() != "date"}
+        exchange.send(answer._replace(headers=headers))
+
+    s3_proxy.fail(without_date)
+    with pytest.raises(StorageError, match=f"the server of {bucket.url} does not say what time it is"):
+        bucket.store().now()
 
 
 # Settings
