@@ -36,7 +36,7 @@ def test_a_command_in_the_documents_is_one_of_ours_with_its_options(line):
         assert name in command.commands, f"{line}: there is no command {name!r}"
         command = command.commands[name]
     redirected = arguments.index(">") if ">" in arguments else len(arguments)
-    options = {option for parameter in command.params for option in parameter.opts}
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for argument in arguments[:redirected]:
         if argument.startswith("--"):
             assert argument in options | {"--help"}, f"{line}: the command has no option {argument}"

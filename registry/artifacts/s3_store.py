@@ -37,6 +37,7 @@ _TRIES = 3
 """How often bytes are moved before other bytes at the other end are put down to the server."""
 _SIDE_BY_SIDE = 8
 _FIRST_PAUSE_SECONDS = 0.05
+_NOT_THERE = frozenset({"NotImplemented", "501"})
 _NO_OBJECT = frozenset({"NoSuchKey", "NotFound", "404"})
 
 
@@ -146,9 +147,14 @@ class S3ArtifactStore:
     def clear_unfinished(self, *, before: datetime, dry_run: bool) -> int:
         """Uploads in parts; whatever is smaller is there whole or not at all.
 
-        MinIO lists none of them and clears them itself after a day.
+        None on a server that cannot list them: there a rule of the bucket must clear them.
         """
-        found = self._listed("list_multipart_uploads", "Uploads", needs="s3:ListBucketMultipartUploads")
+        try:
+            found = list(self._listed("list_multipart_uploads", "Uploads", needs="s3:ListBucketMultipartUploads"))
+        except StorageError as error:
+            if isinstance(error.__cause__, ClientError) and error_code(error.__cause__) in _NOT_THERE:
+                return 0
+            raise
         old = [upload for _, upload in found if upload["Initiated"] < before]
         for upload in old:
             if not dry_run:

@@ -488,3 +488,15 @@ def test_no_secret_is_ever_shown(
     everything = "".join(shown) + caplog.text
     for secret in (ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, "Signature=", "AWS4-HMAC"):
         assert secret not in everything
+
+
+def test_a_server_that_cannot_list_uploads_has_none_to_clear(
+    bucket: Bucket, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    store = bucket.store()
+    s3_proxy.fail(answers(501, "NotImplemented"))
+    assert store.clear_unfinished(before=datetime.now(UTC), dry_run=False) == 0
+    s3_proxy.fail(answers(403, "AccessDenied"))
+    with pytest.raises(StorageError, match="s3:ListBucketMultipartUploads"):
+        store.clear_unfinished(before=datetime.now(UTC), dry_run=False)
