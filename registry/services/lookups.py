@@ -34,19 +34,22 @@ def find_task(session: Session, name: str) -> TaskRow:
 
 def lock_task(session: Session, name: str) -> TaskRow:
     """`find_task`, and nobody else changes the task, its versions or its aliases until this transaction ends."""
-    row = find_task(session, name)
-    # Read again: what was read before the lock may be old. Others may still refer to the row: with a stronger lock, two
-    # tasks that are retired in favour of each other would wait for each other.
-    session.refresh(row, with_for_update={"key_share": True})
+    check_name("task", name)
+    (row,) = lock_tasks(session, [name])
     return row
 
 
 def lock_tasks(session: Session, names: Collection[str]) -> list[TaskRow]:
-    """`lock_task` of several by one query, by name: in one order everywhere, so that two callers cannot deadlock."""
+    """`lock_task` of several by one query, by name: in one order everywhere, so that two callers cannot deadlock.
+
+    Others may still refer to the rows: with a stronger lock, two tasks that are retired in favour of each other would
+    wait for each other.
+    """
     query = select(TaskRow).where(TaskRow.name.in_(names)).order_by(TaskRow.name).with_for_update(key_share=True)
     rows = list(session.scalars(query.execution_options(populate_existing=True)))
-    for missing in sorted(set(names) - {row.name for row in rows}):
-        find_task(session, missing)  # raises what says why
+    if missing := sorted(set(names) - {row.name for row in rows}):
+        find_task(session, missing[0])  # raises what says why
+        return lock_tasks(session, names)  # unless it has just been registered
     return rows
 
 

@@ -34,7 +34,7 @@ def register_version(session: Session, new: NewVersion, *, actor: str, at: datet
         InvalidInput: the module does not fit its task, its backbone or its teacher; lists every reason.
     """
     task = lock_task(session, new.task)
-    if (existing := find_trial(session, new.task, new.trial_key)) is not None:
+    if (existing := _find_trial(session, task, new.trial_key)) is not None:
         return existing
     refuse_if_retired(task, "no new versions")
     backbone = find_backbone(session, new.backbone)
@@ -108,8 +108,11 @@ def list_versions(
 
 def find_trial(session: Session, task: str, trial_key: str) -> Version | None:
     """The version that this trial became, if it was registered; raises UsageError or NotFound for the task."""
-    row = find_task(session, task)
-    found = _records(session, _with_names().where(VersionRow.task_id == row.id, VersionRow.trial_key == trial_key))
+    return _find_trial(session, find_task(session, task), trial_key)
+
+
+def _find_trial(session: Session, task: TaskRow, trial_key: str) -> Version | None:
+    found = _records(session, _with_names().where(VersionRow.task_id == task.id, VersionRow.trial_key == trial_key))
     return found[0] if found else None
 
 
