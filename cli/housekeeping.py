@@ -117,7 +117,13 @@ def backup(
         print_line(f"wrote {file}: {_counted(rows, 'row')}, {held}, {_size(path.stat().st_size)}")
 
 
-@app.command(epilog=example("trunkline --home /srv/new restore registry-2026-11-23.tar"))
+@app.command(
+    epilog=example(
+        "trunkline restore registry-2026-11-23.tar",
+        then="Into another registry than the one at hand: with --home FOLDER before the command, or TRUNKLINE_HOME, "
+        "TRUNKLINE_DATABASE_URL and TRUNKLINE_ARTIFACT_ROOT.",
+    )
+)
 def restore(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `trunkline backup` wrote.")],

@@ -242,7 +242,9 @@ def list_versions(
     best: Annotated[
         bool, typer.Option("--best", help="The best first, by the metric; those on other dev data apart.")
     ] = False,
-    metric: Annotated[Metric | None, typer.Option(help="The metric to show. [default: the task's own]")] = None,
+    metric: Annotated[
+        Metric | None, typer.Option(metavar="METRIC", help="The metric to show. [default: the task's own]")
+    ] = None,
     limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:

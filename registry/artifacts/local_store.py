@@ -63,7 +63,7 @@ class LocalArtifactStore:
             for path in sorted((self._root / "sha256").glob("[0-9a-f][0-9a-f]/*")):
                 digest, state = path.parent.name + path.name, _state(path)
                 if is_digest(digest) and state is not None and S_ISREG(state.st_mode):
-                    yield StoredBlob(digest, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))
+                    yield StoredBlob(digest, state.st_size, _written_at(state))
 
     def remove(self, digest: str) -> None:
         with self._reading():
@@ -82,7 +82,7 @@ class LocalArtifactStore:
             incoming.touch()
             reached("clock.touched")
             try:
-                return datetime.fromtimestamp(incoming.stat().st_mtime, UTC)
+                return _written_at(incoming.stat())
             finally:
                 incoming.unlink()
         except OSError as error:
@@ -91,7 +91,7 @@ class LocalArtifactStore:
     def clear_unfinished(self, *, before: datetime, dry_run: bool) -> int:
         with self._reading():
             states = [(path, _state(path)) for path in (self._root / "incoming").glob("*")]
-            old = [path for path, state in states if state is not None and state.st_mtime < before.timestamp()]
+            old = [path for path, state in states if state is not None and _written_at(state) < before]
             for path in old:
                 if not dry_run:
                     path.unlink(missing_ok=True)
@@ -205,3 +205,7 @@ def _state(path: Path) -> os.stat_result | None:
         return path.stat()
     except FileNotFoundError:
         return None
+
+
+def _written_at(state: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(state.st_mtime, UTC)

@@ -57,7 +57,7 @@ COMMANDS = {
     ),
     "register": Command(
         ("task", "register", "town.yaml", "--team", "nlu", "--idempotency-key", "town-1"),
-        ("task.row-written", "task.revision-written"),
+        ("idempotency.key-reserved", "task.row-written", "task.revision-written"),
     ),
     "train": Command(
         ("train", "city", "--layers", "3", *RUN),
