@@ -1,5 +1,6 @@
 """All commands on one root, and a walk over them."""
 
+import re
 from collections.abc import Iterator
 from typing import TypeAlias, cast
 
@@ -52,7 +53,12 @@ def walk(command: Command, path: str = "trunkline") -> Iterator[tuple[str, Comma
 def take_help_literally(root: TyperGroup) -> None:
     """Escapes all help: typer would read `[default: 5]` in it as rich's markup and show nothing."""
     for _, command in walk(root):
-        command.help, command.epilog = escape(command.help or ""), escape(command.epilog or "")
+        command.help, command.epilog = escape(_flowing(command.help or "")), escape(command.epilog or "")
         for parameter in command.params:
             if isinstance(parameter, TyperArgument | TyperOption):
                 parameter.help = escape(parameter.help or "")
+
+
+def _flowing(text: str) -> str:
+    """Paragraphs without the line breaks of the source, which typer would keep beside its own."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
