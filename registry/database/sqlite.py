@@ -1,9 +1,11 @@
 """A registry in an SQLite file: WAL, writers begin IMMEDIATE, readers cannot write."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, cast
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection
@@ -13,6 +15,9 @@ from registry.database.columns import json_text
 from registry.database.description import Description, describe
 from registry.database.schema import Schema
 from registry.errors import Conflict, SchemaError, StorageError, TrunklineError
+
+_WRITING: Final = "BEGIN IMMEDIATE"
+_ASK_AGAIN_SECONDS: Final = 0.004
 
 
 class SqliteFile:
@@ -32,7 +37,7 @@ class SqliteFile:
         self._make_folder()
         reader = self._engine("BEGIN", "foreign_keys = ON", "query_only = ON")
         # Recursive triggers: INSERT OR REPLACE would else delete a row without asking the trigger that refuses it.
-        writer = self._engine("BEGIN IMMEDIATE", "foreign_keys = ON", "recursive_triggers = ON")
+        writer = self._engine(_WRITING, "foreign_keys = ON", "recursive_triggers = ON")
         return reader, writer
 
     @contextmanager
@@ -42,7 +47,7 @@ class SqliteFile:
         # Migrations rebuild tables: foreign keys are not enforced meanwhile, but checked before the commit. The lock
         # is for the switch to WAL, which SQLite does not wait for.
         self._make_folder()
-        engine = self._engine("BEGIN IMMEDIATE", "foreign_keys = OFF", "journal_mode = WAL")
+        engine = self._engine(_WRITING, "foreign_keys = OFF", "journal_mode = WAL")
         try:
             with FileLock(f"{self.location}.upgrading", timeout=self._busy_seconds), engine.begin() as connection:
                 yield connection
@@ -106,6 +111,29 @@ class SqliteFile:
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            if begin == _WRITING:
+                self._wait_to_write(connection)
+            else:
+                connection.exec_driver_sql(begin)
 
         return engine
+
+    def _wait_to_write(self, connection: Connection) -> None:
+        """SQLite's own waiting is unfair: it asks the more rarely the longer it has waited, so that whoever came last
+        is served first. With 32 writers the slowest of a hundred waited four times as long as they do here."""
+        driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+        deadline = time.monotonic() + self._busy_seconds
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            while time.monotonic() < deadline:
+                try:
+                    driver.execute(_WRITING)
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                        break
+                    time.sleep(_ASK_AGAIN_SECONDS)
+                else:
+                    return
+            connection.exec_driver_sql(_WRITING)  # once more, for an error as SQLAlchemy gives it
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {self._busy_seconds * 1000:.0f}")

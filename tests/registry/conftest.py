@@ -63,16 +63,18 @@ def empty_postgresql_template(postgresql: PostgresqlServer) -> str:
     return name
 
 
-Copy = Callable[[str, Path], AbstractContextManager[str]]
+Copy = Callable[[str, str, Path], AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session")
-def copied(backend: str, request: pytest.FixtureRequest) -> Copy:
-    """Makes a database with some content ("nothing", "empty", "populated"), in a folder where it needs one; gives its
-    URL, and drops it afterwards."""
+def copied(request: pytest.FixtureRequest) -> Copy:
+    """Makes a database of a kind with some content ("nothing", "empty", "populated"), in a folder where it needs one.
+
+    Gives its URL, and drops it afterwards.
+    """
 
     @contextmanager
-    def copy(content: str, folder: Path) -> Iterator[str]:
+    def copy(backend: str, content: str, folder: Path) -> Iterator[str]:
         if backend == "sqlite":
             if content != "nothing":
                 shutil.copy(request.getfixturevalue(f"{content}_database_file"), folder / "registry.db")
@@ -90,11 +92,11 @@ def copied(backend: str, request: pytest.FixtureRequest) -> Copy:
 
 
 @pytest.fixture
-def database_url(copied: Copy, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def database_url(backend: str, copied: Copy, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the test's database is. Nothing is in it unless the test also asks for `database` or `registry`."""
     contents = {"registry": "populated", "database": "empty"}
     content = next((contents[name] for name in contents if name in request.fixturenames), "nothing")
-    with copied(content, tmp_path) as url:
+    with copied(backend, content, tmp_path) as url:
         yield url
 
 

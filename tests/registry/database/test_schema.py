@@ -138,10 +138,15 @@ NEVER_ALONE = {
 
 @pytest.fixture(scope="module")
 def filled(
-    copied: Any, tmp_path_factory: pytest.TempPathFactory, new_version: Any, new_release: Any, change: dict[str, Any]
+    backend: str,
+    copied: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_version: Any,
+    new_release: Any,
+    change: dict[str, Any],
 ) -> Iterator[Database]:
     """rte has versions 1, 2 and the student 3; sst has 1 and 2; rte@champion went from 1 to 2; r1 holds rte/1."""
-    with copied("populated", tmp_path_factory.mktemp("filled")) as url:
+    with copied(backend, "populated", tmp_path_factory.mktemp("filled")) as url:
         database = Database.open(url)
         with database.write() as session:
             for task, trial in (("rte", "one"), ("rte", "two"), ("sst", "one"), ("sst", "two")):

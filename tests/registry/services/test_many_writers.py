@@ -224,7 +224,8 @@ def test_all_kinds_of_changes_at_once_fail_only_where_a_rule_forbids_them(
     with registry.write() as session:
         for task in ("rte", "sst"):
             for trial in "ab":
-                register_version(session, new_version(task, trial=trial), **change)
+                version = register_version(session, new_version(task, trial=trial), **change)
+                promote(session, version.reference, "champion", expect=None, **change)
 
     def work(process: int) -> list[str]:
         task, other = ("rte", "sst") if process % 2 else ("sst", "rte")
