@@ -27,10 +27,10 @@ setup: .venv/.installed ## create .venv from requirements.lock (runs again only 
 	@touch $@
 
 test: setup lint types imports ## everything that must pass: lint, types, import floors, all tests with branch coverage
-	@$(BIN)/pytest --cov --cov-branch --cov-report=term
+	@$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-branch --cov-report=term
 
 check: setup lint types imports ## the fast part of `make test`: no slow tests, no coverage
-	@$(BIN)/pytest -q -m "not slow"
+	@$(BIN)/pytest --numprocesses auto --dist loadfile -q -m "not slow"
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check .
