@@ -91,6 +91,9 @@ SPEC = TaskSpec.model_validate(
 )
 
 
+PREFIX = backbone().prefix_digests[8]
+
+
 def version(*trial: int) -> NewVersion:
     return NewVersion.model_validate(
         {
@@ -100,7 +103,7 @@ def version(*trial: int) -> NewVersion:
             "kind": VersionKind.TEACHER,
             "frozen_depth": 8,
             "task_layers": 2,
-            "prefix_digest": backbone().prefix_digests[8],
+            "prefix_digest": PREFIX,
             "head": {"type": "classification", "outputs": 2},
             "module": digest_of("module", trial),
             "golden": digest_of("golden", trial),
@@ -136,7 +139,7 @@ def move(session: Session, writer: int, number: int) -> object:
     return promote(session, reference, "champion", expect=None, **CHANGE)
 
 
-WRITES: dict[str, Write] = {"register a version": register, "move an alias": move}
+WRITES: dict[str, Write] = {"new version": register, "alias move": move}
 
 
 def measure(url: str, write: Write, *, writers: int, seconds: float, first_writer: int) -> dict[str, float]:
@@ -242,7 +245,7 @@ def run(kind: str, writers: Sequence[int], seconds: float, parent: Path | None) 
 def show(results: Sequence[dict[str, Any]]) -> None:
     title = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, SQLite {sqlite3.sqlite_version}"
     table = Table("database", "change", title=title)
-    headers = ("writers", "writes/s", "syncs/s", "of that", "p50 ms", "p95 ms", "p99 ms", "slowest")
+    headers = ("writers", "writes/s", "syncs/s", "p50 ms", "p95 ms", "p99 ms", "slowest")
     for header in headers:
         table.add_column(header, justify="right")
     for result in results:
@@ -252,7 +255,6 @@ def show(results: Sequence[dict[str, Any]]) -> None:
             str(result["writers"]),
             f"{result['per_second']:.0f}",
             f"{result['syncs']:.0f}",
-            f"{result['per_second'] / result['syncs']:.0%}",
             *(f"{result[name]:.1f}" for name in ("p50", "p95", "p99", "slowest")),
         )
     CONSOLE.print(table)

@@ -20,6 +20,7 @@ def upgrade(
         typer.Option(
             metavar="SECONDS",
             min=0.1,
+            max=86_400,
             help="How long to wait for another upgrade, and for tables that others are using, before giving up.",
         ),
     ] = BUSY_SECONDS,

@@ -154,6 +154,8 @@ class PostgresqlDatabase:
     def _engine(self) -> Engine:
         return create_engine(
             self._url,
+            # A prepared statement would outlive the schema that it was prepared for, and the connection of a pooler.
+            connect_args={"prepare_threshold": None},
             isolation_level="READ COMMITTED",
             json_serializer=json_text,
             pool_pre_ping=True,

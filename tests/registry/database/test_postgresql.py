@@ -306,6 +306,16 @@ def test_a_database_with_too_many_visitors_says_so(
         postgresql.run("DROP ROLE visitor")
 
 
+def test_a_database_that_is_open_goes_on_after_an_upgrade_under_it(
+    database: Database, postgresql: PostgresqlServer, name: str
+) -> None:
+    """What a server has prepared for a connection would refuse to run once a column has another type."""
+    for number in range(12):
+        create(database, f"team-{number}")
+    postgresql.run('ALTER TABLE teams ALTER COLUMN name TYPE text COLLATE "C"', database=name)
+    assert len(teams(database)) == 12
+
+
 def test_a_session_does_not_outlive_its_error(database: Database) -> None:
     """After a failed statement PostgreSQL takes no other in the same transaction: the next one begins anew."""
 
