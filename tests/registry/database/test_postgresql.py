@@ -154,6 +154,9 @@ def test_no_password_is_shown_by_what_a_database_says_of_itself(
     opened = Database.open(database_url.replace("postgres@", f"ann:{SECRET}@"))
     assert SECRET not in f"{opened.location} {opened!r} {vars(opened)} {opened._reader!r} {opened._writer!r}"
     assert opened.location.startswith("postgresql://ann@/")
+    repeating = text(f"DO $$ BEGIN RAISE EXCEPTION 'nobody knows {SECRET}'; END $$")
+    with pytest.raises(StorageError, match=r"nobody knows \*\*\*;"), opened.read() as session:
+        session.execute(repeating)
     opened.close()
 
 
