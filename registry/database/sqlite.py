@@ -129,7 +129,7 @@ class SqliteFile:
                 try:
                     driver.execute(_WRITING)
                 except sqlite3.OperationalError as error:
-                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    if _primary(error.sqlite_errorcode) != sqlite3.SQLITE_BUSY:
                         break
                     time.sleep(_ASK_AGAIN_SECONDS)
                 else:
@@ -137,3 +137,8 @@ class SqliteFile:
             connection.exec_driver_sql(_WRITING)  # once more, for an error as SQLAlchemy gives it
         finally:
             driver.execute(f"PRAGMA busy_timeout = {self._busy_seconds * 1000:.0f}")
+
+
+def _primary(code: int) -> int:
+    """The kind of an error, of which SQLite tells more: SQLITE_BUSY of SQLITE_BUSY_RECOVERY."""
+    return code & 0xFF

@@ -1,8 +1,11 @@
 """What only SQLite does: a file that is made on first use, and that shares a disk with others."""
 
+import fcntl
+import multiprocessing
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +107,35 @@ def test_a_creation_that_is_killed_halfway_is_done_by_the_next(
 
     killed(create)
     assert team_names(opened(path)) == []
+
+
+_SHARED_HEADER = 136  # bytes at the beginning of the -shm file, which a recovery makes anew
+_RECOVERY_LOCKS = (120, 3)  # where and how many: to write, to checkpoint, to recover
+
+
+def recover_for_a_while(shared: Path, seconds: float, ready: Any) -> None:
+    """What a process does that finds a WAL left by a killed one, only slower."""
+    with shared.open("r+b") as file:
+        file.write(bytes(_SHARED_HEADER))
+        file.flush()
+        first, count = _RECOVERY_LOCKS
+        fcntl.lockf(file, fcntl.LOCK_EX, count, first)
+        ready.set()
+        time.sleep(seconds)
+
+
+def test_a_writer_waits_while_another_process_recovers_what_a_killed_one_left(database: Database) -> None:
+    with database.write() as session:
+        session.add(team("before"))
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    process = fork.Process(target=recover_for_a_while, args=(Path(f"{database.location}-shm"), 0.3, ready))
+    process.start()
+    ready.wait(timeout=60)
+    with database.write() as session:
+        session.add(team("after"))
+    process.join()
+    assert team_names(database) == ["before", "after"]
 
 
 def test_a_full_disk_leaves_the_database_as_it_was(database: Database) -> None:
