@@ -21,7 +21,9 @@ import typer
 from cli.rendering import MOST_ROWS, print_line, print_note
 from cli.settings import Settings
 from registry.artifacts.store import ArtifactStore, open_store
+from registry.database.backend import sqlite_file
 from registry.database.engine import Database
+from registry.errors import NotFound
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 IdempotencyKey = Annotated[
@@ -78,6 +80,21 @@ class Context:
             is_at_home = database.location == str(settings.registry_file)
             print_note(f"created a new registry in {settings.home if is_at_home else database.location}")
         return database
+
+    @property
+    def existing_database(self) -> Database:
+        """The registry, which must be there already: one that was made just now would be found in best order.
+
+        Raises:
+            NotFound: it is to be an SQLite file that does not exist.
+        """
+        file = sqlite_file(self.settings.database_url)
+        if file is not None and not file.exists():
+            raise NotFound(
+                f"there is no registry at {file}: check the folder that you are in, --home, TRUNKLINE_HOME and "
+                "TRUNKLINE_DATABASE_URL"
+            )
+        return self.database
 
     @functools.cached_property
     def store(self) -> ArtifactStore:

@@ -8,7 +8,7 @@ import typer
 
 from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
-from cli.rendering import print_fields, print_json, print_line, print_table
+from cli.rendering import print_fields, print_json, print_line, print_note, print_table, print_warning
 from registry.housekeeping.findings import Check
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def gc(
     context: Context = ctx.obj
     with progress_bar() as report:
         swept = sweep_blobs(
-            context.database, context.store, grace=timedelta(hours=grace), dry_run=dry_run, report=report
+            context.existing_database, context.store, grace=timedelta(hours=grace), dry_run=dry_run, report=report
         )
     if as_json:
         print_json(swept)
@@ -65,7 +65,9 @@ def fsck(
 
     context: Context = ctx.obj
     with progress_bar() as report:
-        found = check_registry(context.database, context.settings.artifact_root, read_blobs=not quick, report=report)
+        found = check_registry(
+            context.existing_database, context.settings.artifact_root, read_blobs=not quick, report=report
+        )
     if as_json:
         print_json(found)
     else:
@@ -108,13 +110,20 @@ def backup(
     context: Context = ctx.obj
     path = context.cwd / file
     with progress_bar() as report:
-        summary = write_backup(context.database, context.store, path, blobs=blobs, at=context.now(), report=report)
+        summary = write_backup(
+            context.existing_database, context.store, path, blobs=blobs, at=context.now(), report=report
+        )
     if as_json:
         print_json(summary)
     else:
         rows = sum(table.rows for table in summary.tables.values())
         held = "no blobs" if summary.blobs is None else _blobs(summary.blobs)
         print_line(f"wrote {file}: {_counted(rows, 'row')}, {held}, {_size(path.stat().st_size)}")
+    if not summary.is_whole:
+        problems = [*summary.audit_problems[:1], *(f"blob {digest} is lost" for digest in summary.missing_blobs[:3])]
+        count = _counted(len(summary.audit_problems) + len(summary.missing_blobs), "problem")
+        print_warning(f"{file} holds all that there is, but the registry has {count}: {'; '.join(problems)}; see fsck")
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -127,6 +136,9 @@ def backup(
 def restore(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `trunkline backup` wrote.")],
+    only_blobs: Annotated[
+        bool, typer.Option("--only-blobs", help="Only put the blobs into the store: mends lost and damaged ones.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fill an empty registry from a backup.
@@ -134,19 +146,25 @@ def restore(
     Blobs are stored first, then all rows in one transaction: interrupted, the registry is still empty, and the same
     command goes on.
     """
-    from registry.housekeeping.backup import restore_backup
+    from registry.housekeeping.backup import restore_backup, restore_blobs
 
     context: Context = ctx.obj
+    path = context.cwd / file
     with progress_bar() as report:
-        summary = restore_backup(
-            context.database, context.store, context.cwd / file, actor=context.actor, at=context.now(), report=report
-        )
+        if only_blobs:
+            summary = restore_blobs(context.store, path, report=report)
+        else:
+            database, actor, at = context.database, context.actor, context.now()
+            summary = restore_backup(database, context.store, path, actor=actor, at=at, report=report)
     if as_json:
         print_json(summary)
-    else:
-        rows = sum(table.rows for table in summary.tables.values())
-        print_line(
-            f"restored {_counted(rows, 'row')} and {_blobs(summary.blobs or 0)} from {file}; check: trunkline fsck"
+        return
+    rows = 0 if only_blobs else sum(table.rows for table in summary.tables.values())
+    print_line(f"restored {_counted(rows, 'row')} and {_blobs(summary.blobs or 0)} from {file}; check: trunkline fsck")
+    if summary.blobs is None:
+        print_note(
+            "the blobs stayed where they are: from now on run gc over them with this registry only, for it would sweep "
+            "what only the other one refers to"
         )
 
 

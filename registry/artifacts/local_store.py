@@ -65,6 +65,11 @@ class LocalArtifactStore:
                 if is_digest(digest) and state is not None and S_ISREG(state.st_mode):
                     yield StoredBlob(digest, state.st_size, _written_at(state))
 
+    def stored_at(self, digest: str) -> datetime | None:
+        with self._reading():
+            state = _state(self._path(digest))
+        return None if state is None else _written_at(state)
+
     def remove(self, digest: str) -> None:
         with self._reading():
             self._path(digest).unlink(missing_ok=True)

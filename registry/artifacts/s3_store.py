@@ -117,17 +117,30 @@ class S3ArtifactStore:
         raise self._damaged(digest)
 
     def missing(self, digests: Iterable[str]) -> set[str]:
-        keys = {digest: self._key(digest) for digest in digests}
-        if not keys:
+        asked = set(digests)
+        if not asked:
             return set()
         self._client()  # made once, before many threads want it
         with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
-            there = threads.map(self._is_there, keys, keys.values())
-            return {digest for digest, is_there in zip(keys, there, strict=True) if not is_there}
+            stored = threads.map(self.stored_at, asked)
+            return {digest for digest, at in zip(asked, stored, strict=True) if at is None}
 
     def blobs(self) -> Iterator[StoredBlob]:
         for digest, found in self._listed("list_objects_v2", "Contents", needs="s3:ListBucket"):
             yield StoredBlob(digest, found["Size"], found["LastModified"].astimezone(UTC))
+
+    def stored_at(self, digest: str) -> datetime | None:
+        key = self._key(digest)
+        with self._asking(f"look for blob {digest} in", needs="s3:GetObject and s3:ListBucket"):
+            try:
+                found = self._client().head_object(Bucket=self._at.bucket, Key=key)
+            except ClientError as error:
+                if error_code(error) not in _NO_OBJECT:
+                    raise
+                self._check_bucket()
+                return None
+        at: datetime = found["LastModified"]
+        return at.astimezone(UTC)
 
     def remove(self, digest: str) -> None:
         key = self._key(digest)
@@ -233,17 +246,6 @@ class S3ArtifactStore:
         for chunk in self._chunks(digest):
             found.update(chunk)
         return found.hexdigest()
-
-    def _is_there(self, digest: str, key: str) -> bool:
-        with self._asking(f"look for blob {digest} in", needs="s3:GetObject and s3:ListBucket"):
-            try:
-                self._client().head_object(Bucket=self._at.bucket, Key=key)
-            except ClientError as error:
-                if error_code(error) not in _NO_OBJECT:
-                    raise
-                self._check_bucket()
-                return False
-        return True
 
     def _check_bucket(self) -> None:
         """An answer without a body says 404 for an object and for a bucket alike."""

@@ -61,6 +61,9 @@ class ArtifactStore(Protocol):
     def blobs(self) -> Iterator[StoredBlob]:
         """Every blob, in no particular order; files that are no blobs are passed over."""
 
+    def stored_at(self, digest: str) -> datetime | None:
+        """When it was put last, by the store's own clock; None when the store does not hold it."""
+
     def remove(self, digest: str) -> None:
         """Removes a blob; one that is not there is no error."""
 

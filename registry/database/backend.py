@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Final, Protocol
 
 from sqlalchemy import Engine
@@ -61,7 +62,7 @@ def backend_of(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Backend:
     Args:
         busy_seconds: how long to wait for others before giving up.
     Raises:
-        UsageError: the URL names neither an SQLite file nor a PostgreSQL database.
+        UsageError: the URL names neither an SQLite file nor a PostgreSQL database, or not without doubt.
     """
     from registry.database.postgresql import PostgresqlDatabase
     from registry.database.sqlite import SqliteFile
@@ -72,6 +73,12 @@ def backend_of(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Backend:
     except (ArgumentError, ValueError):
         # Not shown: what cannot be read may hold a password anywhere.
         raise UsageError(f"the database's URL cannot be read: {wanted}") from None
+    # One sets off user and password from the host; of an unescaped one in a password the rest would be taken for the host.
+    if parsed.get_backend_name() == "postgresql" and url.count("@") > (parsed.username is not None):
+        raise UsageError(
+            "the database's URL has an '@' too many: percent-encode user, password and parameters ('@' as %40, '/' as "
+            "%2F, ':' as %3A), or leave the password to PGPASSWORD or PGPASSFILE"
+        )
     match parsed.drivername:
         case "sqlite" if parsed.database not in (None, "", ":memory:"):
             return SqliteFile(parsed, busy_seconds=busy_seconds)
@@ -94,3 +101,12 @@ def translating(backend: Backend) -> Iterator[None]:
         raise
     except PoolTimeout as error:
         raise StorageError(f"no connection to {backend.location} became free: close some sessions first") from error
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that an SQLite URL names; None for every other URL, whether it can be used or not."""
+    try:
+        location = make_url(url)
+    except ArgumentError:
+        return None
+    return Path(location.database) if location.get_backend_name() == "sqlite" and location.database else None

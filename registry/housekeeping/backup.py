@@ -14,11 +14,13 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Self
 
+import filelock
 from pydantic import Field, ValidationError
 from sqlalchemy import Column, Date, Enum, Table, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
@@ -30,7 +32,7 @@ from registry.database.engine import Database
 from registry.database.schema import SCHEMA_REVISION, CounterRow, Schema
 from registry.domain.plain_data import Plain, canonical_json
 from registry.domain.task_specs import validation_problems
-from registry.errors import InvalidInput, NotAllowed, StorageError
+from registry.errors import ArtifactError, ArtifactMissing, Conflict, InvalidInput, NotAllowed, StorageError
 from registry.fault_points import reached
 from registry.progress import Report
 from registry.services.audit import record_event, verify_chain
@@ -58,6 +60,28 @@ class BackupSummary(Plain):
     tables: Mapping[str, TableSummary]
     blobs: int | None
     """How many blobs follow; None for a backup of rows alone."""
+    missing_blobs: tuple[str, ...] = ()
+    """Those that rows refer to, but that could not be read when the backup was made: it is all that was left."""
+    audit_problems: tuple[str, ...] = ()
+    """What was wrong with the audit trail when the backup was made."""
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.missing_blobs and not self.audit_problems
+
+    def to_bytes(self) -> bytes:
+        """As `backup.json` holds it: with a digest of all the rest, so that a changed digit is noticed."""
+        content = self.model_dump(mode="json")
+        return canonical_json(content | {"sha256": hashlib.sha256(canonical_json(content)).hexdigest()})
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Raises ValueError when it is not what `to_bytes` wrote."""
+        content = json.loads(data)
+        digest = content.pop("sha256", None) if isinstance(content, dict) else None
+        if digest != hashlib.sha256(canonical_json(content)).hexdigest():
+            raise ValueError("its digest is another one")
+        return cls.model_validate(content)
 
 
 def write_backup(
@@ -65,46 +89,52 @@ def write_backup(
 ) -> BackupSummary:
     """Writes all rows as of one moment, and the blobs that they refer to; the file is there whole or not at all.
 
+    What is lost or broken already does not keep the rest from being saved: the summary, and the file, say what it was.
+
     Raises:
-        ArtifactMissing, ArtifactDamaged: a blob cannot be read: `trunkline fsck` says what to do.
+        Conflict: another process is writing this very file.
         StorageError: the database, the store or the file cannot be used.
     """
-    temporary = None
+    # Of these names, so that the next backup takes the place of what a killed one has left.
+    temporary, rows = path.with_name(f".{path.name}.writing"), path.with_name(f".{path.name}.rows")
     try:
-        with (
-            tempfile.TemporaryDirectory(dir=path.parent, prefix=".backup-") as rows_folder,
-            tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file,
-        ):
-            temporary = Path(file.name)
+        with filelock.FileLock(_lock_file(path), blocking=False):
+            shutil.rmtree(rows, ignore_errors=True)
+            rows.mkdir()
             with database.read() as session:
-                tables = _export_rows(session, Path(rows_folder), report)
-                digests = sorted(referenced_blobs(session)) if blobs else None
+                tables = _export_rows(session, rows, report)
+                referenced = sorted(referenced_blobs(session))
+                audit_problems = tuple(str(found) for found in verify_chain(session))
+            usable = list(_usable(referenced, store, report)) if blobs else _present(referenced, store)
             summary = BackupSummary(
                 schema_revision=SCHEMA_REVISION,
                 created_at=at,
                 tables=tables,
-                blobs=None if digests is None else len(digests),
+                blobs=len(usable) if blobs else None,
+                missing_blobs=tuple(sorted(set(referenced) - set(usable))),
+                audit_problems=audit_problems,
             )
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                _add_bytes(archive, _SUMMARY, canonical_json(summary.model_dump(mode="json")))
-                for table in tables:
-                    archive.add(Path(rows_folder) / table, f"rows/{table}.jsonl", filter=_anonymous)
-                for done, digest in enumerate(digests or ()):
-                    report("writing blobs", done, len(digests or ()))
-                    archive.add(store.fetch(digest), f"blobs/{blob_key(digest)}", filter=_anonymous)
-                    reached("backup.blob-added")
-            report("writing blobs", len(digests or ()), len(digests or ()))
-            file.flush()
-            os.fsync(file.fileno())
-        reached("backup.written")
-        temporary.replace(path)
-        sync_folder(path.parent)
+            with temporary.open("wb") as file:
+                _write_archive(file, summary, rows, usable if blobs else [], store, report)
+                file.flush()
+                os.fsync(file.fileno())
+            reached("backup.written")
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except filelock.Timeout:
+        raise Conflict(f"another process is writing {path}: wait for it, or choose another name") from None
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror}; there is no backup under this name") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(rows, ignore_errors=True)
     return summary
+
+
+def _lock_file(path: Path) -> Path:
+    """Not beside the backup, where it would stay."""
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    return Path(tempfile.gettempdir()) / f"trunkline-backup-{name}.lock"
 
 
 def restore_backup(
@@ -121,23 +151,70 @@ def restore_backup(
         ArtifactMissing: it holds no blobs, and the store does not hold them either.
         StorageError: the database, the store or the file cannot be used.
     """
+    with _opened(path) as (archive, members, summary), tempfile.TemporaryDirectory() as folder:
+        with database.read() as session:
+            _refuse_unless_empty(session)
+        _unpack(archive, members, Path(folder), summary, store, path, report)
+        with database.write() as session:
+            _restore_rows(session, Path(folder), summary, store, path, report)
+            after = {"created_at": summary.created_at.isoformat(), "blobs": summary.blobs}
+            record_event(session, "registry.restore", "registry", actor=actor, at=at, after=after)
+    return summary
+
+
+def restore_blobs(store: ArtifactStore, path: Path, *, report: Report) -> BackupSummary:
+    """Puts a backup's blobs into the store, where they mend what is damaged or lost; no row is looked at.
+
+    Raises:
+        InvalidInput: the file is no backup, or is damaged.
+        StorageError: the store or the file cannot be used.
+    """
+    with _opened(path) as (archive, members, summary), tempfile.TemporaryDirectory() as folder:
+        _unpack(archive, members, Path(folder), summary, store, path, report)
+    return summary
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[tarfile.TarFile, Iterator[tarfile.TarInfo], BackupSummary]]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             members = iter(archive)
-            summary = _read_summary(archive, members, path)
-            with database.read() as session:
-                _refuse_unless_empty(session)
-            with tempfile.TemporaryDirectory() as folder:
-                _unpack(archive, members, Path(folder), summary, store, path, report)
-                with database.write() as session:
-                    _restore_rows(session, Path(folder), summary, store, path, report)
-                    after = {"created_at": summary.created_at.isoformat(), "blobs": summary.blobs}
-                    record_event(session, "registry.restore", "registry", actor=actor, at=at, after=after)
+            yield archive, members, _read_summary(archive, members, path)
     except tarfile.TarError as error:
         raise InvalidInput(str(path), [f"is no whole backup: {error}"]) from error
     except OSError as error:
-        raise StorageError(f"cannot restore from {path}: {error.strerror}; nothing was changed") from error
-    return summary
+        raise StorageError(f"cannot restore from {path}: {error.strerror}; no row was changed") from error
+
+
+def _usable(digests: Sequence[str], store: ArtifactStore, report: Report) -> Iterator[str]:
+    for done, digest in enumerate(digests):
+        report("reading blobs", done, len(digests))
+        try:
+            store.fetch(digest)
+        except ArtifactError:
+            continue
+        yield digest
+    report("reading blobs", len(digests), len(digests))
+
+
+def _present(digests: Sequence[str], store: ArtifactStore) -> list[str]:
+    there = {blob.digest for blob in store.blobs()}
+    return [digest for digest in digests if digest in there]
+
+
+def _write_archive(
+    file: IO[bytes], summary: BackupSummary, rows: Path, blobs: Sequence[str], store: ArtifactStore, report: Report
+) -> None:
+    # dereference: a blob that is a symbolic link, as in a store that was moved, is written as what it leads to.
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, dereference=True) as archive:
+        _add_bytes(archive, _SUMMARY, summary.to_bytes())
+        for table in summary.tables:
+            archive.add(rows / table, f"rows/{table}.jsonl", filter=_anonymous)
+        for done, digest in enumerate(blobs):
+            report("writing blobs", done, len(blobs))
+            archive.add(store.fetch(digest), f"blobs/{blob_key(digest)}", filter=_anonymous)
+            reached("backup.blob-added")
+    report("writing blobs", len(blobs), len(blobs))
 
 
 def _export_rows(session: Session, folder: Path, report: Report) -> dict[str, TableSummary]:
@@ -167,9 +244,11 @@ def _read_summary(archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo], 
     if first is None or first.name != _SUMMARY or not first.isfile() or first.size > _LARGEST_SUMMARY:
         raise InvalidInput(str(path), [f"is no backup of Trunkline's: its first member is not {_SUMMARY}"])
     try:
-        summary = BackupSummary.model_validate_json(_content(archive, first).read())
+        summary = BackupSummary.parse(_content(archive, first).read())
     except ValidationError as error:
         raise InvalidInput(str(path), validation_problems(error)) from None
+    except ValueError as error:
+        raise InvalidInput(str(path), [f"{_SUMMARY} is damaged: {error}"]) from None
     problems = []
     if summary.schema_revision != SCHEMA_REVISION:
         problems.append(
@@ -242,8 +321,15 @@ def _restore_rows(
         report("restoring rows", done, len(summary.tables))
         _restore_table(session, table, folder / table.name)
         reached("restore.table-written")
-    refer_to(session, store, referenced_blobs(session))
-    if breaks := verify_chain(session):
+    refer_to(session, store, [])  # by one listing instead of a question a blob
+    needed = referenced_blobs(session) - set(summary.missing_blobs)
+    if lost := needed - set(_present(sorted(needed), store)):
+        raise ArtifactMissing(
+            f"{len(lost)} of {len(needed)} blobs are not in {store.location}: {', '.join(sorted(lost)[:3])}; nothing "
+            "was restored. Take a backup that holds blobs, or point TRUNKLINE_ARTIFACT_ROOT at the store that has them"
+        )
+    breaks = [str(found) for found in verify_chain(session)]
+    if breaks != list(summary.audit_problems):
         raise InvalidInput(str(path), [f"its audit trail is broken: {found}" for found in breaks])
     report("restoring rows", len(summary.tables), len(summary.tables))
 

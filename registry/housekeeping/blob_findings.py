@@ -15,14 +15,17 @@ from registry.domain.digests import tensors_digest, tokenizer_digest
 from registry.domain.golden_examples import parse_golden_examples
 from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.records import Backbone, Release
-from registry.errors import ArtifactError, InvalidInput
+from registry.errors import ArtifactError, InvalidInput, StorageError
 from registry.housekeeping.findings import Finding
 from registry.progress import Report
 from registry.services.backbones import list_backbones
 from registry.services.releases import list_releases
 
 _PIN_AGAIN = "pin the same files under the same name again (`trunkline backbone pin`): that stores what is missing"
-_TRAIN_AGAIN = "run the command that registered it again, which stores the same bytes, or restore them from a backup"
+_TRAIN_AGAIN = (
+    "run the command that registered it again, which stores the same bytes, or take them from a backup "
+    "(`trunkline restore FILE --only-blobs`)"
+)
 _ASSEMBLE_AGAIN = "assemble the same versions again (`trunkline release assemble`): that stores the same manifest"
 
 _Problem = Callable[[Path], str | None]
@@ -96,7 +99,7 @@ def damaged_blobs(
         report("reading blobs", done, len(there))
         try:
             path = store.fetch(digest)
-        except ArtifactError as error:
+        except (ArtifactError, StorageError) as error:
             for blob in by_digest[digest]:
                 yield Finding(subject=blob.subject, problem=f"its {blob.part}: {error}", remedy=blob.remedy)
             continue

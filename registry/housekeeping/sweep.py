@@ -5,12 +5,12 @@ and an upload whose blob went before it was registered is told so. Killed anywhe
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from registry.artifacts.store import ArtifactStore, StoredBlob
 from registry.database.engine import Database
 from registry.domain.plain_data import Plain
-from registry.errors import UsageError
+from registry.errors import NotAllowed, UsageError
 from registry.fault_points import reached
 from registry.progress import Report
 from registry.services.blobs import keep_references_away, referenced_among, referenced_blobs
@@ -44,6 +44,7 @@ def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, d
 
     Raises:
         UsageError: the grace time is negative.
+        NotAllowed: nothing that the store holds is this registry's.
         StorageError: the store or the database cannot be used; what was removed until then was garbage.
     """
     if grace < timedelta(0):
@@ -58,7 +59,13 @@ def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, d
     reached("sweep.marked")
     unused = [blob for blob in found if blob.digest not in referenced]
     old = [blob for blob in unused if blob.stored_at <= before]
-    removed = old if dry_run else _remove(database, store, old, report)
+    if old and len(unused) == len(found):
+        raise NotAllowed(
+            f"not one of the {len(found):,} blobs in {store.location} is of the registry in {database.location}: "
+            "they do not belong together, and nothing was removed; check TRUNKLINE_HOME, TRUNKLINE_DATABASE_URL and "
+            "TRUNKLINE_ARTIFACT_ROOT"
+        )
+    removed = old if dry_run else _remove(database, store, old, before, report)
     return Sweep(
         dry_run=dry_run,
         in_use=len(found) - len(unused),
@@ -69,7 +76,9 @@ def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, d
     )
 
 
-def _remove(database: Database, store: ArtifactStore, blobs: Sequence[StoredBlob], report: Report) -> list[StoredBlob]:
+def _remove(
+    database: Database, store: ArtifactStore, blobs: Sequence[StoredBlob], before: datetime, report: Report
+) -> list[StoredBlob]:
     removed: list[StoredBlob] = []
     for done, batch in _batches(blobs):
         report("removing blobs", done, len(blobs))
@@ -77,10 +86,13 @@ def _remove(database: Database, store: ArtifactStore, blobs: Sequence[StoredBlob
             keep_references_away(session)
             registered = referenced_among(session, [blob.digest for blob in batch])  # since they were marked
             for blob in batch:
-                if blob.digest not in registered:
-                    store.remove(blob.digest)
-                    removed.append(blob)
-                    reached("sweep.blob-removed")
+                at = store.stored_at(blob.digest)
+                if blob.digest in registered or at is None or at > before:  # put again since they were listed
+                    continue
+                keep_references_away(session)  # a lock that was lost with its connection is noticed here
+                store.remove(blob.digest)
+                removed.append(blob)
+                reached("sweep.blob-removed")
     report("removing blobs", len(blobs), len(blobs))
     return removed
 

@@ -68,10 +68,11 @@ def list_backbones(session: Session, *, names: Collection[str] | None = None) ->
     if names is not None:
         query = query.where(BackboneRow.name.in_(names))
         of_prefixes = of_prefixes.join(BackboneRow).where(BackboneRow.name.in_(names))
+    rows = session.scalars(query).all()  # first: one that is pinned meanwhile has prefixes too many, never too few
     prefixes: dict[int, list[BackbonePrefixRow]] = {}
     for prefix in session.scalars(of_prefixes):
         prefixes.setdefault(prefix.backbone_id, []).append(prefix)
-    return [_record(row, prefixes[row.id]) for row in session.scalars(query)]
+    return [_record(row, prefixes[row.id]) for row in rows]
 
 
 def _content(backbone: NewBackbone) -> dict[str, Any]:

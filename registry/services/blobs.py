@@ -19,7 +19,7 @@ from registry.database.schema import (
     ReleaseRow,
     VersionRow,
 )
-from registry.errors import ArtifactMissing
+from registry.errors import ArtifactMissing, StorageError
 
 _COLUMNS = (
     VersionRow.module,
@@ -41,7 +41,7 @@ def refer_to(session: Session, store: ArtifactStore, blobs: Collection[str]) -> 
     Raises:
         ArtifactMissing: some of them are not in the store (any more).
     """
-    session.execute(_lock().with_for_update(read=True))
+    _take(session, _lock().with_for_update(read=True))
     if missing := sorted(store.missing(blobs)):
         raise ArtifactMissing(
             f"{len(missing)} of {len(blobs)} blobs are not in {store.location}: {', '.join(missing[:3])}; nothing was "
@@ -50,8 +50,12 @@ def refer_to(session: Session, store: ArtifactStore, blobs: Collection[str]) -> 
 
 
 def keep_references_away(session: Session) -> None:
-    """Until this transaction ends, nobody else adds a reference to a blob."""
-    session.execute(_lock().with_for_update())
+    """Until this transaction ends, nobody else adds a reference to a blob; asked again, it sees that this still holds.
+
+    Raises:
+        StorageError: the connection is lost, and the lock with it.
+    """
+    _take(session, _lock().with_for_update())
 
 
 def referenced_blobs(session: Session) -> set[str]:
@@ -68,3 +72,11 @@ def referenced_among(session: Session, blobs: Collection[str]) -> set[str]:
 
 def _lock() -> Select[str]:
     return select(CounterRow.name).where(CounterRow.name == SWEEP_COUNTER)
+
+
+def _take(session: Session, lock: Select[str]) -> None:
+    if session.scalar(lock) is None:
+        raise StorageError(
+            f"the registry has lost its counter {SWEEP_COUNTER!r}, which keeps sweeping and registering apart: nothing "
+            "was changed; `trunkline fsck` says what else is wrong"
+        )

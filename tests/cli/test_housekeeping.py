@@ -93,3 +93,28 @@ def test_restoring_over_something_is_not_allowed(trunkline, pinned_backbone):
     missing = trunkline("--home", "other", "restore", "nothing.tar")
     assert missing.code == 1
     assert "No such file" in missing.err
+
+
+@pytest.mark.parametrize(
+    "command", [("gc",), ("gc", "--dry-run"), ("fsck",), ("backup", "b.tar"), ("audit", "verify"), ("audit", "export")]
+)
+def test_what_looks_after_a_registry_never_makes_one(trunkline, command):
+    answer = trunkline("--home", "elsewhere", *command)
+    assert answer.code == 1
+    assert "there is no registry at" in answer.err
+    assert not (trunkline.folder / "elsewhere").exists()
+
+
+def test_blobs_of_a_backup_mend_the_store(trunkline, pinned_backbone):
+    trunkline.done("backup", "registry.tar")
+    blob_path(trunkline, pinned_backbone).unlink()
+    assert "0 rows and 5 blobs" in trunkline.done("restore", "registry.tar", "--only-blobs")
+    assert trunkline("fsck").code == 0
+
+
+def test_a_backup_of_a_damaged_registry_is_written_and_said_to_be_one(trunkline, pinned_backbone):
+    blob_path(trunkline, pinned_backbone).unlink()
+    answer = trunkline("backup", "registry.tar")
+    assert answer.code == 1
+    assert f"blob {pinned_backbone} is lost; see fsck" in answer.err
+    assert (trunkline.folder / "registry.tar").exists()

@@ -144,3 +144,13 @@ def without_triggers() -> Callable[[Database], None]:
                 session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
 
     return drop
+
+
+@pytest.fixture
+def registry_server(backend: str, database_url: str, request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Ends every connection to the test's database, as a network that fails does; there is none to an SQLite file."""
+    if backend == "sqlite":
+        pytest.skip("an SQLite file has no connection to lose")
+    server = request.getfixturevalue("postgresql")
+    name = database_url.rpartition("?")[0].rpartition("/")[2]
+    return lambda: server.end_connections(name)

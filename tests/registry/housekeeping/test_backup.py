@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -17,8 +18,8 @@ from registry.artifacts.local_store import LocalArtifactStore
 from registry.artifacts.store import ArtifactStore
 from registry.database.engine import Database
 from registry.domain.records import NewBackbone, NewVersion, Retirement
-from registry.errors import ArtifactMissing, InvalidInput, NotAllowed, StorageError
-from registry.housekeeping.backup import BackupSummary, restore_backup, write_backup
+from registry.errors import ArtifactMissing, Conflict, InvalidInput, NotAllowed, StorageError
+from registry.housekeeping.backup import BackupSummary, restore_backup, restore_blobs, write_backup
 from registry.housekeeping.check import check_registry
 from registry.progress import silent
 from registry.services.audit import list_events
@@ -167,9 +168,10 @@ def test_something_else_is_no_backup(
 def test_a_backup_of_another_schema_says_how_to_restore_it(
     other_database: Database, other_store: ArtifactStore, backup_file: Path, tmp_path: Path
 ) -> None:
-    data = backup_file.read_bytes()
-    revision = json.loads(member(backup_file, "backup.json"))["schema_revision"].encode()
-    (tmp_path / "older.tar").write_bytes(data.replace(revision, b"2020_01_01".ljust(len(revision), b"_")))
+    summary = BackupSummary.parse(member(backup_file, "backup.json"))
+    older = summary.model_copy(update={"schema_revision": "2020_01_01"}).to_bytes()
+    with tarfile.open(tmp_path / "older.tar", "w") as archive:
+        archive.addfile(described("backup.json", older), io.BytesIO(older))
     with pytest.raises(InvalidInput, match="restore it with the trunkline that wrote it, then run `trunkline db upg"):
         restore(other_database, other_store, tmp_path / "older.tar")
 
@@ -187,17 +189,81 @@ def test_the_same_registry_gives_the_same_backup_byte_for_byte(
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
 
 
-def test_an_earlier_backup_stays_when_writing_the_next_one_fails(
-    database: Database, store: ArtifactStore, backup_file: Path, tmp_path: Path
+def test_what_is_lost_does_not_keep_the_rest_from_being_saved_and_restored(
+    database: Database,
+    other_database: Database,
+    store: ArtifactStore,
+    other_store: ArtifactStore,
+    filled: NewBackbone,
+    without_triggers: Callable[[Database], None],
+    tmp_path: Path,
+) -> None:
+    store.remove(filled.tokenizer)
+    without_triggers(database)
+    with database.write() as session:
+        session.execute(text("UPDATE audit_events SET actor = 'eve' WHERE id = 4"))
+    for blobs in (True, False):
+        summary = write(database, store, tmp_path / "backup.tar", blobs=blobs)
+        assert summary.missing_blobs == (filled.tokenizer,)
+        assert len(summary.audit_problems) == 1
+        assert not summary.is_whole
+    restore(other_database, store, tmp_path / "backup.tar")
+    findings = check_registry(other_database, store.location, read_blobs=True, report=silent).findings
+    assert sorted(finding.subject for finding in findings) == ["audit trail", "backbone tiny"]
+
+
+def test_the_blobs_of_a_backup_mend_a_store(
+    database: Database, store: ArtifactStore, filled: NewBackbone, backup_file: Path
+) -> None:
+    store.remove(filled.tokenizer)
+    restore_blobs(store, backup_file, report=silent)
+    assert check_registry(database, store.location, read_blobs=True, report=silent).findings == ()
+
+
+def test_a_blob_that_is_a_link_is_backed_up_as_what_it_leads_to(
+    database: Database, store: LocalArtifactStore, filled: NewBackbone, other_store: ArtifactStore, tmp_path: Path
+) -> None:
+    path = store.fetch(filled.tokenizer)
+    path.replace(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    write(database, store, tmp_path / "backup.tar")
+    restore_blobs(other_store, tmp_path / "backup.tar", report=silent)
+    assert other_store.read(filled.tokenizer) == store.read(filled.tokenizer)
+
+
+def test_two_processes_do_not_write_one_backup(
+    database: Database, store: ArtifactStore, filled: NewBackbone, backup_file: Path
 ) -> None:
     before = backup_file.read_bytes()
-    with database.read() as session:
-        digest = session.execute(text("SELECT tokenizer FROM backbones")).scalar_one()
-    store.remove(digest)
-    with pytest.raises(ArtifactMissing):
-        write(database, store, backup_file)
+
+    def write_again(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("writing blobs", 1):
+            with pytest.raises(Conflict, match="another process is writing"):
+                write(database, store, backup_file)
+
+    write_backup(database, store, backup_file, blobs=True, at=AT, report=write_again)
     assert backup_file.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("place", ["backup.table-written", "backup.blob-added", "backup.written"])
+def test_a_backup_that_is_killed_leaves_the_earlier_one_and_the_next_one_clears_up(
+    database_url: str,
+    database: Database,
+    store: ArtifactStore,
+    backup_file: Path,
+    place: str,
+    killed: Callable[[Callable[[], None]], None],
+) -> None:
+    before = backup_file.read_bytes()
+
+    def run() -> None:
+        fault_points.arm(lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == place else None)
+        write(Database.open(database_url), store, backup_file)
+
+    killed(run)
+    assert backup_file.read_bytes() == before
+    write(database, store, backup_file)
+    assert [path.name for path in backup_file.parent.iterdir() if path.name.startswith(".")] == []
 
 
 RESTORING = ("restore.blob-stored", "restore.table-written")
@@ -236,6 +302,12 @@ def test_restoring_that_is_killed_leaves_an_empty_registry_and_runs_again(
 def member(backup: Path, name: str) -> bytes:
     with tarfile.open(backup) as archive:
         return content(archive, name)
+
+
+def described(name: str, data: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info
 
 
 def content(archive: tarfile.TarFile, name: str) -> bytes:

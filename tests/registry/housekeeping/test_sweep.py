@@ -1,14 +1,17 @@
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from registry import fault_points
 from registry.artifacts.store import ArtifactStore
 from registry.database.engine import Database
 from registry.domain.records import NewBackbone, NewVersion
-from registry.errors import ArtifactMissing, UsageError
+from registry.errors import ArtifactMissing, NotAllowed, StorageError, UsageError
 from registry.housekeeping.sweep import Sweep, sweep_blobs
 from registry.progress import silent
 from registry.services.blobs import refer_to, referenced_blobs
@@ -136,3 +139,54 @@ def test_uploads_beside_a_sweeper_without_grace_never_leave_a_row_without_its_bl
     sweeper.join()
     with database.read() as session:
         assert store.missing(referenced_blobs(session)) == set()
+
+
+def test_a_store_of_another_registry_is_not_swept(
+    database: Database, other_database: Database, store: ArtifactStore, filled: NewBackbone
+) -> None:
+    there = in_store(store)
+    with pytest.raises(NotAllowed, match=r"not one of the 13 blobs in .* is of the registry in"):
+        sweep(other_database, store)
+    assert in_store(store) == there
+
+
+def test_a_blob_that_is_put_again_after_it_was_listed_is_spared(
+    database: Database, store: ArtifactStore, filled: NewBackbone
+) -> None:
+    orphan = store.put(b"an orphan")
+    time.sleep(0.02)
+
+    def put_again(stage: str, done: int, total: int) -> None:
+        if stage == "removing blobs":
+            time.sleep(0.02)
+            store.put(b"an orphan")
+
+    assert sweep(database, store, report=put_again).removed == 0
+    assert store.missing([orphan]) == set()
+
+
+def test_a_sweep_that_loses_its_lock_stops(
+    registry_server: Callable[[], None], database: Database, store: ArtifactStore, filled: NewBackbone
+) -> None:
+    orphans = [store.put(f"orphan {number}".encode()) for number in range(10)]
+    fault_points.arm(lambda place: registry_server() if place == "sweep.blob-removed" else None)
+    try:
+        with pytest.raises(StorageError):
+            sweep(database, store)
+    finally:
+        fault_points.arm(None)
+    assert len(store.missing(orphans)) == 1, "only the one that was removed before"
+
+
+def test_without_the_counter_that_is_their_lock_nothing_is_swept_or_registered(
+    database: Database, store: ArtifactStore, filled: NewBackbone
+) -> None:
+    store.put(b"an orphan")
+    with database.write() as session:
+        session.execute(text("DELETE FROM counters WHERE name = 'sweep'"))
+    there = in_store(store)
+    with pytest.raises(StorageError, match="lost its counter 'sweep'"):
+        sweep(database, store)
+    with pytest.raises(StorageError, match="lost its counter 'sweep'"), database.write() as session:
+        refer_to(session, store, filled.blobs)
+    assert in_store(store) == there
