@@ -73,11 +73,13 @@ def backend_of(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Backend:
     except (ArgumentError, ValueError):
         # Not shown: what cannot be read may hold a password anywhere.
         raise UsageError(f"the database's URL cannot be read: {wanted}") from None
-    # One sets off user and password from the host; of an unescaped one in a password the rest would be taken for the host.
-    if parsed.get_backend_name() == "postgresql" and url.count("@") > (parsed.username is not None):
+    # One sets off the user from the host. What follows an unescaped one in a password would be taken for the host.
+    place, _, parameters = url.partition("?")
+    allowed = 0 if parsed.username is None else 1
+    if parsed.get_backend_name() == "postgresql" and (place.count("@") > allowed or "@" in parameters):
         raise UsageError(
             "the database's URL has an '@' too many: percent-encode user, password and parameters ('@' as %40, '/' as "
-            "%2F, ':' as %3A), or leave the password to PGPASSWORD or PGPASSFILE"
+            "%2F, ':' as %3A, '?' as %3F), or leave the password to PGPASSWORD or PGPASSFILE"
         )
     match parsed.drivername:
         case "sqlite" if parsed.database not in (None, "", ":memory:"):

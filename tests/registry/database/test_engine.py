@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import column, delete, func, insert, select, table, update
 from sqlalchemy.orm import Session
 
+from registry.database.backend import backend_of
 from registry.database.engine import Database
 from registry.database.schema import (
     AUDIT_COUNTER,
@@ -230,6 +231,34 @@ def test_a_url_that_names_no_database_is_refused_without_showing_it(url: str) ->
     with pytest.raises(UsageError, match=said) as refused:
         Database.open(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:p@ssword7@127.0.0.1:1/r",
+        "postgresql://ann:p@ss/word7@127.0.0.1:1/r",
+        "postgresql://ann:p@ss/x?word7@127.0.0.1:1/r",
+        "postgresql://ann:p@ss/x?host=word7@127.0.0.1:1/r",
+        "postgresql+psycopg://ann:p@ss:1/word7@127.0.0.1:1/r",
+        "postgresql://ssword7/r@127.0.0.1:1/r",
+        "postgresql://127.0.0.1:1/r?password=p@ssword7",
+        "postgresql://127.0.0.1:1/r?user=ann&password=p@ssword7/r",
+    ],
+)
+def test_a_url_in_which_a_password_may_be_taken_for_something_else_is_refused_without_showing_it(url: str) -> None:
+    said = "percent-encode user, password and parameters .* or leave the password to PGPASSWORD or PGPASSFILE"
+    for attempt in (Database.open, upgrade, schema_state):
+        with pytest.raises(UsageError, match=said) as refused:
+            attempt(url)
+        assert "word7" not in str(refused.value)
+
+
+@pytest.mark.parametrize("password", ["p%40ss%2Fw%3Ard", "p/ss", "p:ss", "p#ss&x"])
+def test_a_password_that_is_told_apart_is_never_part_of_the_location(password: str) -> None:
+    for user in ("ann", "ann%40corp"):
+        location = backend_of(f"postgresql://{user}:{password}@127.0.0.1:1/r").location
+        assert location == f"postgresql://{user.replace('%40', '@')}@127.0.0.1:1/r"
 
 
 HEAVY = ("alembic", "boto3", "botocore", "mlflow", "numpy", "tokenizers", "torch", "transformers")
