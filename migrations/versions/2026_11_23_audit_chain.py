@@ -16,7 +16,16 @@ down_revision = "2026_11_23_first_schema"
 branch_labels = None
 depends_on = None
 
-_KEPT = ("audit_events", "alias_moves", "versions", "spec_revisions")
+_KEPT = {
+    "audit_events": "id = NEW.id OR hash = NEW.hash",
+    "alias_moves": "id = NEW.id",
+    "versions": (
+        "id = NEW.id OR task_id = NEW.task_id AND number = NEW.number "
+        "OR task_id = NEW.task_id AND trial_key = NEW.trial_key"
+    ),
+    "spec_revisions": "id = NEW.id OR task_id = NEW.task_id AND number = NEW.number",
+}
+"""Table -> that a row is there which a new one would replace."""
 
 _BY_CODE_POINT = {
     "alias_moves": {"alias": 63},
@@ -164,7 +173,7 @@ BEGIN
     RAISE EXCEPTION 'rows of % are never changed or deleted', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
 END
 $$""")
-    for table in _KEPT:
+    for table, same_key in _KEPT.items():
         if _on_postgresql():
             op.execute(
                 f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} "
@@ -180,6 +189,11 @@ $$""")
                     f"CREATE TRIGGER {table}_no_{change} BEFORE {change.upper()} ON {table} "
                     f"BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted'); END"
                 )
+            op.execute(
+                f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
+                f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_key}) "
+                f"BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted, and one has this key'); END"  # noqa: S608
+            )
 
 
 def _drop_triggers() -> None:
@@ -188,6 +202,7 @@ def _drop_triggers() -> None:
             op.execute(f"DROP TRIGGER {table}_no_truncate ON {table}")
             op.execute(f"DROP TRIGGER {table}_no_change ON {table}")
         else:
+            op.execute(f"DROP TRIGGER {table}_no_replace")
             op.execute(f"DROP TRIGGER {table}_no_delete")
             op.execute(f"DROP TRIGGER {table}_no_update")
     if _on_postgresql():

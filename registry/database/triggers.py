@@ -1,6 +1,6 @@
 """Triggers by which the database itself refuses to change rows that are only ever added."""
 
-from sqlalchemy import DDL, MetaData, Table, event
+from sqlalchemy import DDL, MetaData, Table, UniqueConstraint, event
 
 _FUNCTION = "trunkline_refuse_change"
 
@@ -9,6 +9,9 @@ _SQLITE = (
     "BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted'); END",
     "CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} "
     "BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted'); END",
+    # INSERT OR REPLACE deletes without asking the trigger above, unless the connection wants recursive triggers.
+    "CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_key}) "
+    "BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted, and one has this key'); END",
 )
 _POSTGRESQL_FUNCTION = f"""CREATE OR REPLACE FUNCTION {_FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -31,8 +34,15 @@ def keep_unchanged(metadata: MetaData, *tables: str) -> None:
 
 def _listen(table: Table, statements: tuple[str, ...], dialect: str) -> None:
     for statement in statements:
-        ddl = _ddl(statement.format(table=table.name, function=_FUNCTION))
+        ddl = _ddl(statement.format(table=table.name, function=_FUNCTION, same_key=_same_key(table)))
         event.listen(table, "after_create", ddl.execute_if(dialect=dialect))
+
+
+def _same_key(table: Table) -> str:
+    """That a row is there which the new one would replace."""
+    unique = [list(one.columns.keys()) for one in table.constraints if isinstance(one, UniqueConstraint)]
+    keys = [table.primary_key.columns.keys(), *sorted(unique)]
+    return " OR ".join(" AND ".join(f"{column} = NEW.{column}" for column in key) for key in keys)
 
 
 def _ddl(statement: str) -> DDL:

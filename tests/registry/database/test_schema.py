@@ -1,11 +1,14 @@
 """The invariants, shown to be kept by the database itself: rows are written past every service."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, inspect, select, text, update
+from sqlalchemy import UniqueConstraint, delete, func, inspect, select, text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -195,11 +198,13 @@ def broken(connection: Connection, table: str, error: IntegrityError, row: dict[
     if message.startswith("CHECK constraint failed: "):
         return {message.removeprefix("CHECK constraint failed: ")}
     inspector = inspect(connection)
+    primary = inspector.get_pk_constraint(table)
+    keys = [(key["name"], key["column_names"]) for key in inspector.get_unique_constraints(table)]
+    keys.append((primary["name"], primary["constrained_columns"]))
+    if message == f"rows of {table} are never changed or deleted, and one has this key":
+        return {str(name) for name, of in keys if is_taken(connection, table, {column: row[column] for column in of})}
     if message.startswith("UNIQUE constraint failed: "):
         columns = [part.split(".")[1] for part in message.removeprefix("UNIQUE constraint failed: ").split(", ")]
-        primary = inspector.get_pk_constraint(table)
-        keys = [(key["name"], key["column_names"]) for key in inspector.get_unique_constraints(table)]
-        keys.append((primary["name"], primary["constrained_columns"]))
         return {str(name) for name, of in keys if of == columns}
     assert message == "FOREIGN KEY constraint failed"
     connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")  # SQLite then says which ones
@@ -210,6 +215,11 @@ def broken(connection: Connection, table: str, error: IntegrityError, row: dict[
         columns_of.setdefault(part[0], []).append(part[3])
     names = {tuple(key["constrained_columns"]): str(key["name"]) for key in inspector.get_foreign_keys(table)}
     return {names[tuple(columns_of[number])] for number in dangling}
+
+
+def is_taken(connection: Connection, table: str, key: dict[str, Any]) -> bool:
+    same = [TABLES[table].c[column] == value for column, value in key.items()]
+    return connection.scalar(select(func.count()).select_from(TABLES[table]).where(*same)) == 1
 
 
 def broken_on_postgresql(
@@ -294,6 +304,28 @@ def test_what_is_only_ever_added_is_neither_changed_nor_deleted(connection: Conn
             connection.begin_nested(),
         ):
             connection.execute(statement)
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_nothing_of_it_is_replaced_through_a_connection_that_is_not_ours(
+    backend: str, filled: Database, tmp_path: Path, table: str
+) -> None:
+    """SQLite asks no trigger when it deletes a row to replace it, unless the connection wants that."""
+    if backend == "postgresql":  # which knows ON CONFLICT DO UPDATE alone: an update
+        return
+    connection = sqlite3.connect(tmp_path / "copy.db", isolation_level=None)
+    with closing(sqlite3.connect(filled.location)) as original:
+        original.backup(connection)
+    keys = [[column.name for column in TABLES[table].primary_key]]
+    keys += [[c.name for c in one.columns] for one in TABLES[table].constraints if isinstance(one, UniqueConstraint)]
+    for key in keys:
+        same = ", ".join(
+            column.name if column.name in key else "NULL" if column.name == "id" else f"{column.name} || 'x'"
+            for column in TABLES[table].columns
+        )
+        with pytest.raises(sqlite3.IntegrityError, match=f"rows of {table} are never changed or deleted, and one has"):
+            connection.execute(f"REPLACE INTO {table} SELECT {same} FROM {table} WHERE id = 1")  # noqa: S608
+    connection.close()
 
 
 def test_only_what_may_be_unknown_may_be_null(connection: Connection) -> None:
