@@ -1,18 +1,21 @@
 """The registry against itself and against its blobs: every row, every chain, every digest. Nothing is changed."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from registry.artifacts.store import open_store
 from registry.database.engine import Database
 from registry.database.schema import AuditEventRow, BackboneRow, ReleaseRow, VersionRow
-from registry.housekeeping.blob_findings import damaged_blobs, missing_blobs, referred_blobs
+from registry.housekeeping.blob_findings import ReferredBlob, damaged_blobs, missing_blobs, referred_blobs
 from registry.housekeeping.findings import Check, Finding
 from registry.housekeeping.row_findings import ROWS_WERE_CHANGED, row_findings
+from registry.housekeeping.trail_findings import trail_findings
 from registry.progress import Report
 from registry.services.audit import verify_chain
 
@@ -28,15 +31,18 @@ def check_registry(database: Database, artifact_root: str, *, read_blobs: bool, 
     Raises:
         StorageError: the database or the store cannot be read.
     """
-    report("checking rows", 0, 1)
+    findings: list[Finding] = []
     with database.read() as session:
-        findings = [*_audit_findings(session), *row_findings(session)]
-        blobs = referred_blobs(session)
+        for done, (what, find) in enumerate(_STAGES.items()):
+            report("checking rows", done, len(_STAGES))
+            findings += _guarded(what, find, session)
+        blobs: list[ReferredBlob] = []
+        findings += _guarded("rows", partial(_collected, blobs), session)
         backbones, versions, releases, events = (
             session.scalars(select(func.count()).select_from(table)).one()
             for table in (BackboneRow, VersionRow, ReleaseRow, AuditEventRow)
         )
-    report("checking rows", 1, 1)
+    report("checking rows", len(_STAGES), len(_STAGES))
     with tempfile.TemporaryDirectory() as copies:
         store = open_store(artifact_root, cache=Path(copies), cache_bytes=_COPIES_BYTES)
         findings += missing_blobs(blobs, store)
@@ -53,9 +59,43 @@ def check_registry(database: Database, artifact_root: str, *, read_blobs: bool, 
     )
 
 
-def _audit_findings(session: Session) -> Iterator[Finding]:
+def _collected(blobs: list[ReferredBlob], session: Session) -> Iterable[Finding]:
+    blobs += referred_blobs(session)
+    return ()
+
+
+def _chain_findings(session: Session) -> Iterator[Finding]:
     for found in verify_chain(session):
         yield Finding(subject="audit trail", problem=str(found), remedy=ROWS_WERE_CHANGED)
+
+
+def _reference_findings(session: Session) -> Iterator[Finding]:
+    """References that lead nowhere: SQLite lets whoever does not ask for foreign keys make them."""
+    if session.get_bind().dialect.name == "sqlite":
+        for table, row, target, _ in session.execute(text("PRAGMA foreign_key_check")):
+            problem = f"row {row} refers to a row of {target} that is not there"
+            yield Finding(subject=f"table {table}", problem=problem, remedy=ROWS_WERE_CHANGED)
+
+
+_STAGES: Mapping[str, Callable[[Session], Iterable[Finding]]] = {
+    "audit trail": _chain_findings,
+    "references": _reference_findings,
+    "rows": row_findings,
+    "rows against the audit trail": trail_findings,
+}
+
+
+def _guarded(what: str, find: Callable[[Session], Iterable[Finding]], session: Session) -> list[Finding]:
+    """What is found, and as one more finding what keeps the rest from being looked at."""
+    findings: list[Finding] = []
+    try:
+        findings.extend(find(session))
+    except DBAPIError:
+        raise
+    except Exception as error:  # noqa: BLE001 - rows that were tampered with come out as exceptions of every class
+        problem = f"cannot be checked to the end: {type(error).__name__}: {error}"
+        findings.append(Finding(subject=what, problem=problem, remedy=ROWS_WERE_CHANGED))
+    return findings
 
 
 def _remover(copies: Path) -> Callable[[Path], None]:

@@ -7,7 +7,9 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.database.schema import (
+    AUDIT_COUNTER,
     RELEASE_COUNTER,
+    SWEEP_COUNTER,
     AliasMoveRow,
     AliasRow,
     CounterRow,
@@ -46,8 +48,10 @@ def _number_findings(session: Session) -> Iterator[Finding]:
         for task_id, name, next_number in session.execute(select(TaskRow.id, TaskRow.name, counter)):
             yield from _gaps(f"task {name}", kind, given.get(task_id, []), next_number)
     releases = session.scalars(select(ReleaseRow.number)).all()
-    next_release = session.scalars(select(CounterRow.next_number).where(CounterRow.name == RELEASE_COUNTER)).one()
-    yield from _gaps("the registry", "release", releases, next_release)
+    counters = {row.name: row.next_number for row in session.scalars(select(CounterRow))}
+    for lost in sorted({RELEASE_COUNTER, SWEEP_COUNTER, AUDIT_COUNTER} - counters.keys()):
+        yield Finding(subject="the registry", problem=f"has lost its counter {lost!r}", remedy=ROWS_WERE_CHANGED)
+    yield from _gaps("the registry", "release", releases, counters.get(RELEASE_COUNTER, 1))
 
 
 def _gaps(subject: str, kind: str, numbers: Iterable[int], next_number: int) -> Iterator[Finding]:
@@ -85,7 +89,7 @@ def _alias_findings(session: Session) -> Iterator[Finding]:
     pointing = {(row.task_id, row.name): row.version_number for row in session.scalars(select(AliasRow))}
     for key in sorted(journal.keys() | pointing.keys()):
         task_id, alias = key
-        subject = f"alias {names[task_id]}@{alias}"
+        subject = f"alias {names.get(task_id)}@{alias}"
         stack: list[int] = []
         for move in journal[key]:
             current = stack[-1] if stack else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from cli.settings import Settings
 from registry.database.engine import Database
@@ -47,7 +48,13 @@ class Registry:
     environ: dict[str, str] = field(default_factory=dict)
     minute: int = 0
 
-    def run(self, *arguments: object, kill_at: tuple[str, int] | None = None, largest_file: int | None = None) -> Ended:
+    def run(
+        self,
+        *arguments: object,
+        kill_at: tuple[str, int] | None = None,
+        largest_file: int | None = None,
+        sweep_at: str | None = None,
+    ) -> Ended:
         self.minute += 1
         job = {
             "arguments": [str(argument) for argument in arguments],
@@ -56,6 +63,7 @@ class Registry:
             "minute": self.minute,
             "kill_at": kill_at,
             "largest_file": largest_file,
+            "sweep_at": sweep_at,
         }
         return Ended(**self.ask(job))
 
@@ -141,3 +149,13 @@ def prepared(tmp_path_factory, open_registry, pinned, labelled) -> Path:
 def registry(tmp_path: Path, prepared: Path, open_registry) -> Registry:
     shutil.copytree(prepared, tmp_path / "work")
     return open_registry(tmp_path / "work", minute=10)
+
+
+@pytest.fixture
+def other_model(registry: Registry) -> Path:
+    """A model of other weights than the pinned one: none of its blobs is in the store."""
+    folder = registry.folder / "another-model"
+    shutil.copytree(registry.folder / "model", folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / "model.safetensors")
+    return folder

@@ -1,7 +1,8 @@
 """Runs commands in processes of its own that can be killed at named places. Torch is imported once, then forked.
 
 One JSON job a line on stdin: {"arguments", "environ", "cwd", "minute", "kill_at": null or [place, occurrence],
-"largest_file": null or bytes, at which a write fails as on a full disk}.
+"largest_file": null or bytes, at which a write fails as on a full disk, "sweep_at": null or a place, at which another
+process sweeps without any grace time}.
 One JSON answer a line on stdout: {"status": exit code or minus the signal, "out", "err", "places": those reached}.
 """
 
@@ -37,6 +38,8 @@ def run(job: dict, places: Path) -> int:
         arrivals[place] = arrivals.get(place, 0) + 1
         with places.open("a") as file:
             file.write(place + "\n")
+        if job["sweep_at"] == place and arrivals[place] == 1:
+            sweep(job)
         if job["kill_at"] == [place, arrivals[place]]:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -53,6 +56,14 @@ def run(job: dict, places: Path) -> int:
         cwd=Path(job["cwd"]),
         clock=lambda: start + timedelta(seconds=next(readings)),
     )
+
+
+def sweep(job: dict) -> None:
+    child = os.fork()
+    if child == 0:
+        fault_points.arm(None)
+        os._exit(main(["gc", "--grace", "0"], environ=job["environ"], cwd=Path(job["cwd"])))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def answer(job: dict) -> dict:

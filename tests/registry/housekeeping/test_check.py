@@ -1,5 +1,7 @@
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,8 +54,18 @@ TAMPERED = {
     "DELETE FROM release_members WHERE task_id = 2": "release r1: its manifest lists other versions",
     "UPDATE releases SET manifest = (SELECT tokenizer FROM backbones)": "release r1: its manifest cannot be read",
     "UPDATE versions SET golden = module WHERE number = 1": "its golden examples cannot be read",
-    "UPDATE audit_events SET actor = 'eve' WHERE id = 4": "audit",
-    "DELETE FROM audit_events WHERE id = 11": "audit",
+    "UPDATE audit_events SET actor = 'eve' WHERE id = 4": "audit trail: event 4",
+    "DELETE FROM audit_events WHERE id = 11": "audit trail: event 11",
+    "DELETE FROM audit_events WHERE id = 4": "task sst: the audit trail knows nothing of it",
+    "UPDATE versions SET metrics = (SELECT config FROM backbones) WHERE number = 2": "rte/2: is not as the .* metrics",
+    "UPDATE versions SET created_by = 'eve' WHERE number = 2": "version rte/2: is not as the audit trail says: by",
+    "UPDATE alias_moves SET actor = 'eve' WHERE id = 2": "rte@champion: is not as the audit trail says: its moves",
+    "DELETE FROM aliases; DELETE FROM alias_moves": "alias rte@champion: the audit trail has it, but its rows are gone",
+    "UPDATE tasks SET state = 'retired', retired_reason = 'x', retired_at = created_at": "sst: is not as .*: state",
+    "UPDATE backbones SET max_length = 7": "backbone tiny: is not as the audit trail says: max_length was 20, and is 7",
+    "UPDATE teams SET name = 'others'": "team nlu: the audit trail has it, but its rows are gone",
+    "DELETE FROM counters WHERE name = 'release'": "the registry: has lost its counter 'release'",
+    "DELETE FROM counters WHERE name = 'sweep'": "the registry: has lost its counter 'sweep'",
 }
 
 
@@ -68,11 +80,34 @@ def test_every_change_behind_the_registrys_back_is_found(
 ) -> None:
     without_triggers(database)
     with database.write() as session:
-        session.execute(text(statement))
+        for one in statement.split(";"):
+            session.execute(text(one))
     found = check(database, store)
     lines = [f"{finding.subject}: {finding.problem}" for finding in found.findings]
     assert any(re.search(expected, line) for line in lines), lines
     assert all(finding.remedy for finding in found.findings)
+
+
+def test_references_that_lead_nowhere_are_found_and_the_rest_is_checked_all_the_same(
+    backend: str,
+    database: Database,
+    database_url: str,
+    store: ArtifactStore,
+    filled: NewBackbone,
+    without_triggers: Callable[[Database], None],
+) -> None:
+    if backend == "postgresql":
+        pytest.skip("PostgreSQL lets nobody make them")
+    without_triggers(database)
+    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as connection:
+        connection.executescript("DELETE FROM teams; DELETE FROM tasks WHERE name = 'sst'; DELETE FROM backbones")
+    lines = [f"{found.subject}: {found.problem}" for found in check(database, store).findings]
+    for expected in (
+        "table tasks: row 1 refers to a row of teams",
+        "task sst: the audit trail has it",
+        "backbone tiny",
+    ):
+        assert any(line.startswith(expected) for line in lines), lines
 
 
 def of_each_kind(backbone: NewBackbone, database: Database) -> dict[str, str]:
