@@ -5,6 +5,7 @@ On PostgreSQL names and digests also come to compare by code point, as they alwa
 
 import hashlib
 import json
+import secrets
 from datetime import UTC
 from typing import Any
 
@@ -76,7 +77,11 @@ def upgrade() -> None:
         table.create_check_constraint(op.f("ck_audit_events_hash_is_digest"), "length(hash) = 64")
         table.drop_index(op.f("ix_audit_events_object"))
         table.create_index("ix_audit_events_object_id", ["object", "id"], unique=False)
-    op.bulk_insert(_COUNTERS, [{"name": "sweep", "next_number": 1}, {"name": "audit_event", "next_number": events + 1}])
+    registry_number = secrets.randbelow(2**31 - 1) + 1
+    op.bulk_insert(
+        _COUNTERS,
+        [{"name": "sweep", "next_number": registry_number}, {"name": "audit_event", "next_number": events + 1}],
+    )
     op.create_table(
         "idempotency_keys",
         sa.Column("key", _text(128), nullable=False),
@@ -189,10 +194,10 @@ $$""")
                     f"CREATE TRIGGER {table}_no_{change} BEFORE {change.upper()} ON {table} "
                     f"BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted'); END"
                 )
+            is_there = f"EXISTS (SELECT 1 FROM {table} WHERE {same_key})"  # noqa: S608 - both are written above
             op.execute(
-                f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
-                f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_key}) "
-                f"BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted, and one has this key'); END"  # noqa: S608
+                f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {is_there} "
+                f"BEGIN SELECT RAISE(ABORT, 'rows of {table} are never changed or deleted, and one has this key'); END"
             )
 
 

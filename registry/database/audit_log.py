@@ -4,7 +4,10 @@ All writers share one counter, whose row is locked from the moment an event gets
 locked any earlier, two transactions that hold one task each could wait for each other.
 """
 
+import functools
+import re
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +16,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from registry.database.columns import json_text
 from registry.database.schema import AUDIT_COUNTER, AuditEventRow, CounterRow
-from registry.domain.audit_chain import CHAIN_START, ChainedEvent, chain_hash, chain_link, chain_moment
+from registry.domain.audit_chain import CHAIN_START, ChainedEvent, chain_hash, chain_link, chain_moment, is_chain_hash
 from registry.errors import StorageError
 
 _PENDING: Final = "pending audit events"
@@ -72,6 +75,8 @@ def append_events(session: Session) -> None:
     previous = session.scalar(select(AuditEventRow.hash).where(AuditEventRow.id == first - 1))
     if previous is None and first != 1:
         raise _broken(f"its last event, number {first - 1}")
+    if previous is not None and not is_chain_hash(previous):
+        raise _broken(f"the hash of its last event, number {first - 1}")
     rows = []
     for number, one in enumerate(pending, first):
         rows.append(_row(number, one, previous or CHAIN_START))
@@ -105,8 +110,9 @@ def _row(number: int, pending: PendingEvent, previous: str) -> dict[str, Any]:
 
 def chained_events(session: Session, *, first: int | None = None) -> Generator[ChainedEvent]:
     """All events, or those from a number on, exactly as they are stored, a few hundred at a time."""
+    on_sqlite = session.get_bind().dialect.name == "sqlite"
     query = (
-        select(AuditEventRow.id, *_stored(session))
+        select(AuditEventRow.id, *(_with_kinds() if on_sqlite else _in_utc()))
         .order_by(AuditEventRow.id)
         .execution_options(yield_per=_ROWS_AT_ONCE)
     )
@@ -114,8 +120,8 @@ def chained_events(session: Session, *, first: int | None = None) -> Generator[C
         query = query.where(AuditEventRow.id >= first)
     with session.execute(query) as rows:
         for number, *stored in rows:
-            occurred_at, *texts = map(_text, stored)
-            yield ChainedEvent(number, f"{occurred_at[:10]}T{occurred_at[11:]}+00:00", *texts)
+            occurred_at, *others = _as_stored(*stored) if on_sqlite else stored
+            yield ChainedEvent(number, _moment(occurred_at), *others)
 
 
 def next_event_number(session: Session) -> int | None:
@@ -123,16 +129,41 @@ def next_event_number(session: Session) -> int | None:
     return session.scalar(select(CounterRow.next_number).where(CounterRow.name == AUDIT_COUNTER))
 
 
-def _stored(session: Session) -> list[ColumnElement[Any]]:
-    """The columns of a chained event after its number, as text; `occurred_at` in UTC as 2026-05-01 09:00:00.000000."""
-    row = AuditEventRow
-    columns = [row.occurred_at, row.actor, row.action, row.object, row.before, row.after, row.hash]
-    if session.get_bind().dialect.name == "sqlite":
-        # As bytes: somebody may have put some there that are no text.
-        return [cast(column, LargeBinary) for column in columns]
-    in_utc = func.to_char(func.timezone("UTC", row.occurred_at), "YYYY-MM-DD HH24:MI:SS.US")
-    return [in_utc, *(cast(column, Text) for column in columns[1:])]
+_TEXTS: Final = (
+    AuditEventRow.actor,
+    AuditEventRow.action,
+    AuditEventRow.object,
+    AuditEventRow.before,
+    AuditEventRow.after,
+    AuditEventRow.hash,
+)
+_STORED_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d\.\d{6})", re.ASCII)
 
 
-def _text(stored: bytes | str | None) -> Any:
-    return stored.decode(errors="surrogateescape") if isinstance(stored, bytes) else stored
+def _in_utc() -> list[ColumnElement[Any]]:
+    moment = func.to_char(func.timezone("UTC", AuditEventRow.occurred_at), "YYYY-MM-DD HH24:MI:SS.US BC")
+    return [func.replace(moment, " AD", ""), *(cast(column, Text) for column in _TEXTS)]
+
+
+def _with_kinds() -> list[ColumnElement[Any]]:
+    """SQLite keeps values of any kind in any column: every one as bytes, and before them the kind of each."""
+    columns = [AuditEventRow.occurred_at, *_TEXTS]
+    kinds = [func.typeof(column, type_=Text) for column in columns]
+    return [functools.reduce(lambda before, kind: before + "," + kind, kinds), *(cast(c, LargeBinary) for c in columns)]
+
+
+def _as_stored(kinds: str, *values: bytes | None) -> list[Any]:
+    return [_decoded(kind, value) for kind, value in zip(kinds.split(","), values, strict=True)]
+
+
+def _decoded(kind: str, value: bytes | None) -> str | bytes | None:
+    """A text, or as bytes whatever is none."""
+    if value is not None and kind == "text":
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+    return value
+
+
+def _moment(stored: object) -> str:
+    found = _STORED_MOMENT.fullmatch(stored) if isinstance(stored, str) else None
+    return f"{found[1]}T{found[2]}+00:00" if found else f"no moment: {stored!r}"

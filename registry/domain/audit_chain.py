@@ -21,11 +21,16 @@ CHAIN_START: Final = "0" * 64
 """What stands for the hash before the first event."""
 
 _MOST_BREAKS = 100
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _HEAD = re.compile(r"(?P<number>0|[1-9][0-9]{0,9}):(?P<hash>[0-9a-f]{64})")
 
 
 class ChainedEvent(NamedTuple):
-    """An event as text, in the form that its hash covers."""
+    """An event as text, in the form that its hash covers.
+
+    One that somebody changed may hold anything: bytes where a text should be, or a moment that is none.
+    """
 
     number: int
     occurred_at: str
@@ -76,11 +81,28 @@ def chain_link(event: ChainedEvent, previous: str) -> dict[str, Any]:
     """What the hash of an event covers, when it follows the event whose hash is `previous`.
 
     Raises:
-        ValueError: what it has as JSON is not canonical JSON.
+        ValueError: something in it does not have the form in which events are written.
     """
+    _check_form(event, previous)
     link = event._asdict() | {"before": _parsed(event.before), "after": _parsed(event.after), "previous": previous}
     del link["hash"]
     return link
+
+
+def _check_form(event: ChainedEvent, previous: str) -> None:
+    for name in ("actor", "action", "object"):
+        if not isinstance(getattr(event, name), str):
+            raise ValueError(f"its {name} is no text")
+    if not isinstance(event.occurred_at, str) or not _MOMENT.fullmatch(event.occurred_at):
+        raise ValueError("its occurred_at is not written as moments are")
+    if event.hash != "" and not is_chain_hash(event.hash):  # none yet, or one that was written
+        raise ValueError("its hash is no sha256 in hexadecimal")
+    if not is_chain_hash(previous):
+        raise ValueError("the hash before it is no sha256 in hexadecimal")
+
+
+def is_chain_hash(value: object) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def chain_hash(link: dict[str, Any]) -> str:
@@ -107,7 +129,7 @@ def check_chain(
     expected = None if expect is None else _difference(expect, ChainHead())
     for event in events:
         breaks += _place_breaks(event, head) or _hash_breaks(event, head)
-        head, count = ChainHead(number=event.number, hash=event.hash), count + 1
+        head, count = ChainHead(number=event.number, hash=_shown(event.hash)), count + 1
         if expect is not None and expect.number == event.number:
             expected = _difference(expect, head)
         del breaks[_MOST_BREAKS:]
@@ -126,18 +148,19 @@ def _place_breaks(event: ChainedEvent, head: ChainHead) -> list[ChainBreak]:
 
 def _hash_breaks(event: ChainedEvent, head: ChainHead) -> list[ChainBreak]:
     try:
-        found = chain_hash(chain_link(event, head.hash))
-    except ValueError:
-        found = None
-    if found == event.hash:
-        return []
-    problem = "does not have its hash: it was changed, or the hash of the event before it was"
+        if chain_hash(chain_link(event, head.hash)) == event.hash:
+            return []
+        problem = "does not have its hash: it was changed, or the hash of the event before it was"
+    except ValueError as error:
+        problem = f"is not as it was written: {error}"
     return [ChainBreak(number=event.number, problem=problem)]
 
 
 def _end_breaks(last: int, next_number: int | None) -> list[ChainBreak]:
     if next_number is None:
         return [ChainBreak(number=last + 1, problem="would get no number: the counter is missing")]
+    if not isinstance(next_number, int):
+        return [ChainBreak(number=last + 1, problem="would get no number: the counter holds none")]
     if next_number <= last:
         return [ChainBreak(number=next_number, problem="was added: the counter has not given its number yet")]
     return [_missing(last + 1, next_number - 1)] if next_number > last + 1 else []
@@ -156,10 +179,20 @@ def _missing(first: int, last: int) -> ChainBreak:
     return ChainBreak(number=first, problem=problem)
 
 
+def _shown(stored: object) -> str:
+    """A hash, or what is in its place, as a text that can be printed."""
+    if isinstance(stored, bytes):
+        return stored.decode(errors="replace")
+    return str(stored).encode(errors="replace").decode()
+
+
 def _parsed(text: str | None) -> Any:
     if text is None:
         return None
-    value = json.loads(text)
-    if canonical_json(value) != text.encode():
-        raise ValueError(f"{text[:40]!r} is not canonical JSON")
-    return value
+    try:
+        value = json.loads(text)
+        if isinstance(text, str) and isinstance(value, dict) and canonical_json(value) == text.encode():
+            return value
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{_shown(text)[:40]!r} is no object in canonical JSON")

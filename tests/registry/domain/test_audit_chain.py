@@ -20,6 +20,8 @@ from registry.domain.audit_chain import (
 )
 from registry.errors import UsageError
 
+MOMENT = "2026-05-01T09:00:00.000000+00:00"
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 objects = st.none() | st.dictionaries(texts, st.integers() | texts | st.none(), max_size=2)
 
@@ -101,7 +103,7 @@ def test_events_that_changed_places_are_found_at_the_first_of_them(
 
 @given(chain=chains())
 def test_events_that_were_added_are_found(chain: list[ChainedEvent]) -> None:
-    before = ChainedEvent(0, "", "", "", "", None, None, CHAIN_START)
+    before = ChainedEvent(0, MOMENT, "", "", "", None, None, CHAIN_START)
     assert breaks([before, *chain], next_number=len(chain) + 1)[0].number == 0
     after = before._replace(number=len(chain) + 1)
     after = after._replace(hash=chain_hash(chain_link(after, head_of(chain).hash)))
@@ -143,12 +145,37 @@ def test_of_a_chain_that_is_broken_everywhere_a_hundred_places_are_told() -> Non
     assert report.events == 999
 
 
-@pytest.mark.parametrize("text", ['{"b":1,"a":2}', '{"a": 1}', "{", '{"a":1.00}', '{"a":1,"a":1}', '"\\u00fc"', ""])
+NO_OBJECTS = ["", "null", "[]", "1", "[" * 100_000, '"\\u00fc"']
+
+
+@pytest.mark.parametrize("text", ['{"b":1,"a":2}', '{"a": 1}', "{", '{"a":1.00}', '{"a":1,"a":1}', *NO_OBJECTS])
 def test_json_that_is_not_canonical_is_no_event_of_ours(text: str) -> None:
-    event = ChainedEvent(1, "", "", "", "", text, None, "0" * 64)
+    event = ChainedEvent(1, MOMENT, "", "", "", text, None, "0" * 64)
     with pytest.raises(ValueError, match=r"."):
         chain_link(event, CHAIN_START)
     assert breaks([event], next_number=2)[0].number == 1
+
+
+ODD: list[Any] = [None, b"", b"\xff", 0, 1.5, "\udcff", "\0", "null", "[" * 100_000, "9" * 5_000]
+
+
+@given(data=st.data(), chain=chains(least=1), odd=st.sampled_from(ODD))
+def test_whatever_is_in_a_place_where_it_cannot_be_is_a_break_that_names_the_event(
+    data: st.DataObject, chain: list[ChainedEvent], odd: Any
+) -> None:
+    at = data.draw(st.integers(0, len(chain) - 1))
+    field = data.draw(st.sampled_from([name for name in ChainedEvent._fields if name != "number"]))
+    if getattr(chain[at], field) != odd:
+        chain[at] = chain[at]._replace(**{field: odd})
+        report = check_chain(chain, next_number=len(chain) + 1)
+        assert report.breaks[0].number == at + 1
+        assert report.model_dump_json()
+
+
+@given(chain=chains(), odd=st.sampled_from([b"7", "7", 7.5, "\udcff"]))
+def test_a_counter_that_holds_no_number_is_said(chain: list[ChainedEvent], odd: Any) -> None:
+    (found,) = breaks(chain, next_number=odd)
+    assert str(found) == f"event {len(chain) + 1} would get no number: the counter holds none"
 
 
 def test_a_hash_is_that_of_the_documented_bytes() -> None:

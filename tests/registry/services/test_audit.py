@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -230,6 +231,85 @@ def test_bytes_that_are_no_text_are_found_too(used: Database, backend: str) -> N
                 session.execute(update(TRAIL).where(TRAIL.c.id == 4).values({field: literal_column(f"X'{'ff' * 64}'")}))
                 assert verify_chain(session)[0].number == 4
         session.rollback()
+
+
+ODD_ANYWHERE = ("NULL", "''", "'null'", "'[]'", "'{}'")
+ODD_ON_SQLITE = (
+    "CAST({field} AS BLOB)",
+    "{field} || ' '",
+    "{field} || char(0)",
+    "7",
+    "1.5",
+    "X'ff'",
+    "CAST(X'ff' AS TEXT)",
+)
+ODD_MOMENTS = {
+    "sqlite": [
+        "replace(occurred_at, ' ', 'T')",
+        "replace(occurred_at, ' ', 'X')",
+        "replace(occurred_at, ' ', 'T') || '+00:00'",
+        "substr(occurred_at, 1, 19)",
+        "'now'",
+    ],
+    "postgresql": [
+        "'infinity'",
+        "'-infinity'",
+        "(occurred_at AT TIME ZONE 'UTC' || ' UTC BC')::timestamptz",
+        "occurred_at + interval '10000 years'",
+    ],
+}
+
+
+def odd_values(backend: str) -> list[tuple[str, str]]:
+    """A column of the trail, and an SQL expression of what it never holds."""
+    anywhere = ODD_ANYWHERE + (ODD_ON_SQLITE if backend == "sqlite" else ())
+    fields = [field for field in CHANGED if field != "occurred_at" or backend == "sqlite"]
+    found = [(field, odd.replace("{field}", field)) for field in fields for odd in anywhere]
+    return found + [("occurred_at", odd) for odd in ODD_MOMENTS[backend]]
+
+
+def holds(session: Session, event: int, field: str) -> Any:
+    as_text = (
+        f"typeof({field}) || quote(CAST({field} AS BLOB))"
+        if session.get_bind().dialect.name == "sqlite"
+        else f"{field}::text"
+    )
+    return session.scalar(text(f"SELECT {as_text} FROM audit_events WHERE id = {event}"))  # noqa: S608
+
+
+@pytest.mark.parametrize("event", [1, 5, EVENTS])
+def test_a_value_that_no_event_ever_holds_is_a_break_that_names_it(used: Database, backend: str, event: int) -> None:
+    tried = 0
+    for field, odd in odd_values(backend):
+        with used.write() as session:
+            let_events_be_changed(session)
+            before = holds(session, event, field)
+            try:
+                with session.begin_nested():
+                    session.execute(text(f"UPDATE audit_events SET {field} = {odd} WHERE id = {event}"))  # noqa: S608
+            except DBAPIError:  # the column takes no such value
+                session.rollback()
+                continue
+            if holds(session, event, field) != before:
+                tried += 1
+                report = chain_report(session)
+                assert report.breaks, (field, odd)
+                assert report.breaks[0].number == event, (field, odd)
+                assert report.model_dump_json()
+                with suppress(StorageError):
+                    assert len(list(export_events(session))) == EVENTS
+            session.rollback()
+    assert tried >= (35 if backend == "sqlite" else 10)
+
+
+def test_nothing_is_recorded_after_an_event_whose_hash_is_none(used: Database, backend: str) -> None:
+    if backend == "postgresql":  # where every hash is a text
+        return
+    with used.write() as session:
+        let_events_be_changed(session)
+        session.execute(text(f"UPDATE audit_events SET hash = CAST(hash AS BLOB) WHERE id = {EVENTS}"))  # noqa: S608
+    with pytest.raises(StorageError, match=f"has lost the hash of its last event, number {EVENTS}"), used.write() as s:
+        create_team(s, "ops", **BY_EVE)
 
 
 def test_an_export_recomputes_to_the_same_hashes_with_nothing_but_its_lines(used: Database) -> None:
