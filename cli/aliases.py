@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.application import AsJson, Context, example, in_utc
+from cli.application import AsJson, Context, example
+from cli.moments import parse_moment
 from cli.rendering import moment, number_column, print_json, print_line, print_table, time_column
 from cli.tasks import TaskName
 from registry.domain.records import AliasMove, PastTask
@@ -96,6 +97,7 @@ def history(
     at: Annotated[
         datetime | None,
         typer.Option(
+            parser=parse_moment,
             metavar="TIME",
             help="Instead, what the task was then: a date (its first moment) or a date and time, "
             "UTC unless it has an offset.",
@@ -110,7 +112,7 @@ def history(
     if at is None:
         _print_moves(context, task, alias, as_json)
     else:
-        _print_task_at(context, task, alias, in_utc(at), as_json)
+        _print_task_at(context, task, alias, at, as_json)
 
 
 def _print_moves(context: Context, task: str, alias: str | None, as_json: bool) -> None:

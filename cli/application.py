@@ -12,7 +12,7 @@ and imports `pipelines`, `modeling` and `serving` inside the function, so that t
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -36,11 +36,6 @@ IdempotencyKey = Annotated[
 Limit = Annotated[
     int | None, typer.Option(min=1, help=f"Show so many at most. [default: {MOST_ROWS}; with --json, all]")
 ]
-
-
-def in_utc(at: datetime) -> datetime:
-    """A time that a user wrote: without an offset it is UTC, wherever the user is."""
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def rows_wanted(limit: int | None, *, as_json: bool) -> int | None:

@@ -8,7 +8,8 @@ import typer
 from sqlalchemy.orm import Session
 
 from cli import release_drawing
-from cli.application import AsJson, Context, Limit, example, in_utc, rows_wanted
+from cli.application import AsJson, Context, Limit, example, rows_wanted
+from cli.moments import parse_moment
 from cli.progress import progress_bar
 from cli.rendering import (
     moment,
@@ -156,6 +157,7 @@ def history(
     at: Annotated[
         datetime | None,
         typer.Option(
+            parser=parse_moment,
             metavar="TIME",
             help="Instead, the latest release then and its versions: a date (its first moment) or a date and time, "
             "UTC unless it has an offset.",
@@ -171,7 +173,7 @@ def history(
     elif limit is not None:
         raise UsageError("--at shows one release: leave --limit out")
     else:
-        _print_release_at(context, task, in_utc(at), as_json=as_json)
+        _print_release_at(context, task, at, as_json=as_json)
 
 
 def _print_changes(context: Context, task: str | None, limit: int | None, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.table import Column
 
 from cli.application import AsJson, Context, IdempotencyKey, Limit, example, rows_wanted
+from cli.moments import parse_day
 from cli.rendering import (
     alias_list,
     moment,
@@ -319,7 +320,8 @@ def retire(
     task: TaskName,
     reason: Annotated[str, typer.Option(help="Why, for those who find it gone.")],
     sunset: Annotated[
-        date | None, typer.Option(metavar="YYYY-MM-DD", help="The day from which it will not be served any more.")
+        date | None,
+        typer.Option(parser=parse_day, metavar="YYYY-MM-DD", help="The day from which it will not be served any more."),
     ] = None,
     superseded_by: Annotated[str | None, typer.Option(metavar="TASK", help="The task that takes its place.")] = None,
     as_json: AsJson = False,

@@ -97,7 +97,6 @@ def test_history_at_a_time_says_which_version_each_alias_named_then(trunkline: A
     assert [row.split() for row in rows] == [["candidate", "rte/2"], ["champion", "rte/3"]]
     other = trunkline.done("task", "history", "rte", "--at", "2026-05-02", "--alias", "x")
     assert other.splitlines()[1:] == ["rte@x named no version"]
-    assert trunkline("task", "history", "rte", "--at", "yesterday").code == 2
 
 
 def test_history_at_a_time_says_what_the_task_was_then(trunkline: Any, task_file: Any) -> None:
@@ -136,3 +135,43 @@ def test_a_time_without_an_offset_is_utc_wherever_the_user_is(trunkline: Any, mo
 def test_an_unknown_task_or_an_impossible_alias_has_no_history(trunkline: Any) -> None:
     assert trunkline("task", "history", "cola").code == 1
     assert trunkline("task", "history", "rte", "--alias", "latest", "--at", "2026-05-01").code == 2
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "yesterday",
+        "2026",
+        "20261123",
+        "1795410360",
+        "2026-11",
+        "2026-W48-1",
+        "2026-02-30",
+        "2026-11-23T25:00",
+        "2026-11-23T05",
+        "2026-11-23 05:06",
+        "0001-01-01T00:00+14:00",
+        "２０２６-11-23",
+        "",
+    ],
+)
+@pytest.mark.parametrize("command", [("task", "history", "rte"), ("release", "history")])
+def test_what_is_no_iso_time_is_a_usage_error_that_names_the_form(
+    trunkline: Any, command: tuple[str, ...], written: str
+) -> None:
+    answer = trunkline(*command, "--at", written)
+    assert answer.code == 2
+    assert answer.problem.startswith(f"{written!r} is no time: write a date or a date and time, as 2026-11-23, ")
+
+
+@pytest.mark.parametrize(
+    ("written", "understood"),
+    [
+        ("2026-11-23", "2026-11-23T00:00:00+00:00"),
+        ("2026-11-23T05:06", "2026-11-23T05:06:00+00:00"),
+        ("2026-11-23T05:06:07+01:00", "2026-11-23T05:06:07+01:00"),
+        ("2026-11-23T05:06:07.5Z", "2026-11-23T05:06:07.500000+00:00"),
+    ],
+)
+def test_iso_dates_and_times_are_understood(trunkline: Any, written: str, understood: str) -> None:
+    assert trunkline("task", "history", "rte", "--at", written, "--json").json["at"] == understood

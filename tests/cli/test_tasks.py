@@ -259,6 +259,7 @@ def test_a_retired_task_refuses_promotion_until_it_is_revived(trunkline: Any, ta
         ("--reason", "x", "--superseded-by", "A/b"),
         ("--reason", "x", "--sunset", "2026-13-01"),
         ("--reason", "x", "--sunset", "soon"),
+        ("--reason", "x", "--sunset", "1798675200"),
         (),
     ],
 )
