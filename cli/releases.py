@@ -26,7 +26,7 @@ from cli.rendering import (
 from cli.yaml_files import read_yaml
 from registry.domain.locks import Lock, parse_lock
 from registry.domain.manifests import Manifest, parse_manifest
-from registry.domain.records import Backbone, Release, Version
+from registry.domain.records import Backbone, Release, TaskState, Version
 from registry.domain.references import parse_reference
 from registry.domain.release_changes import ReleaseChange
 from registry.errors import UsageError
@@ -37,6 +37,7 @@ from registry.services.blobs import refer_to
 app = typer.Typer(no_args_is_help=True, help="Assemble releases and look at them.")
 
 _MOST_CHANGES = 10
+_MOST_NAMES = 20
 _AT_A_TIME = {"manifest", "backbone", "trunk_depth", "layer_count", "created_at", "created_by"}
 """What `history --at` tells of a release, beside its versions."""
 
@@ -80,6 +81,9 @@ def assemble(
         trunk = _backbone(session, locked.backbone if locked else backbone, selected)
         # Retired tasks are refused here too, and not only when the release is registered: assembling takes a while.
         members = releases.members_of(session, selected)
+        left_out = [] if select is None else _left_out(session, select)
+    for note in left_out:
+        print_note(note)
     reached("assemble.selected")
     with progress_bar() as report:
         assembled = release_assembly.assemble(trunk, members, store=context.store, report=report)
@@ -89,9 +93,11 @@ def assemble(
         refer_to(session, context.store, (new.manifest, *assembled.manifest.blobs))
         known = releases.find_release(session, new.manifest) is not None
         release = releases.register_release(session, new, actor=context.actor, at=context.now())
+        latest = releases.get_release(session, "latest").name
     reached("assemble.committed")
     if known:
-        print_note(f"this selection has been assembled before: it is {release.name}")
+        still = "" if latest == release.name else f"; latest is still {latest}"
+        print_note(f"this selection has been assembled before: it is {release.name}{still}")
     _print_release(release, assembled.manifest, as_json=as_json)
 
 
@@ -283,6 +289,20 @@ def _selected(session: Session, *, select: str | None, locked: Lock | None, refe
     if repeated := sorted({task for task in seen if seen.count(task) > 1}):
         raise UsageError(f"selected twice: {', '.join(repeated)}; a release holds one version of a task")
     return named
+
+
+def _left_out(session: Session, alias: str) -> list[str]:
+    """What a selection by alias leaves out, in words: active tasks without it, and retired ones that have it."""
+    found = tasks.list_tasks(session)
+    without = [task.name for task in found if task.state is TaskState.ACTIVE and alias not in task.aliases]
+    retired = [task.name for task in found if task.state is TaskState.RETIRED and alias in task.aliases]
+    reasons = ((without, f"no alias {alias}"), (retired, f"retired, with alias {alias}"))
+    return [f"not in it: {_first_names(names)} ({reason})" for names, reason in reasons if names]
+
+
+def _first_names(names: list[str]) -> str:
+    shown, hidden = names[:_MOST_NAMES], names[_MOST_NAMES:]
+    return ", ".join(shown) + (f" and {len(hidden):,} more" if hidden else "")
 
 
 def _backbone(session: Session, name: str | None, selected: list[Version]) -> Backbone:

@@ -391,7 +391,10 @@ def test_damaged_blobs_of_a_version_are_mended_by_its_own_trial(trained):
 
 def test_assembling_a_known_selection_says_which_release_it_is(trained):
     assembled(trained)
-    assert "it is r1" in trained("release", "assemble", "--select", "champion").err
+    again = ("release", "assemble", "--select", "champion")
+    assert trained(*again).err == "this selection has been assembled before: it is r1\n"
+    trained("release", "assemble", "--task", "token/2")
+    assert trained(*again).err == "this selection has been assembled before: it is r1; latest is still r2\n"
 
 
 def test_a_text_longer_than_the_backbone_reads_is_answered_with_a_warning(trained):

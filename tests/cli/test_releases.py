@@ -149,3 +149,30 @@ def test_a_clock_that_went_back_does_not_reorder_the_history(
     then = trunkline("release", "history", "--at", "2026-05-01T09:10", "--json").json
     assert then["release"] == "r2"
     assert trunkline("release", "history", "--at", "2026-05-01T09:07", "--json").json["release"] is None
+
+
+def test_a_selection_by_alias_says_which_tasks_it_leaves_out(
+    trunkline: Any, versions: Callable[..., Any], task_file: Callable[..., Path]
+) -> None:
+    for task in ("places", "moods", "old", "gone"):
+        trunkline.done("task", "register", task_file(task), "--team", "nlu")
+    versions("old")
+    for version in ("rte/2", "old/1"):
+        trunkline.done("task", "promote", version, "--alias", "stable")
+    for task in ("old", "gone"):
+        trunkline.done("task", "retire", task, "--reason", "nobody asks")
+    answer = trunkline("release", "assemble", "--select", "stable")
+    assert answer.err.splitlines()[:2] == [
+        "not in it: moods, places (no alias stable)",
+        "not in it: old (retired, with alias stable)",
+    ]
+    assert "not in it" not in trunkline("release", "assemble", "--task", "rte@stable").err
+
+
+@pytest.mark.usefixtures("versions")
+def test_many_tasks_that_are_left_out_are_counted(trunkline: Any, task_file: Callable[..., Path]) -> None:
+    for number in range(23):
+        trunkline.done("task", "register", task_file(f"task{number:02}"), "--team", "nlu")
+    trunkline.done("task", "promote", "rte/2", "--alias", "stable")
+    (note, *_) = trunkline("release", "assemble", "--select", "stable").err.splitlines()
+    assert note.endswith("task18, task19 and 3 more (no alias stable)")
