@@ -21,18 +21,24 @@ def gc(
     grace: Annotated[
         float, typer.Option(min=0, metavar="HOURS", help="Leave alone what was put less than so long ago.")
     ] = 24,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="First make the store this registry's, whose it was before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove the blobs that nothing refers to.
 
     Interrupted commands leave such blobs behind. It is safe to run this at any time, beside training and assembling
-    too: nothing is removed that a version, a backbone or a release needs.
+    too: nothing is removed that a version, a backbone or a release of this registry needs, and a store that is another
+    registry's is left alone.
     """
-    from registry.housekeeping.sweep import sweep_blobs
+    from registry.housekeeping import sweep
 
     context: Context = ctx.obj
+    if take_over:
+        sweep.take_over(context.existing_database, context.store)
     with progress_bar() as report:
-        swept = sweep_blobs(
+        swept = sweep.sweep_blobs(
             context.existing_database, context.store, grace=timedelta(hours=grace), dry_run=dry_run, report=report
         )
     if as_json:
@@ -41,6 +47,8 @@ def gc(
     verb = "would be removed" if dry_run else "removed"
     print_fields(
         [
+            ("registry", context.database.location),
+            ("store", context.store.location),
             ("in use", _blobs(swept.in_use)),
             ("too young", f"{_blobs(swept.young)} that nothing refers to, put less than {grace:g} hours ago"),
             (verb, f"{_blobs(swept.removed)}, {_size(swept.removed_bytes)}"),
@@ -163,8 +171,8 @@ def restore(
     print_line(f"restored {_counted(rows, 'row')} and {_blobs(summary.blobs or 0)} from {file}; check: trunkline fsck")
     if summary.blobs is None:
         print_note(
-            "the blobs stayed where they are: from now on run gc over them with this registry only, for it would sweep "
-            "what only the other one refers to"
+            f"the blobs stayed in {context.store.location}, which is the other registry's: to go on with this one in "
+            "its place, run `trunkline gc --take-over` once"
         )
 
 

@@ -14,8 +14,8 @@ from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
 
-from registry.artifacts.atomic_file import make_folder, sync_folder
-from registry.artifacts.store import StoredBlob, blob_key, is_digest
+from registry.artifacts.atomic_file import make_folder, sync_folder, write_atomically
+from registry.artifacts.store import OWNER_KEY, StoredBlob, blob_key, is_digest
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
 from registry.fault_points import reached
 
@@ -74,6 +74,16 @@ class LocalArtifactStore:
         with self._reading():
             self._path(digest).unlink(missing_ok=True)
         reached("blob.removed")
+
+    def owner(self) -> str | None:
+        with self._reading():
+            try:
+                return (self._root / OWNER_KEY).read_text(encoding="utf-8")
+            except FileNotFoundError:
+                return None
+
+    def claim(self, owner: str) -> None:
+        write_atomically(self._root / OWNER_KEY, owner.encode())
 
     def now(self) -> datetime:
         """By the clock that stamps files here: that of the file server, where the folder lies on one.

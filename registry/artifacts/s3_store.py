@@ -26,7 +26,7 @@ from registry.artifacts.blob_cache import BlobCache
 from registry.artifacts.s3_client import attempts, endpoint, s3_client
 from registry.artifacts.s3_errors import error_code, translated
 from registry.artifacts.s3_location import S3Location
-from registry.artifacts.store import StoredBlob, blob_key, is_digest
+from registry.artifacts.store import OWNER_KEY, StoredBlob, blob_key, is_digest
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
 from registry.fault_points import reached
 
@@ -118,6 +118,8 @@ class S3ArtifactStore:
 
     def missing(self, digests: Iterable[str]) -> set[str]:
         asked = set(digests)
+        for digest in asked:
+            self._key(digest)  # refuses what is no digest before anybody is asked
         if not asked:
             return set()
         self._client()  # made once, before many threads want it
@@ -147,6 +149,21 @@ class S3ArtifactStore:
         with self._asking(f"remove blob {digest} from", needs="s3:DeleteObject"):
             self._client().delete_object(Bucket=self._at.bucket, Key=key)
         reached("s3.removed")
+
+    def owner(self) -> str | None:
+        with self._asking("look whose blobs are in", needs="s3:GetObject and s3:ListBucket"):
+            try:
+                answer = self._client().get_object(Bucket=self._at.bucket, Key=self._at.key(OWNER_KEY))
+                text: str = answer["Body"].read().decode()
+            except ClientError as error:
+                if error_code(error) not in _NO_OBJECT:
+                    raise
+                return None
+        return text
+
+    def claim(self, owner: str) -> None:
+        with self._asking("write down whose blobs are in", needs="s3:PutObject"):
+            self._client().put_object(Bucket=self._at.bucket, Key=self._at.key(OWNER_KEY), Body=owner.encode())
 
     def now(self) -> datetime:
         with self._asking("read the clock of", needs="s3:ListBucket"):

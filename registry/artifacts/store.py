@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 
 from registry.errors import InvalidInput, UsageError
 
+OWNER_KEY = "owner"
+"""Where it is written whose the blobs are, below the root."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -66,6 +69,12 @@ class ArtifactStore(Protocol):
 
     def remove(self, digest: str) -> None:
         """Removes a blob; one that is not there is no error."""
+
+    def owner(self) -> str | None:
+        """Whose blobs these are: what `claim` wrote; None when nobody has claimed the store yet."""
+
+    def claim(self, owner: str) -> None:
+        """Writes down whose blobs these are, in place of what was written before."""
 
     def now(self) -> datetime:
         """The time by the clock that `stored_at` is read from."""

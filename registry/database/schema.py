@@ -56,7 +56,8 @@ RELEASE_COUNTER: Final = "release"
 AUDIT_COUNTER: Final = "audit_event"
 """Its lock is taken last in a transaction, and so held for the shortest time: see `registry.database.audit_log`."""
 SWEEP_COUNTER: Final = "sweep"
-"""Nobody takes its numbers: its row is the lock between sweeping blobs and referring to them."""
+"""Its row is the lock between sweeping blobs and referring to them. Nobody takes numbers from it: the one that it has,
+drawn at random, tells this registry from all others, so that none sweeps another one's blobs."""
 
 
 class Schema(DeclarativeBase):

@@ -29,14 +29,14 @@ from registry.artifacts.atomic_file import sync_folder
 from registry.artifacts.store import ArtifactStore, blob_key
 from registry.database.columns import UtcDateTime
 from registry.database.engine import Database
-from registry.database.schema import SCHEMA_REVISION, CounterRow, Schema
+from registry.database.schema import SCHEMA_REVISION, SWEEP_COUNTER, CounterRow, Schema
 from registry.domain.plain_data import Plain, canonical_json
 from registry.domain.task_specs import validation_problems
 from registry.errors import ArtifactError, ArtifactMissing, Conflict, InvalidInput, NotAllowed, StorageError
 from registry.fault_points import reached
 from registry.progress import Report
 from registry.services.audit import record_event, verify_chain
-from registry.services.blobs import refer_to, referenced_blobs
+from registry.services.blobs import keep_sweeps_away, owner_name, referenced_blobs, registry_number
 
 _SUMMARY = "backup.json"
 _ROWS_AT_ONCE = 500
@@ -316,18 +316,22 @@ def _restore_rows(
     session: Session, folder: Path, summary: BackupSummary, store: ArtifactStore, path: Path, report: Report
 ) -> None:
     _refuse_unless_empty(session)
+    number = registry_number(session)  # its own: the registry that was backed up may live on
     session.execute(delete(CounterRow))
     for done, table in enumerate(Schema.metadata.sorted_tables):
         report("restoring rows", done, len(summary.tables))
         _restore_table(session, table, folder / table.name)
         reached("restore.table-written")
-    refer_to(session, store, [])  # by one listing instead of a question a blob
+    session.execute(update(CounterRow).where(CounterRow.name == SWEEP_COUNTER).values(next_number=number))
+    keep_sweeps_away(session)
     needed = referenced_blobs(session) - set(summary.missing_blobs)
     if lost := needed - set(_present(sorted(needed), store)):
         raise ArtifactMissing(
             f"{len(lost)} of {len(needed)} blobs are not in {store.location}: {', '.join(sorted(lost)[:3])}; nothing "
             "was restored. Take a backup that holds blobs, or point TRUNKLINE_ARTIFACT_ROOT at the store that has them"
         )
+    if store.owner() is None:
+        store.claim(owner_name(number))
     breaks = [str(found) for found in verify_chain(session)]
     if breaks != list(summary.audit_problems):
         raise InvalidInput(str(path), [f"its audit trail is broken: {found}" for found in breaks])

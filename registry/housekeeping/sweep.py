@@ -7,13 +7,21 @@ and an upload whose blob went before it was registered is told so. Killed anywhe
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from sqlalchemy.orm import Session
+
 from registry.artifacts.store import ArtifactStore, StoredBlob
 from registry.database.engine import Database
 from registry.domain.plain_data import Plain
 from registry.errors import NotAllowed, UsageError
 from registry.fault_points import reached
 from registry.progress import Report
-from registry.services.blobs import keep_references_away, referenced_among, referenced_blobs
+from registry.services.blobs import (
+    keep_references_away,
+    owner_name,
+    referenced_among,
+    referenced_blobs,
+    registry_number,
+)
 
 DEFAULT_GRACE = timedelta(hours=24)
 """Longer than any upload: what is younger may belong to a command that is about to register it."""
@@ -39,12 +47,18 @@ class Sweep(Plain):
     """Uploads that were killed, longer ago than the grace time and a day."""
 
 
+def take_over(database: Database, store: ArtifactStore) -> None:
+    """Makes the store this registry's, whosever it was: from now on the other one sweeps there no more."""
+    with database.read() as session:
+        store.claim(owner_name(registry_number(session)))
+
+
 def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, dry_run: bool, report: Report) -> Sweep:
     """Removes every blob that no row refers to and that was put longer ago than `grace`.
 
     Raises:
         UsageError: the grace time is negative.
-        NotAllowed: nothing that the store holds is this registry's.
+        NotAllowed: the store is another registry's.
         StorageError: the store or the database cannot be used; what was removed until then was garbage.
     """
     if grace < timedelta(0):
@@ -54,17 +68,12 @@ def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, d
     report("listing blobs", 0, 1)
     found = list(store.blobs())
     with database.read() as session:
+        _refuse_foreign_store(session, database, store)
         referenced = referenced_blobs(session)
     report("listing blobs", 1, 1)
     reached("sweep.marked")
     unused = [blob for blob in found if blob.digest not in referenced]
     old = [blob for blob in unused if blob.stored_at <= before]
-    if old and len(unused) == len(found):
-        raise NotAllowed(
-            f"not one of the {len(found):,} blobs in {store.location} is of the registry in {database.location}: "
-            "they do not belong together, and nothing was removed; check TRUNKLINE_HOME, TRUNKLINE_DATABASE_URL and "
-            "TRUNKLINE_ARTIFACT_ROOT"
-        )
     removed = old if dry_run else _remove(database, store, old, before, report)
     return Sweep(
         dry_run=dry_run,
@@ -74,6 +83,17 @@ def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, d
         removed_bytes=sum(blob.size for blob in removed),
         unfinished=store.clear_unfinished(before=now - max(grace, _LONGEST_UPLOAD), dry_run=dry_run),
     )
+
+
+def _refuse_foreign_store(session: Session, database: Database, store: ArtifactStore) -> None:
+    ours, owner = owner_name(registry_number(session)), store.owner()
+    if owner != ours:
+        whose = "nobody's: nothing was ever registered over it" if owner is None else f"that of {owner}"
+        raise NotAllowed(
+            f"the store {store.location} is {whose}; the registry in {database.location} is {ours}, and removes "
+            "nothing there. Check TRUNKLINE_HOME, TRUNKLINE_DATABASE_URL and TRUNKLINE_ARTIFACT_ROOT; if it really has "
+            "taken the other one's place, run `trunkline gc --take-over` once"
+        )
 
 
 def _remove(

@@ -44,7 +44,7 @@ def test_a_backbone_is_pinned_into_the_bucket_once(
     shared.done("task", "register", task_file(), "--team", "nlu")
     assert shared.done("backbone", "pin", "mini", folder).startswith("pinned backbone mini: 2 layers")
     stored = keys(s3, s3_bucket)
-    assert len(stored) == 4, "the tokenizer, the embeddings, two layers"
+    assert len(stored) == 5, "the tokenizer, the embeddings, two layers, and whose they are"
     assert all(key.startswith("team/sha256/") and is_digest(key[12:].replace("/", "")) for key in stored)
     s3_proxy.sizes()
     assert "is pinned already" in shared.done("backbone", "pin", "mini", folder)
@@ -158,4 +158,4 @@ def test_the_installed_command_finds_the_bucket_by_its_environment(
     arguments = [str(COMMAND), "backbone", "pin", "mini", str(model_folder("mini", layers=[1, 2]))]
     done = subprocess.run(arguments, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(keys(s3, s3_bucket)) == 4
+    assert len(keys(s3, s3_bucket)) == 5

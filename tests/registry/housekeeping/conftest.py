@@ -19,6 +19,7 @@ from registry.domain.records import NewBackbone, NewRelease, NewVersion
 from registry.domain.references import VersionReference
 from registry.services.aliases import promote
 from registry.services.backbones import pin_backbone
+from registry.services.blobs import refer_to
 from registry.services.releases import register_release
 from registry.services.tasks import get_task, register_task
 from registry.services.teams import create_team
@@ -85,6 +86,7 @@ def filled(
     three times, a retired task with a successor, and a release of both tasks."""
     backbone = store_backbone(tiny_model.write(), name="tiny", max_length=None, store=store)
     with database.write() as session:
+        refer_to(session, store, backbone.blobs)
         create_team(session, "nlu", **change)
         pin_backbone(session, backbone, **change)
         for task in ("rte", "sst"):

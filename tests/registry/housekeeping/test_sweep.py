@@ -12,7 +12,7 @@ from registry.artifacts.store import ArtifactStore
 from registry.database.engine import Database
 from registry.domain.records import NewBackbone, NewVersion
 from registry.errors import ArtifactMissing, NotAllowed, StorageError, UsageError
-from registry.housekeeping.sweep import Sweep, sweep_blobs
+from registry.housekeeping.sweep import Sweep, sweep_blobs, take_over
 from registry.progress import silent
 from registry.services.blobs import refer_to, referenced_blobs
 from registry.services.versions import register_version
@@ -49,6 +49,7 @@ def test_a_dry_run_removes_nothing_and_says_what_it_would(
 
 
 def test_what_was_put_less_than_the_grace_time_ago_stays(database: Database, store: ArtifactStore) -> None:
+    take_over(database, store)
     store.put(b"an orphan")
     swept = sweep(database, store, grace=timedelta(hours=1))
     assert (swept.removed, swept.young) == (0, 1)
@@ -141,13 +142,31 @@ def test_uploads_beside_a_sweeper_without_grace_never_leave_a_row_without_its_bl
         assert store.missing(referenced_blobs(session)) == set()
 
 
-def test_a_store_of_another_registry_is_not_swept(
-    database: Database, other_database: Database, store: ArtifactStore, filled: NewBackbone
+def test_a_store_of_another_registry_is_neither_swept_nor_used_until_it_is_taken_over(
+    database: Database, other_database: Database, store: ArtifactStore, filled: NewBackbone, change: dict[str, Any]
 ) -> None:
-    there = in_store(store)
-    with pytest.raises(NotAllowed, match=r"not one of the 13 blobs in .* is of the registry in"):
+    orphan, there = store.put(b"an orphan"), in_store(store)
+    with pytest.raises(NotAllowed, match=r"is that of trunkline registry \d+; the registry in .* removes"):
         sweep(other_database, store)
+    with pytest.raises(NotAllowed, match="which would sweep the blobs"), other_database.write() as session:
+        refer_to(session, store, filled.blobs)
     assert in_store(store) == there
+    assert sweep(database, store).removed == 1
+    take_over(other_database, store)
+    with other_database.write() as session:
+        refer_to(session, store, filled.blobs)
+    with pytest.raises(NotAllowed):
+        sweep(database, store)
+    assert store.missing([orphan]) == {orphan}
+
+
+def test_a_store_that_was_never_registered_over_is_not_swept(database: Database, store: ArtifactStore) -> None:
+    orphan = store.put(b"an orphan")
+    with pytest.raises(NotAllowed, match="is nobody's"):
+        sweep(database, store)
+    take_over(database, store)
+    assert sweep(database, store).removed == 1
+    assert store.missing([orphan]) == {orphan}
 
 
 def test_a_blob_that_is_put_again_after_it_was_listed_is_spared(
