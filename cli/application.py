@@ -18,8 +18,8 @@ from typing import Annotated
 
 import typer
 
-from cli.rendering import MOST_ROWS, print_line, print_note
-from cli.settings import Settings
+from cli.rendering import MOST_ROWS, print_line, print_note, print_warning
+from cli.settings import Settings, doubts
 from registry.artifacts.store import ArtifactStore, open_store
 from registry.database.backend import sqlite_file
 from registry.database.engine import Database
@@ -60,6 +60,8 @@ class Context:
 
     @functools.cached_property
     def settings(self) -> Settings:
+        for doubt in doubts(self.environ):
+            print_warning(doubt)
         return Settings.from_environment(self.environ, self.cwd, home=self.home_flag, actor=self.actor_flag)
 
     @property

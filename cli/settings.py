@@ -1,5 +1,6 @@
 """Where things are and who acts. Flag beats environment beats file beats default; built once, in the entry point."""
 
+import difflib
 import getpass
 import math
 import os
@@ -15,6 +16,15 @@ from registry.errors import UsageError
 HOME_FOLDER = ".trunkline"
 _REGISTRY_FILE = "registry.db"
 _CACHE_GIGABYTES = 20.0
+_PREFIX = "TRUNKLINE_"
+_OURS = (
+    "TRUNKLINE_HOME",
+    "TRUNKLINE_ACTOR",
+    "TRUNKLINE_DATABASE_URL",
+    "TRUNKLINE_ARTIFACT_ROOT",
+    "TRUNKLINE_BLOB_CACHE_GB",
+)
+_OF_THE_COMPOSE_FILE = ("TRUNKLINE_DB_PASSWORD", "TRUNKLINE_S3_SECRET")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,25 @@ class Settings:
             mlflow_artifact_location=None if tracking_uri else (folder / "mlflow-artifacts").as_uri(),
             actor=_checked_actor(environ.get("TRUNKLINE_ACTOR") or _login_name() if actor is None else actor),
         )
+
+
+def doubts(environ: Mapping[str, str]) -> list[str]:
+    """What in the environment looks like a mistake, though the command can run: a sentence each, without values."""
+    unknown = sorted(name for name in environ if name.startswith(_PREFIX))
+    unknown = [name for name in unknown if name not in (*_OURS, *_OF_THE_COMPOSE_FILE)]
+    found = [f"unknown and ignored in the environment: {', '.join(map(_with_near_one, unknown))}"] if unknown else []
+    if (environ.get("TRUNKLINE_ARTIFACT_ROOT") or "").startswith("s3://") and not environ.get("TRUNKLINE_DATABASE_URL"):
+        found.append(
+            "TRUNKLINE_ARTIFACT_ROOT is a bucket, but the database is a file on this machine: "
+            "others who use the bucket need TRUNKLINE_DATABASE_URL too, of one database"
+        )
+    return found
+
+
+def _with_near_one(name: str) -> str:
+    ends = [ours.removeprefix(_PREFIX) for ours in _OURS]  # the prefix alone would make all of them alike
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX), ends, n=1)
+    return f"{name} (did you mean {_PREFIX}{near[0]}?)" if near else name
 
 
 def _home(environ: Mapping[str, str], cwd: Path, flag: Path | None) -> Path:

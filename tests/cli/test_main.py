@@ -129,6 +129,16 @@ def test_help_asks_nothing_of_the_surroundings(trunkline: Any) -> None:
     assert trunkline("team", "list").code == 2
 
 
+def test_a_mistyped_variable_is_warned_of_once_and_the_answer_is_unharmed(trunkline: Any) -> None:
+    trunkline.environ["TRUNKLINE_HOMR"] = "/srv/registry"
+    answer = trunkline("team", "list", "--json")
+    assert (answer.code, answer.json) == (0, [])
+    assert answer.err == (
+        "warning: unknown and ignored in the environment: TRUNKLINE_HOMR (did you mean TRUNKLINE_HOME?)\n"
+    )
+    assert trunkline("--help").err == ""
+
+
 def test_a_working_folder_that_is_gone_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from cli.settings import Settings
+from cli.settings import Settings, doubts
 from registry.errors import UsageError
 
 
@@ -130,3 +130,31 @@ def test_the_size_of_local_copies_is_counted_in_gigabytes(tmp_path: Path, named:
 def test_a_size_that_is_none_is_refused(tmp_path: Path, named: str) -> None:
     with pytest.raises(UsageError, match=f"TRUNKLINE_BLOB_CACHE_GB={named}: must be a number of gigabytes above 0"):
         Settings.from_environment({"TRUNKLINE_BLOB_CACHE_GB": named}, tmp_path, actor="a")
+
+
+def test_unknown_variables_of_ours_are_doubted_with_a_near_one_and_without_their_values() -> None:
+    environ = {
+        "TRUNKLINE_DATBASE_URL": "postgresql://ann:secret@server/registry",
+        "TRUNKLINE_COLOUR": "red",
+        "TRUNKLINE_HOME": "/srv/registry",
+        "TRUNKLINE_DB_PASSWORD": "secret",
+        "PATH": "/bin",
+    }
+    assert doubts(environ) == [
+        "unknown and ignored in the environment: TRUNKLINE_COLOUR, "
+        "TRUNKLINE_DATBASE_URL (did you mean TRUNKLINE_DATABASE_URL?)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("root", "database", "doubted"),
+    [
+        ("s3://bucket/prefix", "", True),
+        ("s3://bucket/prefix", "postgresql://server/registry", False),
+        ("/srv/blobs", "", False),
+        ("", "postgresql://server/registry", False),
+    ],
+)
+def test_a_bucket_beside_a_database_on_this_machine_is_doubted(root: str, database: str, doubted: bool) -> None:
+    found = doubts({"TRUNKLINE_ARTIFACT_ROOT": root, "TRUNKLINE_DATABASE_URL": database})
+    assert [doubt.startswith("TRUNKLINE_ARTIFACT_ROOT is a bucket") for doubt in found] == [True] * doubted
