@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -31,7 +31,7 @@ _CONNECTION: Final = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-_SESSION: Final = {
+_TRANSACTION: Final = {
     "timezone": "UTC",
     "datestyle": "ISO",
     "jit": "off",  # compiling a query takes longer than any of ours runs
@@ -40,6 +40,11 @@ _SESSION: Final = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
+"""Set anew in every transaction: a pooler takes no options, and gives every transaction another connection."""
+
+_BEGIN: Final = "trunkline_begin"  # the execution option that says how an engine's transactions begin
+_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 _UNDEFINED_TABLE: Final = "42P01"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -56,6 +61,10 @@ _FAILURES: Final = {
 _LATER: Final = "try again later, or let the server take more connections"
 _PARAMETERS: Final = "check what follows the ? in TRUNKLINE_DATABASE_URL"
 _ADVICE: Final = (
+    (
+        "unsupported startup parameter",
+        "a pooler takes no such parameter: leave it out of TRUNKLINE_DATABASE_URL, or have the pooler ignore it",
+    ),
     ("too many", _LATER),
     ("connection slots", _LATER),
     ("password", "check user and password in TRUNKLINE_DATABASE_URL"),
@@ -78,10 +87,9 @@ class PostgresqlDatabase:
     def __init__(self, url: URL, *, busy_seconds: float) -> None:
         given = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
         password = given.pop("password", url.password)
-        session = _SESSION | {"lock_timeout": f"{busy_seconds * 1000:.0f}"}
-        options = " ".join([*(f"-c {name}={value}" for name, value in session.items()), given.pop("options", "")])
-        query = _CONNECTION | given | {"options": options}
-        self._url = url.set(drivername="postgresql+psycopg", password=password, query=query)
+        self._url = url.set(drivername="postgresql+psycopg", password=password, query=_CONNECTION | given)
+        settings = _TRANSACTION | {"lock_timeout": f"{busy_seconds * 1000:.0f}"}
+        self._settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in settings.items())
         self._busy_seconds = busy_seconds
 
     @property
@@ -93,8 +101,7 @@ class PostgresqlDatabase:
 
     def engines(self) -> tuple[Engine, Engine]:
         writer = self._engine()
-        reader = writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        return reader, writer
+        return writer.execution_options(**{_BEGIN: _READING}), writer
 
     @contextmanager
     def upgrading(self) -> Iterator[Connection]:
@@ -152,16 +159,24 @@ class PostgresqlDatabase:
         return StorageError(f"the database {self.location} cannot be used: {reason}; nothing was changed")
 
     def _engine(self) -> Engine:
-        return create_engine(
+        engine = create_engine(
             self._url,
             # A prepared statement would outlive the schema that it was prepared for, and the connection of a pooler.
             connect_args={"prepare_threshold": None},
-            isolation_level="READ COMMITTED",
+            # The driver would begin transactions by itself, and the settings would take another trip to the server.
+            isolation_level="AUTOCOMMIT",
+            execution_options={_BEGIN: _WRITING},
             json_serializer=json_text,
             pool_pre_ping=True,
             pool_size=1,  # a training run keeps its connection for hours, and many may run
             use_native_hstore=False,  # or it is asked for at every start
         )
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(connection.get_execution_options()[_BEGIN] + self._settings)
+
+        return engine
 
     def _reason(self, error: DBAPIError) -> str:
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]

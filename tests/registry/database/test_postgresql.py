@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from registry.database.backend import backend_of
@@ -72,6 +74,33 @@ def test_libpqs_parameters_are_passed_on_and_ours_hold_beside_them(database: Dat
         shown += [session.scalar(text(f"SHOW {setting}")) for setting in (*settings[3:], "lock_timeout")]
     assert shown == ["mine", "7MB", "UTC", "repeatable read", "on", "read committed", "off", "30s"]
     tuned.close()
+
+
+def test_nothing_of_ours_lies_in_what_a_pooler_does_not_keep(database: Database) -> None:
+    """In transaction mode it refuses startup options, and what is set for a session is lost, or comes to another's."""
+    names = ["timezone", "datestyle", "jit", "lock_timeout", "default_transaction_isolation", "transaction_read_only"]
+    show = [text(f"SHOW {name}") for name in names]
+    engine = database._writer
+    with engine.connect() as connection:
+        assert [connection.scalar(one) for one in show] == ["UTC", "ISO, MDY", "off", "30s", "read committed", "off"]
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        assert "options" not in driver.info.get_parameters()
+        connection.commit()
+        outside = driver.execute("SELECT current_setting('jit'), current_setting('lock_timeout')").fetchone()
+    assert outside == ("on", "0")
+
+
+def test_a_pooler_that_refuses_a_parameter_gets_no_other_advice() -> None:
+    backend = backend_of("postgresql://ann@pooler/registry")
+    refused = psycopg.OperationalError(
+        'connection failed: connection to server at "10.0.0.1", port 6432 failed: '
+        "FATAL:  unsupported startup parameter: search_path_of_database"
+    )
+    error = backend.translated(DBAPIError(None, None, refused))
+    assert str(error).endswith(
+        "; a pooler takes no such parameter: leave it out of TRUNKLINE_DATABASE_URL, or have the pooler ignore it"
+    )
 
 
 def test_a_database_that_holds_no_registry_is_refused_with_the_command_that_makes_one(database_url: str) -> None:
