@@ -22,6 +22,7 @@ HEAVY = {"boto3", "botocore", "s3transfer", "torch", "numpy"}
 @pytest.fixture
 def shared(trunkline: Trunkline, s3_bucket: str) -> Trunkline:
     trunkline.environ["TRUNKLINE_ARTIFACT_ROOT"] = f"s3://{s3_bucket}/team"
+    trunkline.environ["TRUNKLINE_DATABASE_URL"] = f"sqlite:///{trunkline.home / 'registry.db'}"
     return trunkline
 
 
@@ -154,7 +155,12 @@ def test_the_installed_command_finds_the_bucket_by_its_environment(
     s3: S3Server, s3_bucket: str, empty_registry: Path, tmp_path: Path, model_folder: Callable[..., Path]
 ) -> None:
     shutil.copytree(empty_registry, tmp_path / ".trunkline")
-    environ = {**s3.environment, "HOME": str(tmp_path), "TRUNKLINE_ARTIFACT_ROOT": f"s3://{s3_bucket}"}
+    environ = {
+        **s3.environment,
+        "HOME": str(tmp_path),
+        "TRUNKLINE_ARTIFACT_ROOT": f"s3://{s3_bucket}",
+        "TRUNKLINE_DATABASE_URL": f"sqlite:///{tmp_path / '.trunkline' / 'registry.db'}",
+    }
     arguments = [str(COMMAND), "backbone", "pin", "mini", str(model_folder("mini", layers=[1, 2]))]
     done = subprocess.run(arguments, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
