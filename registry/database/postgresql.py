@@ -4,17 +4,18 @@ Readers are REPEATABLE READ and READ ONLY: they see one moment, wait for nobody,
 COMMITTED and lock the rows that they decide by, so that whoever waited decides by what is there then.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy import Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from registry.database.columns import json_text
 from registry.database.description import Description, describe
-from registry.database.schema import Schema
+from registry.database.schema import VERSION_TABLE, Schema
 from registry.errors import Conflict, InvalidInput, StorageError, TrunklineError
 
 _UPGRADE_LOCK: Final = 0x7472756E6B  # "trunk": any number that others who use the same database do not lock by
@@ -53,6 +54,7 @@ _UNDONE: Final = "another change came in between, and this one was undone: try a
 _CONFLICTS: Final = {"40001": _UNDONE, "40P01": _UNDONE}  # serialization_failure, deadlock_detected
 _FAILURES: Final = {
     "25006": "it takes no changes (a standby, or set to read only): name the primary in TRUNKLINE_DATABASE_URL",
+    "3F000": "no schema of the search_path can be used: let an owner GRANT USAGE, CREATE ON SCHEMA … to the user",
     "42501": "the user lacks a right: let the one who owns the registry's tables grant it",
     "53100": "its disk is full: nothing was changed; free some space and try again",
     "57014": "it cancelled the statement: nothing was changed; try again",
@@ -60,23 +62,40 @@ _FAILURES: Final = {
 
 _LATER: Final = "try again later, or let the server take more connections"
 _PARAMETERS: Final = "check what follows the ? in TRUNKLINE_DATABASE_URL"
-_ADVICE: Final = (
-    (
-        "unsupported startup parameter",
-        "a pooler takes no such parameter: leave it out of TRUNKLINE_DATABASE_URL, or have the pooler ignore it",
-    ),
-    ("too many", _LATER),
-    ("connection slots", _LATER),
-    ("password", "check user and password in TRUNKLINE_DATABASE_URL"),
-    ("role", "check the user in TRUNKLINE_DATABASE_URL"),
-    ("system is starting up", "try again in a moment"),
-    ("system is shutting down", "try again when it is back"),
-    ("database", "create it (CREATE DATABASE …), then run `trunkline db upgrade`"),
-    ("connection option", _PARAMETERS),
-    ("bad value for", _PARAMETERS),
-    ("configuration parameter", _PARAMETERS),
+_CREDENTIALS: Final = "check user and password in TRUNKLINE_DATABASE_URL, or PGPASSWORD and PGPASSFILE"
+_ADVICE: Final = tuple(
+    (re.compile(pattern), advice)
+    for pattern, advice in (
+        (
+            "unsupported startup parameter",
+            "a pooler takes no such parameter: leave it out of TRUNKLINE_DATABASE_URL, or have the pooler ignore it",
+        ),
+        ("(sorry, )?too many (clients|connections)|no more connections allowed|remaining connection slots", _LATER),
+        ("(password|SASL) authentication failed|(fe_sendauth: )?no password supplied|empty password", _CREDENTIALS),
+        ('role ".*" (does not exist|is not permitted)|no such user', "check the user in TRUNKLINE_DATABASE_URL"),
+        (
+            "no pg_hba.conf entry for|pg_hba.conf rejects",
+            "have the server's pg_hba.conf let this user in from here, to this database",
+        ),
+        ("permission denied for database", "let the database's owner GRANT CONNECT ON DATABASE … to the user"),
+        ('database ".*" does not exist$', "create it (CREATE DATABASE …), then run `trunkline db upgrade`"),
+        ("no such database", "check the database's name in TRUNKLINE_DATABASE_URL, and which ones the pooler knows"),
+        ("the database system is (starting up|not yet accepting|in recovery)", "try again in a moment"),
+        ("the database system is shutting down", "try again when it is back"),
+        ("invalid connection option|bad value for|invalid [a-z_]+ value|invalid value for parameter", _PARAMETERS),
+        ("unrecognized configuration parameter|invalid (port number|integer value)", _PARAMETERS),
+    )
 )
-"""What the server says of a connection that it refused -> what to do."""
+"""How the server, a pooler or the driver begins to say that it refuses a connection -> what to do."""
+
+_UNUSABLE_SCHEMAS: Final = text("""
+    SELECT nspname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = :table AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE') AND nspname IN (
+        SELECT trim(BOTH ' "' FROM replace(name, '$user', current_user))
+        FROM unnest(string_to_array(current_setting('search_path'), ',')) AS name
+    )
+""")
+"""Those in which there is a table that a query for its bare name does not find, for want of a right."""
 
 
 class PostgresqlDatabase:
@@ -134,7 +153,20 @@ class PostgresqlDatabase:
         return True
 
     def is_without_registry(self, error: DBAPIError) -> bool:
-        return _state(error) == _UNDEFINED_TABLE
+        if _state(error) != _UNDEFINED_TABLE:
+            return False
+        engine = self._engine()
+        try:
+            with engine.connect() as connection:
+                hidden = connection.scalars(_UNUSABLE_SCHEMAS, {"table": VERSION_TABLE}).first()
+        finally:
+            engine.dispose()
+        if hidden is not None:
+            raise StorageError(
+                f"the user may not look into schema {hidden} of {self.location}, where the registry is: let the "
+                f'schema\'s owner GRANT USAGE ON SCHEMA "{hidden}" to the user'
+            )
+        return True
 
     def translated(self, error: DBAPIError) -> TrunklineError:
         state, reason = _state(error), self._reason(error)
@@ -193,6 +225,6 @@ def _state(error: DBAPIError) -> str | None:
 
 def _advice(reason: str) -> str:
     return next(
-        (advice for word, advice in _ADVICE if word in reason),
+        (advice for pattern, advice in _ADVICE if pattern.match(reason)),
         "see that the server runs, and check host, port and user in TRUNKLINE_DATABASE_URL",
     )

@@ -91,16 +91,48 @@ def test_nothing_of_ours_lies_in_what_a_pooler_does_not_keep(database: Database)
     assert outside == ("on", "0")
 
 
-def test_a_pooler_that_refuses_a_parameter_gets_no_other_advice() -> None:
-    backend = backend_of("postgresql://ann@pooler/registry")
-    refused = psycopg.OperationalError(
-        'connection failed: connection to server at "10.0.0.1", port 6432 failed: '
-        "FATAL:  unsupported startup parameter: search_path_of_database"
-    )
-    error = backend.translated(DBAPIError(None, None, refused))
-    assert str(error).endswith(
-        "; a pooler takes no such parameter: leave it out of TRUNKLINE_DATABASE_URL, or have the pooler ignore it"
-    )
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("failed to resolve host 'database': [Errno -2] Name or service not known", "see that the server runs"),
+        ("failed to resolve host 'password-store.invalid': [Errno -5] No address", "see that the server runs"),
+        ('connection to server at "too many" failed: Connection refused', "see that the server runs"),
+        (
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "a", database "role"',
+            "have the server's pg_hba.conf",
+        ),
+        ('FATAL:  permission denied for database "role"', "let the database's owner GRANT CONNECT"),
+        ('FATAL:  database "password" does not exist', "create it (CREATE DATABASE"),
+        ('FATAL:  role "database" does not exist', "check the user in"),
+        ('FATAL:  password authentication failed for user "role"', "check user and password in"),
+        ("FATAL:  unsupported startup parameter: options", "a pooler takes no such parameter: leave it out"),
+        ("FATAL:  no such database: role", "check the database's name"),
+        ("FATAL:  remaining connection slots are reserved for roles", "try again later"),
+        ("FATAL:  the database system is starting up", "try again in a moment"),
+        ('invalid sslmode value: "database"', "check what follows the ?"),
+    ],
+)
+def test_advice_is_chosen_by_what_is_said_and_not_by_a_name_in_it(reason: str, advice: str) -> None:
+    said = f'connection failed: connection to server at "10.0.0.1", port 5432 failed: {reason}'
+    error = DBAPIError(None, None, psycopg.OperationalError(reason if "resolve" in reason else said))  # type: ignore[arg-type]
+    told = str(backend_of("postgresql://ann@host/registry").translated(error))
+    assert told.rpartition("; ")[2].startswith(advice)
+
+
+@pytest.mark.usefixtures("ann")
+def test_a_schema_that_the_user_may_not_use_is_not_an_empty_one(
+    database: Database, database_url: str, postgresql: PostgresqlServer, name: str
+) -> None:
+    as_ann = database_url.replace("postgres@", f"ann:{SECRET}@")
+    postgresql.run("REVOKE USAGE ON SCHEMA public FROM PUBLIC", database=name)
+    for attempt in (Database.open, schema_state):
+        with pytest.raises(StorageError, match=r'may not look into schema public .* GRANT USAGE ON SCHEMA "public" to'):
+            attempt(as_ann)
+    with pytest.raises(StorageError, match="let an owner GRANT USAGE, CREATE ON SCHEMA"):
+        upgrade(as_ann)
+    postgresql.run("GRANT USAGE ON SCHEMA public TO ann", database=name)
+    with pytest.raises(StorageError, match="permission denied for table trunkline_schema_version"):
+        Database.open(as_ann)
 
 
 def test_a_database_that_holds_no_registry_is_refused_with_the_command_that_makes_one(database_url: str) -> None:
