@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,28 @@ def test_traceback_shows_where_an_error_arose(failing: Callable[..., Any], error
 
 def test_an_interruption_ends_with_130(failing: Callable[..., Any]) -> None:
     answer = failing(KeyboardInterrupt())
-    assert (answer.code, answer.out, answer.err) == (130, "", "interrupted\n")
+    assert (answer.code, answer.out) == (130, "")
+    assert _is_one_line_about_interruption(answer.err)
+
+
+@pytest.mark.parametrize("package", ["typer", "rich", "sqlalchemy", "pydantic", "cli.boundary"])
+def test_an_interruption_while_the_program_starts_is_one_line_too(package: str) -> None:
+    script = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {package!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from cli.main import main\n"
+        "sys.exit(main(['--help']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert _is_one_line_about_interruption(done.stderr)
+
+
+def _is_one_line_about_interruption(said: str) -> bool:
+    return said.startswith("interrupted: what was finished is kept") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
