@@ -76,9 +76,10 @@ def schema_error(location: str, found: str | None) -> SchemaError:
     if found is None:
         return SchemaError(f"{location} holds no registry yet: `trunkline db upgrade` makes one")
     if found in OLDER_REVISIONS:
+        how = "with pg_dump" if location.startswith("postgresql:") else "by copying the file while nobody uses it"
         return SchemaError(
             f"{location} has schema {found}, which is older than this program's ({SCHEMA_REVISION}): "
-            "back it up, then run `trunkline db upgrade`"
+            f"back it up {how}, or by `trunkline backup` of the version that wrote it, then run `trunkline db upgrade`"
         )
     return SchemaError(
         f"{location} has schema {found}, which is newer than this program (it knows up to {SCHEMA_REVISION}): "

@@ -182,11 +182,15 @@ def test_without_the_event_before_it_nothing_is_recorded(database: Database) -> 
     assert team_names(database) == []
 
 
-def test_an_older_schema_is_refused_with_the_command_that_mends_it(database: Database, database_url: str) -> None:
+def test_an_older_schema_is_refused_with_the_commands_that_save_and_mend_it(
+    database: Database, database_url: str, backend: str
+) -> None:
+    how = {"sqlite": "by copying the file while nobody uses it", "postgresql": "with pg_dump"}[backend]
+    saved = f"back it up {how}, or by `trunkline backup` of the version that wrote it, then run `trunkline db upgrade`"
     for revision in OLDER_REVISIONS:
         with database.write() as session:
             session.execute(update(SCHEMA_VERSION).values(version_num=revision))
-        with pytest.raises(SchemaError, match=f"has schema {revision}, which is older .* run `trunkline db upgrade`"):
+        with pytest.raises(SchemaError, match=f"has schema {revision}, which is older .*: {saved}"):
             Database.open(database_url)
 
 
