@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from registry.database.columns import json_text
 from registry.database.description import Description, describe
 from registry.database.schema import VERSION_TABLE, Schema
-from registry.errors import Conflict, InvalidInput, StorageError, TrunklineError
+from registry.errors import Conflict, InvalidInput, StorageError, TrunklineError, UsageError
 
 _UPGRADE_LOCK: Final = 0x7472756E6B  # "trunk": any number that others who use the same database do not lock by
 
@@ -59,6 +59,8 @@ _FAILURES: Final = {
     "53100": "its disk is full: nothing was changed; free some space and try again",
     "57014": "it cancelled the statement: nothing was changed; try again",
 }
+
+_BRACKETED: Final = re.compile(r"\[(?P<host>[^]]*)\](:(?P<port>[0-9]+))?")
 
 _LATER: Final = "try again later, or let the server take more connections"
 _PARAMETERS: Final = "check what follows the ? in TRUNKLINE_DATABASE_URL"
@@ -106,17 +108,23 @@ class PostgresqlDatabase:
     def __init__(self, url: URL, *, busy_seconds: float) -> None:
         given = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
         password = given.pop("password", url.password)
-        self._url = url.set(drivername="postgresql+psycopg", password=password, query=_CONNECTION | given)
+        self._hosts = _hosts(url, given.pop("host", ""), given.pop("port", ""))
+        given |= {"host": ",".join(host for host, _ in self._hosts)} if any(host for host, _ in self._hosts) else {}
+        given |= {"port": ",".join(port for _, port in self._hosts)} if any(port for _, port in self._hosts) else {}
+        query = _CONNECTION | given
+        self._url = URL.create("postgresql+psycopg", url.username, password, database=url.database, query=query)
         settings = _TRANSACTION | {"lock_timeout": f"{busy_seconds * 1000:.0f}"}
         self._settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in settings.items())
         self._busy_seconds = busy_seconds
 
     @property
     def location(self) -> str:
-        host = self._url.host or self._url.query.get("host", "")
-        port = self._url.port or self._url.query.get("port", "")
         user = self._url.username or self._url.query.get("user", "")
-        return f"postgresql://{user}{'@' if user else ''}{host}{':' if port else ''}{port}/{self._url.database}"
+        places = (f"[{host}]" if ":" in host and host[0] not in "/@" else host for host, _ in self._hosts)
+        with_ports = (
+            f"{place}:{port}" if port else place for place, (_, port) in zip(places, self._hosts, strict=True)
+        )
+        return f"postgresql://{user}{'@' if user else ''}{','.join(with_ports)}/{self._url.database}"
 
     def engines(self) -> tuple[Engine, Engine]:
         writer = self._engine()
@@ -216,6 +224,33 @@ class PostgresqlDatabase:
         password = str(self._url.password or "")
         # libpq repeats none. Were it ever to: what is shown anyway (a password "postgres" of user postgres) stays.
         return reason.replace(password, "***") if password not in self.location else reason
+
+
+def _hosts(url: URL, hosts: str, ports: str) -> list[tuple[str, str]]:
+    """The servers that a URL names, each with its port or with "" for the usual one: libpq asks one after the other.
+
+    Raises:
+        UsageError: it does not name one port for each, or one for all.
+    """
+    if hosts:
+        found = [_host_and_port(one) for one in hosts.split(",")]
+    else:
+        found = [(host, "") for host in (url.host or "").split(",")]
+    given = ports.split(",") if ports else [str(url.port or "")]
+    given = given * len(found) if len(given) == 1 else given
+    if len(given) != len(found) or not all(port.isdecimal() for port in (*given, *(p for _, p in found)) if port):
+        raise UsageError("the database's URL does not name a port, a number, for each host, or one for all of them")
+    return [(host, own or port) for (host, own), port in zip(found, given, strict=True)]
+
+
+def _host_and_port(place: str) -> tuple[str, str]:
+    """What HOST, HOST:PORT, [IPV6], [IPV6]:PORT, IPV6 and a socket's folder name."""
+    if bracketed := _BRACKETED.fullmatch(place):
+        return bracketed["host"], bracketed["port"] or ""
+    if place[:1] in ("/", "@") or place.count(":") != 1:
+        return place, ""
+    host, _, port = place.partition(":")
+    return host, port
 
 
 def _state(error: DBAPIError) -> str | None:

@@ -17,7 +17,7 @@ from registry.database.engine import Database
 from registry.database.schema import RELEASE_COUNTER, SWEEP_COUNTER, CounterRow, TeamRow
 from registry.database.schema_state import schema_state
 from registry.database.upgrade import upgrade
-from registry.errors import Conflict, InvalidInput, SchemaError, StorageError, TrunklineError
+from registry.errors import Conflict, InvalidInput, SchemaError, StorageError, TrunklineError, UsageError
 from registry.fault_points import arm
 from registry.services.audit import chain_report
 from registry.services.teams import create_team, list_teams
@@ -74,6 +74,38 @@ def test_libpqs_parameters_are_passed_on_and_ours_hold_beside_them(database: Dat
         shown += [session.scalar(text(f"SHOW {setting}")) for setting in (*settings[3:], "lock_timeout")]
     assert shown == ["mine", "7MB", "UTC", "repeatable read", "on", "read committed", "off", "30s"]
     tuned.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "hosts", "ports", "shown"),
+    [
+        ("ann@/r?host=a:6498&host=b:6499", "a,b", "6498,6499", "a:6498,b:6499"),
+        ("ann@/r?host=a:6498,b", "a,b", "6498,", "a:6498,b"),
+        ("ann@/r?host=a&host=b&port=1&port=2", "a,b", "1,2", "a:1,b:2"),
+        ("ann@/r?host=a,b&port=6498", "a,b", "6498,6498", "a:6498,b:6498"),
+        ("ann@[::1]:6498/r", "::1", "6498", "[::1]:6498"),
+        ("ann@/r?host=[::1]:6498&host=[::2]", "::1,::2", "6498,", "[::1]:6498,[::2]"),
+        ("ann@/r?host=::1", "::1", None, "[::1]"),
+        ("ann@:6498/r?host=/run/pg", "/run/pg", "6498", "/run/pg:6498"),
+        ("ann@a:6498/r", "a", "6498", "a:6498"),
+        ("ann@/r", None, None, ""),
+    ],
+)
+def test_several_hosts_and_all_kinds_of_them_are_understood_and_shown(
+    place: str, hosts: str | None, ports: str | None, shown: str
+) -> None:
+    backend = backend_of(f"postgresql://{place}")
+    reader, _ = backend.engines()
+    _, passed_on = reader.dialect.create_connect_args(reader.url)
+    assert (passed_on.get("host"), passed_on.get("port")) == (hosts, ports)
+    assert backend.location == f"postgresql://ann@{shown}/r"
+
+
+@pytest.mark.parametrize("parameters", ["host=a,b&port=1,2,3", "host=a:secret", "host=a&port=secret"])
+def test_ports_that_fit_no_hosts_are_refused_without_showing_them(parameters: str) -> None:
+    with pytest.raises(UsageError, match="does not name a port, a number, for each host, or one for all") as refused:
+        backend_of(f"postgresql://ann@/r?{parameters}")
+    assert "secret" not in str(refused.value)
 
 
 def test_nothing_of_ours_lies_in_what_a_pooler_does_not_keep(database: Database) -> None:
