@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 import typer
+from sqlalchemy.orm import Session
 
 from cli.application import AsJson, Context, example
 from cli.moments import parse_moment
-from cli.rendering import moment, number_column, print_json, print_line, print_table, time_column
-from cli.tasks import TaskName
+from cli.rendering import moment, number_column, print_json, print_line, print_table, print_warning, time_column
+from cli.tasks import TaskName, outdated_aliases
 from registry.domain.records import AliasMove, PastTask
 from registry.domain.references import VersionReference, check_alias, parse_reference
 from registry.errors import UsageError
@@ -49,7 +50,10 @@ def promote(
         reference = versions.get_version(session, named).reference
         before = tasks.get_task(session, named.task).aliases.get(alias)
         move = aliases.promote(session, reference, alias, expect=expected, actor=context.actor, at=context.now())
+        outdated = _outdated(session, move)
     _print_move(move, before, as_json)
+    if outdated:
+        print_warning(outdated)
 
 
 @app.command(epilog=example("trunkline task rollback rte --alias champion --expect rte/3"))
@@ -62,7 +66,22 @@ def rollback(
     with context.database.write() as session:
         before = tasks.get_task(session, task).aliases.get(alias)
         move = aliases.rollback(session, task, alias, expect=expected, actor=context.actor, at=context.now())
+        outdated = _outdated(session, move)
     _print_move(move, before, as_json)
+    if outdated:
+        print_warning(outdated)
+
+
+def _outdated(session: Session, move: AliasMove) -> str:
+    """A warning when the alias names a version of an outdated definition now, else nothing."""
+    task = tasks.get_task(session, move.task)
+    revision = outdated_aliases(session, task).get(move.alias)
+    if revision is None:
+        return ""
+    return (
+        f"{task.name}/{move.to_version} answers as revision {revision} defined task {task.name}, which has another "
+        f"type, input form or labels than revision {task.spec_revision}, now in force"
+    )
 
 
 def _expected(text: str | None) -> VersionReference | Literal["none"] | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.table import Column
+from sqlalchemy.orm import Session
 
 from cli.application import AsJson, Context, IdempotencyKey, Limit, example, rows_wanted
 from cli.moments import parse_day
@@ -26,7 +27,7 @@ from cli.rendering import (
 )
 from cli.yaml_files import read_yaml
 from registry.domain.records import Retirement, Task, TaskSearch, TaskState, Version, VersionKind
-from registry.domain.references import check_alias
+from registry.domain.references import VersionReference, check_alias
 from registry.domain.scores import best_first
 from registry.domain.task_specs import Columns, Metric, TaskSpec, TaskType, parse_task_spec, validation_problems
 from registry.errors import UsageError
@@ -95,6 +96,7 @@ def update(ctx: typer.Context, file: SpecFile, as_json: AsJson = False) -> None:
     with context.database.write() as session:
         before = tasks.get_task(session, spec.task)
         task = tasks.update_task(session, spec, actor=context.actor, at=context.now())
+        outdated = outdated_aliases(session, task)
     _warn_of_missing_data(spec)
     if as_json:
         print_json(task)
@@ -103,11 +105,22 @@ def update(ctx: typer.Context, file: SpecFile, as_json: AsJson = False) -> None:
     else:
         changed = [name for name in TaskSpec.model_fields if getattr(before.spec, name) != getattr(task.spec, name)]
         print_line(f"updated task {task.name} to spec revision {task.spec_revision}: {', '.join(changed)} changed")
-    if task.aliases and task.spec.interface != before.spec.interface:
+    if outdated:
+        answers = [f"{name} {task.aliases[name]} answers as revision {number}" for name, number in outdated.items()]
         print_warning(
-            f"task {task.name}: its versions answer as revision {before.spec_revision} defined it "
-            f"({alias_list(task.aliases)}); train and promote one for revision {task.spec_revision}"
+            f"task {task.name}: {', '.join(answers)} defined it; "
+            f"train and promote a version for revision {task.spec_revision}"
         )
+
+
+def outdated_aliases(session: Session, task: Task) -> dict[str, int]:
+    """Alias -> the spec revision of its version, where that asks for other answers than the revision in force."""
+    named = versions.get_versions(
+        session, [VersionReference(task=task.name, number=number) for number in task.aliases.values()]
+    )
+    revisions = {alias: version.spec_revision for alias, version in zip(task.aliases, named, strict=True)}
+    specs = {number: tasks.get_spec(session, task.name, number) for number in set(revisions.values())}
+    return {alias: n for alias, n in revisions.items() if specs[n].interface != task.spec.interface}
 
 
 def _read_spec(path: Path) -> TaskSpec:
@@ -167,10 +180,13 @@ def list_(
     )
     with context.database.read() as session:
         found = tasks.find_tasks(session, wanted, limit=rows_wanted(limit, as_json=as_json))
+        there = found.found or tasks.find_tasks(session, TaskSearch(), limit=0).found
     if as_json:
         print_json(found.tasks)
+    elif not there:
+        print_line("no task yet; register one: trunkline task register FILE --team TEAM")
     elif not found.tasks:
-        print_line("no such task; register one: trunkline task register FILE --team TEAM")
+        print_line("the one task that there is does not match" if there == 1 else f"none of {there:,} tasks matches")
     else:
         print_table(
             ["task", "team", "type", number_column("versions"), "aliases", "state"],

@@ -58,6 +58,23 @@ def test_what_is_no_reference_or_alias_is_a_usage_error(trunkline: Any, argument
     assert trunkline("task", "history", "rte", "--json").json == []
 
 
+def test_a_move_to_a_version_of_an_outdated_definition_is_warned_of(
+    trunkline: Any, versions: Any, task_file: Any
+) -> None:
+    trunkline.done("task", "promote", "rte/1", "--alias", "champion")
+    trunkline("task", "update", task_file("rte", labels="[yes, no]"))
+    versions("rte")
+    trunkline.done("task", "promote", "rte/4", "--alias", "champion")
+    warning = (
+        "warning: rte/{} answers as revision 1 defined task rte, which has another type, input form or labels than "
+        "revision 2, now in force\n"
+    )
+    back = trunkline("task", "rollback", "rte", "--alias", "champion")
+    assert (back.code, back.out, back.err) == (0, "rte@champion: rte/4 → rte/1\n", warning.format(1))
+    promoted = trunkline("task", "promote", "rte/2", "--alias", "champion", "--json")
+    assert (promoted.code, promoted.json["to_version"], promoted.err) == (0, 2, warning.format(2))
+
+
 @pytest.mark.parametrize("reference", ["rte/9", "cola/1", "rte@challenger"])
 def test_an_unknown_version_is_an_error(trunkline: Any, reference: str) -> None:
     answer = trunkline("task", "promote", reference, "--alias", "champion")

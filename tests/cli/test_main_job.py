@@ -352,7 +352,7 @@ def test_a_teacher_of_other_labels_or_input_form_is_refused(trained, change):
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
     updated = trained("task", "update", path)
     assert updated.code == 0
-    assert "its versions answer as revision 1 defined it (champion 2)" in updated.err
+    assert "champion 2 answers as revision 1 defined it" in updated.err
     answer = trained("distil", "classification/1", "--layers", 1)
     assert answer.code == 2
     assert "another type, input form or labels than spec revision 2" in answer.problem

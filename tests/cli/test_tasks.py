@@ -109,7 +109,7 @@ def test_tasks_are_listed_by_team_and_state(trunkline: Any, task_file: TaskFile)
     assert names() == ["cola", "rte"]
     assert names("--team", "nlu") == ["rte"]
     assert names("--state", "retired") == ["cola"]
-    assert trunkline.done("task", "list", "--team", "search", "--state", "active").startswith("no such task")
+    assert trunkline.done("task", "list", "--team", "search", "--state", "active") == "none of 2 tasks matches\n"
     assert trunkline("task", "list", "--state", "asleep").code == 2
 
 
@@ -159,6 +159,38 @@ def test_tasks_are_found_by_an_alias_that_they_have(trunkline: Any, task_file: T
     assert (found["name"], found["aliases"]) == ("rte", {"champion": 2})
     assert trunkline("task", "list", "--alias", "candidate", "--json").json == []
     assert trunkline("task", "list", "--alias", "latest").code == 2
+
+
+@pytest.mark.usefixtures("team")
+def test_an_empty_list_says_whether_there_is_any_task(trunkline: Any, task_file: TaskFile) -> None:
+    assert trunkline.done("task", "list", "--search", "zebra").startswith("no task yet; register one: ")
+    trunkline.done("task", "register", task_file("rte"), "--team", "nlu")
+    assert trunkline.done("task", "list", "--search", "zebra") == "the one task that there is does not match\n"
+    for task in ("cola", "sst"):
+        trunkline.done("task", "register", task_file(task), "--team", "nlu")
+    for options in (("--search", "zebra"), ("--alias", "champ"), ("--type", "regression", "--limit", 1)):
+        assert trunkline.done("task", "list", *options) == "none of 3 tasks matches\n"
+
+
+def test_an_update_names_the_revision_of_each_alias_that_it_outdates(
+    trunkline: Any, versions: Callable[..., Any], task_file: TaskFile
+) -> None:
+    own = trunkline("task", "show", "rte", "--json").json["spec"]["labels"]
+    trunkline.done("task", "promote", "rte/1", "--alias", "champion")
+    first = trunkline("task", "update", task_file("rte", labels="[yes, no]"))
+    assert first.err == (
+        "warning: task rte: champion 1 answers as revision 1 defined it; train and promote a version for revision 2\n"
+    )
+    versions("rte")
+    trunkline.done("task", "promote", "rte/4", "--alias", "candidate")
+    second = trunkline("task", "update", task_file("rte", labels="[a, b, c]"))
+    assert "candidate 4 answers as revision 2, champion 1 answers as revision 1 defined it" in second.err
+    back = trunkline("task", "update", task_file("rte", labels=f"[{', '.join(own)}]", description="as before"))
+    assert back.err == (
+        "warning: task rte: candidate 4 answers as revision 2 defined it; train and promote a version for revision 4\n"
+    )
+    trunkline.done("task", "promote", "rte/2", "--alias", "candidate")
+    assert trunkline("task", "update", task_file("rte", description="as before, once more")).err == ""
 
 
 @pytest.mark.usefixtures("team")
