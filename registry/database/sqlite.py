@@ -1,5 +1,6 @@
 """A registry in an SQLite file: WAL, writers begin IMMEDIATE, readers cannot write."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -83,6 +84,11 @@ class SqliteFile:
             return Conflict(f"the database refused the change ({reason}): look at the object again, then repeat")
         if "locked" in reason or "busy" in reason:
             return self._busy()
+        if self._cannot_be_written(error):
+            return StorageError(
+                f"{self.location} or its folder cannot be written, and SQLite writes beside a file even to read it: "
+                "copy it to a folder that can be written, or have the rights changed"
+            )
         if "full" in reason:
             return StorageError("the disk is full: nothing was changed; free some space and try again")
         return StorageError(f"the database {self.location} cannot be used: {reason}; nothing was changed")
@@ -92,6 +98,12 @@ class SqliteFile:
             Path(self.location).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot create the folder of {self.location}: {error.strerror}") from error
+
+    def _cannot_be_written(self, error: DBAPIError) -> bool:
+        code = _primary(getattr(error.orig, "sqlite_errorcode", 0))
+        path = Path(self.location)
+        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        return code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and path.is_file() and not writable
 
     def _busy(self) -> StorageError:
         return StorageError(

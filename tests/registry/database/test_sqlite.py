@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -189,3 +190,27 @@ def test_a_place_where_no_database_can_be_is_a_storage_error(tmp_path: Path) -> 
     for path in (tmp_path / "file" / "registry.db", tmp_path / "file" / "home" / "registry.db", tmp_path / "folder"):
         with pytest.raises(StorageError):
             Database.open(url_of(path))
+
+
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("read_only", ["folder", "folder and file"])
+def test_a_database_where_nothing_can_be_written_says_what_to_do(
+    together: Callable[..., list[Any]], read_only: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # the folders of the tests are for their user alone
+        path = Path(folder) / "registry.db"
+        Database.open(url_of(path)).close()
+        path.chmod(0o444 if "file" in read_only else 0o666)
+        Path(folder).chmod(0o555)
+
+        def open_it(_: int) -> None:
+            if os.getuid() == 0:  # who may write anywhere
+                os.setuid(NOBODY)
+            Database.open(url_of(path))
+
+        (said,) = together(1, open_it)
+        Path(folder).chmod(0o755)
+    assert said.startswith(f"StorageError: {path} or its folder cannot be written")
+    assert "copy it to a folder that can be written" in said
