@@ -16,7 +16,8 @@ _SQLITE_TRIGGERS = "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = '
 _POSTGRESQL_TRIGGERS = """
     SELECT relname, tgname, concat_ws(' ', pg_get_triggerdef(pg_trigger.oid), 'enabled', tgenabled, 'as', prosrc)
     FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid
-    WHERE NOT tgisinternal AND relnamespace = CAST(:schema AS regnamespace)
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE NOT tgisinternal AND nspname = :schema
 """
 
 

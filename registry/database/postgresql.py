@@ -48,6 +48,7 @@ _READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 _UNDEFINED_TABLE: Final = "42P01"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _UNDONE: Final = "another change came in between, and this one was undone: try again"
@@ -90,6 +91,10 @@ _ADVICE: Final = tuple(
 )
 """How the server, a pooler or the driver begins to say that it refuses a connection -> what to do."""
 
+_REGISTRYS_SCHEMA: Final = text("""
+    SELECT nspname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE pg_class.oid = to_regclass(:table)
+""")
 _UNUSABLE_SCHEMAS: Final = text("""
     SELECT nspname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relname = :table AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE') AND nspname IN (
@@ -149,13 +154,24 @@ class PostgresqlDatabase:
         engine = self._engine()
         try:
             with engine.connect() as connection:  # rolled back at the end, and with it what is made to compare with
-                there = connection.scalars(select(func.current_schema())).one()
-                connection.exec_driver_sql(f"CREATE SCHEMA {_EXPECTED}")
+                there = connection.scalars(_REGISTRYS_SCHEMA, {"table": VERSION_TABLE}).one()
+                self._make_schema(connection)
                 connection.exec_driver_sql(f"SET LOCAL search_path TO {_EXPECTED}")
                 Schema.metadata.create_all(connection)
                 return describe(connection, schema=there), describe(connection, schema=_EXPECTED)
         finally:
             engine.dispose()
+
+    def _make_schema(self, connection: Connection) -> None:
+        try:
+            connection.exec_driver_sql(f"CREATE SCHEMA {_EXPECTED}")
+        except DBAPIError as error:
+            if _state(error) != _INSUFFICIENT_PRIVILEGE:
+                raise
+            raise StorageError(
+                f"to compare the schema of {self.location}, another one is made beside it for a moment, and this user may "
+                f'not: let its owner GRANT CREATE ON DATABASE "{self._url.database}" to the user, or check as the owner'
+            ) from error
 
     def exists(self) -> bool:
         return True

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from registry.database.backend import backend_of
 from registry.database.engine import Database
 from registry.database.schema import RELEASE_COUNTER, SWEEP_COUNTER, CounterRow, TeamRow
-from registry.database.schema_state import schema_state
+from registry.database.schema_state import schema_differences, schema_state
 from registry.database.upgrade import upgrade
 from registry.errors import Conflict, InvalidInput, SchemaError, StorageError, TrunklineError, UsageError
 from registry.fault_points import arm
@@ -425,3 +425,26 @@ def test_a_session_does_not_outlive_its_error(database: Database) -> None:
             twice(session)
     with database.read() as session:
         assert session.scalars(select(TeamRow)).all() == []
+
+
+def test_a_schema_with_any_name_is_compared(postgresql_database: str, postgresql: PostgresqlServer) -> None:
+    name = backend_of(postgresql_database).location.rpartition("/")[2]
+    postgresql.run('CREATE SCHEMA "Our Registry"', database=name)
+    postgresql.run(f'ALTER DATABASE {name} SET search_path TO "Our Registry", public')
+    upgrade(postgresql_database)
+    assert schema_differences(postgresql_database) == []
+    postgresql.run('DROP TRIGGER versions_no_change ON "Our Registry".versions', database=name)
+    assert [line.partition(":")[0] for line in schema_differences(postgresql_database)] == ["versions"]
+
+
+@pytest.mark.usefixtures("ann")
+def test_who_may_not_compare_schemas_is_told_the_right_that_it_takes(
+    database: Database, database_url: str, postgresql: PostgresqlServer, name: str
+) -> None:
+    postgresql.run("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ann", database=name)
+    as_ann = database_url.replace("postgres@", f"ann:{SECRET}@")
+    with pytest.raises(StorageError, match=f'GRANT CREATE ON DATABASE "{name}" to the user, or check as the owner'):
+        schema_differences(as_ann)
+    postgresql.run(f"GRANT CREATE ON DATABASE {name} TO ann")
+    assert schema_differences(as_ann) == []
+    postgresql.run(f"REVOKE CREATE ON DATABASE {name} FROM ann")
