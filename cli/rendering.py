@@ -45,6 +45,8 @@ def print_line(text: str) -> None:
     stdout_console().print(Text(text), soft_wrap=True)
 
 
+_ANY_WIDTH = 10**9
+
 MOST_ROWS = 50
 """What a table shows where the caller set no limit."""
 
@@ -64,14 +66,14 @@ def time_column(header: str) -> Column:
 
 
 def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[str]]) -> None:
-    """A table as wide as the terminal at most (80 columns where there is none); long cells are folded, never cut."""
+    """A table as wide as the terminal at most, long cells folded, never cut; elsewhere as wide as it needs to be."""
     headers = [Column(column, overflow="fold") if isinstance(column, str) else column for column in columns]
     table = Table(
         *headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
     )
     for row in rows:
         table.add_row(*map(Text, row))
-    stdout_console().print(table)
+    _print_grid(table)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -79,7 +81,19 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     table = Table.grid(Column(style="bold"), Column(overflow="fold"), padding=(0, 2, 0, 0))
     for name, value in fields:
         table.add_row(name, Text(value))
-    stdout_console().print(table)
+    _print_grid(table)
+
+
+def _print_grid(table: Table) -> None:
+    console = stdout_console()
+    if console.is_terminal:
+        console.print(table)
+        return
+    # Who reads this are programs and files: a name is one word, a row one line, and nothing pads its end.
+    console.width = max(1, console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum)
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().split("\n")[:-1]))
 
 
 def print_error(message: str) -> None:

@@ -45,9 +45,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 @pytest.mark.usefixtures("versions")
-def test_every_table_fits_80_columns_even_with_the_longest_names(
-    trunkline: Any, task_file: Callable[..., Path], model_folder: Callable[..., Path]
+def test_every_table_fits_a_terminal_of_80_columns_even_with_the_longest_names(
+    trunkline: Any,
+    task_file: Callable[..., Path],
+    model_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "dumb")  # no colours, and 80 columns
     longest = "n" * 63
     for command in (
         f"team create {longest}",

@@ -2,6 +2,7 @@ import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from rich.table import Column
 
 from cli import rendering
 
@@ -35,15 +36,43 @@ def test_a_sentence_is_never_broken(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr() == (f"{sentence}\n", f"error: {sentence}\n")
 
 
-def test_a_table_is_folded_to_the_width_and_loses_nothing(
+ROW = ("x" * 63, "y" * 63, "12345", "2026-05-01 09:00")
+
+
+def columns() -> list[str | Column]:
+    return ["task", "team", rendering.number_column("versions"), rendering.time_column("created (UTC)")]
+
+
+def test_in_a_terminal_a_table_is_folded_to_the_width_and_loses_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    columns = ["task", "team", rendering.number_column("versions"), rendering.time_column("created (UTC)")]
-    rendering.print_table(columns, [("x" * 63, "y" * 63, "12345", "2026-05-01 09:00")])
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    rendering.print_table(columns(), [ROW])
+    rendering.print_fields([("task", "z" * 200)])
     table = capsys.readouterr().out
     assert max(map(len, table.splitlines())) <= 80
-    for folded in ("x" * 63, "y" * 63):
+    for folded in ("x" * 63, "y" * 63, "z" * 200):
         assert table.count(folded[0]) == len(folded)
     for whole in ("12345", "2026-05-01 09:00", "created (UTC)", "versions"):
         assert whole in table
+
+
+def test_elsewhere_a_row_is_one_line_however_long_and_ends_with_its_last_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(variable, raising=False)
+    long = "word " * 999 + "end"
+    rendering.print_table(columns(), [ROW, ("rte", "nlu", "1", "")])
+    rendering.print_table(["a"], [(long,), ("b",)])
+    rendering.print_fields([("task", "z" * 200), ("description", long), ("labels", "")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == [*ROW[:3], *ROW[3].split()]
+    assert lines[3].split() == ["rte", "nlu", "1"]
+    assert (lines[4], *lines[6:8]) == ("a", long, "b")
+    assert lines[8:] == ["task         " + "z" * 200, "description  " + long, "labels"]
+    assert all(line == line.rstrip() for line in lines)
