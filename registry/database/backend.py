@@ -50,7 +50,11 @@ class Backend(Protocol):
         """Whether there is anything to connect to, as far as that can be told without connecting."""
 
     def is_without_registry(self, error: DBAPIError) -> bool:
-        """Whether reading the schema's revision failed because there is no registry yet."""
+        """Whether reading the schema's revision failed because there is no registry yet.
+
+        Raises:
+            StorageError: there is one, which this user may not see.
+        """
 
     def translated(self, error: DBAPIError) -> TrunklineError:
         """What the driver's error means to us; never with a password in it."""

@@ -169,8 +169,8 @@ class PostgresqlDatabase:
             if _state(error) != _INSUFFICIENT_PRIVILEGE:
                 raise
             raise StorageError(
-                f"to compare the schema of {self.location}, another one is made beside it for a moment, and this user may "
-                f'not: let its owner GRANT CREATE ON DATABASE "{self._url.database}" to the user, or check as the owner'
+                f"to compare the schema of {self.location}, another one is made beside it for a moment, which this "
+                f'user may not: let its owner GRANT CREATE ON DATABASE "{self._url.database}" to the user, or check as the owner'
             ) from error
 
     def exists(self) -> bool:

@@ -135,6 +135,7 @@ def test_nothing_of_ours_lies_in_what_a_pooler_does_not_keep(database: Database)
         ),
         ('FATAL:  permission denied for database "role"', "let the database's owner GRANT CONNECT"),
         ('FATAL:  database "password" does not exist', "create it (CREATE DATABASE"),
+        ('FATAL:  role "too many clients" does not exist', "check the user in"),
         ('FATAL:  role "database" does not exist', "check the user in"),
         ('FATAL:  password authentication failed for user "role"', "check user and password in"),
         ("FATAL:  unsupported startup parameter: options", "a pooler takes no such parameter: leave it out"),
