@@ -170,7 +170,8 @@ class PostgresqlDatabase:
                 raise
             raise StorageError(
                 f"to compare the schema of {self.location}, another one is made beside it for a moment, which this "
-                f'user may not: let its owner GRANT CREATE ON DATABASE "{self._url.database}" to the user, or check as the owner'
+                f'user may not: let its owner GRANT CREATE ON DATABASE "{self._url.database}" to the user, '
+                "or check as the owner"
             ) from error
 
     def exists(self) -> bool:
