@@ -82,12 +82,27 @@ def _say(error: Exception, context: Context) -> int:
         print_error(str(error))
         return error.exit_code
     if isinstance(error, typer.TyperException):  # the arguments could not be parsed
-        if message := " ".join(error.format_message().split()):  # none when help has just been shown instead
+        if misplaced := _misplaced(error):
+            print_error(misplaced)
+        elif message := " ".join(error.format_message().split()):  # none when help has just been shown instead
             print_error(message.rstrip(".") + _where_to_look(error))
         return error.exit_code
     hint = "" if context.show_traceback else "; `trunkline --traceback …` shows where"
     print_error(f"unexpected {type(error).__name__}: {error}{hint}")
     return 1
+
+
+def _misplaced(error: typer.TyperException) -> str:
+    """The message when a global option was written behind a command that has none of its name, else nothing."""
+    at, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    if at is None or at.parent is None or any(option in own.opts for own in at.command.params):
+        return ""
+    found = [parameter for parameter in at.find_root().command.params if option in parameter.opts]
+    if not found:
+        return ""
+    value = f" {found[0].metavar}" if found[0].metavar else ""
+    _, command = at.command_path.split(maxsplit=1)
+    return f"{option} is a global option: global options go before the command, `trunkline {option}{value} {command}`"
 
 
 def _where_to_look(error: typer.TyperException) -> str:

@@ -107,6 +107,19 @@ def _is_one_line_about_interruption(said: str) -> bool:
         (("tema", "list"), "No such command 'tema'. Did you mean 'team'?; see `trunkline --help`"),
         (("team", "list", "--bogus"), "No such option: --bogus; see `trunkline team list --help`"),
         (("team", "create"), "Missing argument 'name'; see `trunkline team create --help`"),
+        (
+            ("team", "list", "--home", "x"),
+            "--home is a global option: global options go before the command, `trunkline --home FOLDER team list`",
+        ),
+        (
+            ("task", "show", "rte", "--actor=ann"),
+            "--actor is a global option: global options go before the command, `trunkline --actor NAME task show`",
+        ),
+        (
+            ("gc", "--traceback"),
+            "--traceback is a global option: global options go before the command, `trunkline --traceback gc`",
+        ),
+        (("release", "list", "--version"), "Option '--version' requires an argument"),
         (("--home",), "Option '--home' requires an argument"),
         (("team", "create", "\udcff"), "argument '\\udcff' is not valid UTF-8"),
     ],
