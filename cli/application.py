@@ -1,6 +1,6 @@
 """The root command, its global options, and the context that every command finds in `ctx.obj`.
 
-A group of commands is a module with an `app` of its own, added to the root in `cli/main.py`. A command reads
+A group of commands is a module with an `app` of its own, added to the root in `cli/command_tree.py`. A command reads
 
     @app.command("list", epilog=example("trunkline team list"))
     def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
