@@ -21,6 +21,7 @@ import psycopg  # noqa: F401
 import sqlalchemy.dialects.postgresql  # noqa: F401
 import torch
 
+import cli.boundary  # noqa: F401
 import pipelines.assembly.release_assembly
 import pipelines.training.trial_run  # noqa: F401
 from cli.main import main
