@@ -3,7 +3,6 @@
 import itertools
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -46,9 +45,8 @@ def shared(tmp_path_factory, prepared, open_registry, postgresql, s3) -> Callabl
     first.done("restore", "backup.tar")
     first.done("train", "city", "--layers", "1", "--epochs", "3", "--lr", "0.003", "--precision", "fp32")
     keys = [found["Key"] for found in s3.client.list_objects_v2(Bucket=bucket)["Contents"]]
-    orphan = Path(keys[0]).parent.parent / "ab" / ("c" * 62)
-    s3.client.put_object(Bucket=bucket, Key=str(orphan), Body=b"an orphan")
-    keys.append(str(orphan))
+    keys.append(f"template/sha256/ab/{'c' * 62}")
+    s3.client.put_object(Bucket=bucket, Key=keys[-1], Body=b"an orphan")
 
     def copy():
         number = next(numbers)
