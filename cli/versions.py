@@ -12,10 +12,11 @@ from cli.devices import DeviceOption, chosen_device
 from cli.progress import progress_bar
 from cli.rendering import moment, print_fields, print_json, print_note, short_digest
 from cli.yaml_files import read_yaml
+from registry.artifacts.store import ArtifactStore
 from registry.domain.module_manifests import parse_module_manifest
 from registry.domain.records import Version
 from registry.domain.references import check_name, parse_reference
-from registry.errors import InvalidInput
+from registry.errors import ArtifactDamaged, ArtifactError, InvalidInput
 from registry.fault_points import reached
 from registry.services import versions
 from registry.services.blobs import refer_to
@@ -101,11 +102,25 @@ def import_(
         version = versions.register_version(session, new, actor=context.actor, at=context.now())
     reached("import.committed")
     if known:
+        if version.blobs != new.blobs:
+            _refuse_unless_whole(context.store, version)
         print_note(f"this module has been imported before: it is {version.reference}")
     if as_json:
         print_json(version)
     else:
         print_fields(_fields(version))
+
+
+def _refuse_unless_whole(store: ArtifactStore, version: Version) -> None:
+    """What was made elsewhere, with other last digits, cannot be made again here: it is there or it is lost."""
+    try:
+        for blob in version.blobs:
+            store.verify(blob)
+    except ArtifactError as damage:
+        raise ArtifactDamaged(
+            f"{version.reference} was imported before, and a blob of it is lost or damaged ({damage}): this machine "
+            "computes other last digits, so take it from a backup (`trunkline restore FILE --only-blobs`)"
+        ) from damage
 
 
 def _content(path: Path) -> object:

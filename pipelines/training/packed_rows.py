@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,9 @@ def _pack(
     header, size = _header(offsets, int(offsets[-1]), width, dtype)
     values_begin = len(header) + offsets.numel() * offsets.element_size()
     starts: list[int] = offsets.tolist()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".packing-")
+    # Of this name, so that the next one takes the place of what a killed one has left.
+    temporary = path.with_name(f".packing-{path.name}")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         # pwrite and not a writable mapping: a full disk is then an error here, and not a SIGBUS.
         os.truncate(descriptor, len(header) + size)
@@ -141,16 +142,16 @@ def _pack(
                 _write_all(descriptor, _raw(value.to(dtype)), values_begin + starts[number] * width * dtype.itemsize)
         os.fsync(descriptor)
         reached("cache.rows-written")
-        digest = _file_digest(Path(temporary))
+        digest = _file_digest(temporary)
         sidecar = Path(f"{temporary}.json")
         sidecar.write_text(json.dumps({"sha256": digest, "key": dict(fields)}, indent=1, sort_keys=True))
         sidecar.replace(_sidecar(path))
         reached("cache.digest-named")
-        Path(temporary).replace(path)
+        temporary.replace(path)
         reached("cache.rows-named")
     finally:
         os.close(descriptor)
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         Path(f"{temporary}.json").unlink(missing_ok=True)
 
 

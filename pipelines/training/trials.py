@@ -13,7 +13,7 @@ from registry.domain.records import Backbone, NewVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import UsageError
 
-_TRIAL_FORMAT = 1
+_TRIAL_FORMAT = 2
 """Part of every trial key; raised when the same inputs no longer give the same module."""
 
 

@@ -56,14 +56,15 @@ class LocalArtifactStore:
         self.fetch(digest)
 
     def missing(self, digests: Iterable[str]) -> set[str]:
-        return {digest for digest in digests if not self._path(digest).is_file()}
+        return {digest for digest in digests if self.stored_at(digest) is None}
 
     def blobs(self) -> Iterator[StoredBlob]:
         with self._reading():
-            for path in sorted((self._root / "sha256").glob("[0-9a-f][0-9a-f]/*")):
-                digest, state = path.parent.name + path.name, _state(path)
-                if is_digest(digest) and state is not None and S_ISREG(state.st_mode):
-                    yield StoredBlob(digest, state.st_size, _written_at(state))
+            for folder in _names(self._root / "sha256"):
+                for name in _names(self._root / "sha256" / folder):
+                    digest, state = folder + name, _state(self._root / "sha256" / folder / name)
+                    if len(folder) == 2 and is_digest(digest) and state is not None and S_ISREG(state.st_mode):
+                        yield StoredBlob(digest, state.st_size, _written_at(state))
 
     def stored_at(self, digest: str) -> datetime | None:
         with self._reading():
@@ -82,7 +83,19 @@ class LocalArtifactStore:
             except FileNotFoundError:
                 return None
 
-    def claim(self, owner: str) -> None:
+    def claim(self, owner: str) -> str:
+        written = self._root / "incoming" / secrets.token_hex(16)
+        write_atomically(written, owner.encode())
+        with self._reading():
+            try:
+                os.link(written, self._root / OWNER_KEY)  # unlike a rename, it never takes another one's place
+            except FileExistsError:
+                pass
+            finally:
+                written.unlink(missing_ok=True)
+        return self.owner() or owner
+
+    def take(self, owner: str) -> None:
         write_atomically(self._root / OWNER_KEY, owner.encode())
 
     def now(self) -> datetime:
@@ -224,3 +237,11 @@ def _state(path: Path) -> os.stat_result | None:
 
 def _written_at(state: os.stat_result) -> datetime:
     return datetime.fromtimestamp(state.st_mtime, UTC)
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder, sorted; nothing where there is none. Unlike a glob, it says so when it may not look."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

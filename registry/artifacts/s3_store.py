@@ -37,7 +37,9 @@ _TRIES = 3
 """How often bytes are moved before other bytes at the other end are put down to the server."""
 _SIDE_BY_SIDE = 8
 _FIRST_PAUSE_SECONDS = 0.05
-_NOT_THERE = frozenset({"NotImplemented", "501"})
+_LONGEST_PAUSE_SECONDS = 20.0
+_UNSUPPORTED = frozenset({"NotImplemented", "501"})
+_THERE_ALREADY = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _NO_OBJECT = frozenset({"NoSuchKey", "NotFound", "404"})
 
 
@@ -161,9 +163,21 @@ class S3ArtifactStore:
                 return None
         return text
 
-    def claim(self, owner: str) -> None:
+    def claim(self, owner: str) -> str:
+        try:
+            self._write_owner(owner, IfNoneMatch="*")
+        except StorageError as error:
+            if not isinstance(error.__cause__, ClientError) or error_code(error.__cause__) not in _THERE_ALREADY:
+                raise
+        return self.owner() or owner
+
+    def take(self, owner: str) -> None:
+        self._write_owner(owner)
+
+    def _write_owner(self, owner: str, **condition: str) -> None:
         with self._asking("write down whose blobs are in", needs="s3:PutObject"):
-            self._client().put_object(Bucket=self._at.bucket, Key=self._at.key(OWNER_KEY), Body=owner.encode())
+            key = self._at.key(OWNER_KEY)
+            self._client().put_object(Bucket=self._at.bucket, Key=key, Body=owner.encode(), **condition)
 
     def now(self) -> datetime:
         with self._asking("read the clock of", needs="s3:ListBucket"):
@@ -182,7 +196,7 @@ class S3ArtifactStore:
         try:
             found = list(self._listed("list_multipart_uploads", "Uploads", needs="s3:ListBucketMultipartUploads"))
         except StorageError as error:
-            if isinstance(error.__cause__, ClientError) and error_code(error.__cause__) in _NOT_THERE:
+            if isinstance(error.__cause__, ClientError) and error_code(error.__cause__) in _UNSUPPORTED:
                 return 0
             raise
         old = [upload for _, upload in found if upload["Initiated"] < before]
@@ -280,23 +294,31 @@ class S3ArtifactStore:
     def _chunks(self, digest: str) -> Generator[bytes, None, None]:
         """The object's bytes, read on where a connection was cut."""
         received, failures, first = 0, 0, None
-        while first is None or received < first["ContentLength"]:
-            answer = self._ask_for(digest, start=received, tag=first and first["ETag"])
+        while True:
+            answer = self._ask_for(digest, start=received, tag=first and first.get("ETag"))
             if answer is None:
                 return  # replaced meanwhile: it ends short, and so with another digest
             first = first or answer
-            began = received
+            began, cut = received, None
             try:
                 with self._asking(f"read blob {digest} in", needs="s3:GetObject"), closing(answer["Body"]) as body:
                     while chunk := body.read(_CHUNK_BYTES):
                         received += len(chunk)
                         yield chunk
-            except StorageError:
-                # One who gets on by so much may fail as often as he likes: it comes to an end.
-                failures = 1 if received - began >= _CHUNK_BYTES else failures + 1
-                if failures >= attempts(self._client()):
-                    raise
-                time.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
+            except StorageError as error:
+                cut = error
+            if cut is None and received >= first.get("ContentLength", 0):
+                return
+            # One who gets on by so much may fail as often as he likes: it comes to an end.
+            failures = 1 if received - began >= _CHUNK_BYTES else failures + 1
+            if failures >= attempts(self._client()):
+                raise cut or StorageError(
+                    f"cannot read blob {digest} in {self.location}: it ends before its end, {failures} times; check "
+                    "the server, and any proxy before it, then run the command again"
+                )
+            if not first.get("ETag"):
+                return  # nothing says that the rest would be of the same object: it ends short, and is tried anew
+            time.sleep(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**failures))
 
     def _ask_for(self, digest: str, *, start: int, tag: str | None) -> Any | None:
         """The answer to a request for an object, or for the rest of it; None if it is not that one any more."""

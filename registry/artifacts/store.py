@@ -73,7 +73,10 @@ class ArtifactStore(Protocol):
     def owner(self) -> str | None:
         """Whose blobs these are: what `claim` wrote; None when nobody has claimed the store yet."""
 
-    def claim(self, owner: str) -> None:
+    def claim(self, owner: str) -> str:
+        """Writes down whose blobs these are unless somebody else was first; returns whose they are now."""
+
+    def take(self, owner: str) -> None:
         """Writes down whose blobs these are, in place of what was written before."""
 
     def now(self) -> datetime:

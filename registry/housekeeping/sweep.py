@@ -50,7 +50,7 @@ class Sweep(Plain):
 def take_over(database: Database, store: ArtifactStore) -> None:
     """Makes the store this registry's, whosever it was: from now on the other one sweeps there no more."""
     with database.read() as session:
-        store.claim(owner_name(registry_number(session)))
+        store.take(owner_name(registry_number(session)))
 
 
 def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, dry_run: bool, report: Report) -> Sweep:
@@ -88,11 +88,11 @@ def sweep_blobs(database: Database, store: ArtifactStore, *, grace: timedelta, d
 def _refuse_foreign_store(session: Session, database: Database, store: ArtifactStore) -> None:
     ours, owner = owner_name(registry_number(session)), store.owner()
     if owner != ours:
-        whose = "nobody's: nothing was ever registered over it" if owner is None else f"that of {owner}"
+        whose = "nobody's yet: the next registration writes down whose it is" if owner is None else f"that of {owner}"
         raise NotAllowed(
             f"the store {store.location} is {whose}; the registry in {database.location} is {ours}, and removes "
-            "nothing there. Check TRUNKLINE_HOME, TRUNKLINE_DATABASE_URL and TRUNKLINE_ARTIFACT_ROOT; if it really has "
-            "taken the other one's place, run `trunkline gc --take-over` once"
+            "nothing there. Check TRUNKLINE_HOME, TRUNKLINE_DATABASE_URL and TRUNKLINE_ARTIFACT_ROOT; if they are "
+            "right, and no other registry uses this store any more, run `trunkline gc --take-over` once"
         )
 
 

@@ -50,10 +50,8 @@ def refer_to(session: Session, store: ArtifactStore, blobs: Collection[str]) -> 
             "registered. They were removed meanwhile, or put elsewhere: run the same command again; if that does not "
             "help, check TRUNKLINE_ARTIFACT_ROOT and run `trunkline fsck --quick`"
         )
-    owner = store.owner()
-    if owner is None:
-        store.claim(owner_name(number))
-    elif owner != owner_name(number):
+    owner = store.owner() or store.claim(owner_name(number))
+    if owner != owner_name(number):
         raise NotAllowed(
             f"the store {store.location} is that of {owner}, which would sweep the blobs of {owner_name(number)}: "
             "give each registry a TRUNKLINE_ARTIFACT_ROOT of its own; if this one has taken the other one's place, run "

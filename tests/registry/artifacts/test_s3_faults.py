@@ -319,3 +319,20 @@ def test_a_blob_that_is_replaced_while_it_is_read_is_read_anew(bucket: Bucket, s
 
     s3_proxy.fail(cut_and_mend, times=1, suffers=is_read)
     assert bucket.store().read(sha256(data)) == data
+
+
+def test_an_answer_that_ends_without_the_rest_is_asked_for_a_few_times_only(
+    bucket: Bucket, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    store = bucket.store()
+    digest = store.put(LARGE)
+    answers_in_turn = iter([cut_in_the_answer])
+    s3_proxy.fail(
+        lambda exchange: next(answers_in_turn, lambda cut_off: cut_off.say(206, ""))(exchange),
+        suffers=lambda request: request.method == "GET",
+    )
+    with pytest.raises(StorageError, match="it ends before its end, 3 times"):
+        store.fetch(digest)
+    s3_proxy.mend()
+    assert store.read(digest) == LARGE

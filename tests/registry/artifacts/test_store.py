@@ -299,3 +299,15 @@ def test_a_root_of_another_kind_is_refused_without_showing_what_it_holds(root: s
     with pytest.raises(UsageError, match=r"write a folder's path, or s3://bucket/prefix") as refused:
         open_store(root, cache=tmp_path, cache_bytes=1)
     assert "secret" not in str(refused.value)
+
+
+def test_a_store_is_whose_claims_it_first_until_it_is_taken(place: Place) -> None:
+    store = place.store()
+    assert store.owner() is None
+    assert store.claim("one") == "one"
+    assert store.claim("two") == "one"
+    assert place.store().owner() == "one"
+    store.take("two")
+    assert store.owner() == "two"
+    store.put(b"hello")
+    assert [blob.digest for blob in store.blobs()] == [HELLO]
