@@ -184,8 +184,10 @@ def history(
 
 def _print_changes(context: Context, task: str | None, limit: int | None, *, as_json: bool) -> None:
     with context.database.read() as session:
-        changes = releases.history(session, task=task)
+        changes = releases.history(session, task=task, limit=None if task else limit)
     shown = changes[-limit:] if limit else changes
+    # Numbers have no gaps: the last release says how many there are.
+    total = len(changes) if task or not changes else int(changes[-1].release.removeprefix("r"))
     if as_json:
         print_json(shown)
     elif not shown:
@@ -204,7 +206,7 @@ def _print_changes(context: Context, task: str | None, limit: int | None, *, as_
                 for change in shown
             ],
         )
-        print_rest(len(changes) - len(shown), "older; use --limit")
+        print_rest(total - len(shown), "older; use --limit")
 
 
 def _layers(change: ReleaseChange) -> str:

@@ -128,11 +128,18 @@ def _content(path: Path) -> object:
     if path.suffix.lower() != ".json":
         return read_yaml(path)
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse)
+        return json.loads(path.read_bytes(), parse_constant=_refuse, object_pairs_hook=_without_repeats)
     except OSError as error:
         raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from error
     except (ValueError, RecursionError) as error:
         raise InvalidInput(str(path), [f"is not JSON: {error}"]) from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(repeated)} stands there twice")
+    return dict(pairs)
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -169,10 +176,14 @@ def _recipe_fields(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in (("recipe", own), ("as told", _list(told | claims))) if text]
 
 
-def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {name: value for name, value in recipe.items() if not isinstance(value, dict) and value is not None}
-    parts = (_flat(part) for part in recipe.values() if isinstance(part, dict))
-    return {name: value for part in (plain, *parts) for name, value in part.items()}
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _list(values: Any, *, places: int | None = None) -> str:

@@ -15,7 +15,7 @@ from registry.artifacts.store import ArtifactStore
 from registry.domain.golden_examples import GoldenExamples, parse_golden_examples
 from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm
-from registry.errors import GateFailed
+from registry.errors import ArtifactError, GateFailed
 from registry.progress import Report
 
 PRECISION = "fp32"
@@ -44,7 +44,7 @@ def parity_gate(
         GateFailed: naming each task and by how much it differs.
     """
     golden = {
-        task: parse_golden_examples(store.read(branch.golden), f"golden examples of {task}/{branch.version}")
+        task: _golden_examples(f"{task}/{branch.version}", branch.golden, store)
         for task, branch in manifest.tasks.items()
     }
     encoder = load_text_encoder(manifest.trunk, store)
@@ -66,6 +66,14 @@ def parity_gate(
             )
     _refuse_differences(manifest, findings)
     return findings
+
+
+def _golden_examples(version: str, blob: str, store: ArtifactStore) -> GoldenExamples:
+    subject = f"golden examples of {version}"
+    try:
+        return parse_golden_examples(store.read(blob), subject)
+    except ArtifactError as error:
+        raise type(error)(f"{subject}: {error}") from error
 
 
 def _questions(encoder: TextEncoder, golden: Mapping[str, GoldenExamples]) -> list[_Question]:

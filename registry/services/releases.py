@@ -183,14 +183,20 @@ def release_at(session: Session, at: datetime) -> Release | None:
     return found[0] if found else None
 
 
-def history(session: Session, *, task: str | None = None) -> list[ReleaseChange]:
+def history(session: Session, *, task: str | None = None, limit: int | None = None) -> list[ReleaseChange]:
     """What each release changed against the one before it, oldest first; of one task only those that changed it.
 
+    Args:
+        limit: only of the last so many releases, or of the last so many that changed the task.
     Raises:
         UsageError, NotFound: there is no such task.
     """
     owner = None if task is None else find_task(session, task)
-    selections = _selections(session, task=owner)
+    # The one before the first that is asked for says what that one changed.
+    wanted = None
+    if limit is not None and task is None:
+        wanted = session.scalars(select(ReleaseRow.id).order_by(ReleaseRow.number.desc()).limit(limit + 1)).all()
+    selections = _selections(session, releases=wanted, task=owner)
     query = (
         select(
             ReleaseRow.id,
@@ -203,6 +209,8 @@ def history(session: Session, *, task: str | None = None) -> list[ReleaseChange]
         .join(BackboneRow, BackboneRow.id == ReleaseRow.backbone_id)
         .order_by(ReleaseRow.number)
     )
+    if wanted is not None:
+        query = query.where(ReleaseRow.id.in_(wanted))
     changes: list[ReleaseChange] = []
     selection: dict[str, int] = {}
     for row in session.execute(query):
@@ -220,7 +228,9 @@ def history(session: Session, *, task: str | None = None) -> list[ReleaseChange]
                 tasks=SelectionChange.between(before, selection),
             )
         )
-    return changes if task is None else [change for change in changes if not change.tasks.is_empty]
+    if task is not None:
+        changes = [change for change in changes if not change.tasks.is_empty]
+    return changes[-limit:] if limit else changes
 
 
 def _members(session: Session, new: NewRelease) -> list[tuple[int, int]]:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,9 @@ def test_another_module_place_or_dev_data_is_another_import(make_trial, run, eva
     tensors["head.linear.bias"] += 1e-3
     changed = evaluate(file_of(tensors), planned(trial), trial)
     other_spec = evaluate(path, planned(other), other)
-    keys = {key, *(one.to_version(pinned.store).trial_key for one in (lower, changed, other_spec))}
-    assert len(keys) == 4
+    other_dev = evaluate(path, planned(trial), replace(trial, dev=trial.train))
+    keys = {key, *(one.to_version(pinned.store).trial_key for one in (lower, changed, other_spec, other_dev))}
+    assert len(keys) == 5
 
 
 def test_every_claim_that_is_not_reached_is_named_with_both_numbers(make_trial, run, evaluate, file_of):

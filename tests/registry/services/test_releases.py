@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 
 from registry.database.engine import Database
-from registry.domain.records import Release, Retirement
+from registry.domain.records import NewRelease, Release, Retirement
 from registry.domain.references import VersionReference
 from registry.errors import NotAllowed, NotFound, UsageError
 from registry.services.aliases import promote
 from registry.services.audit import list_events
-from registry.services.releases import get_release, list_releases, register_release, select_versions
+from registry.services.releases import get_release, history, list_releases, register_release, select_versions
 from registry.services.tasks import retire_task
 from registry.services.versions import register_version
 
@@ -144,3 +144,24 @@ def test_an_alias_selects_the_version_of_every_active_task_that_has_it(
     assert selected("candidate") == ["rte/1"]
     with pytest.raises(UsageError, match="cannot be an alias"):
         selected("latest")
+
+
+def test_a_limited_history_is_the_end_of_the_whole_one(registry: Database, new_version: Any, change: Any) -> None:
+    with registry.write() as session:
+        for trial in range(3):
+            register_version(session, new_version(trial=str(trial)), **change)
+        for number, version in enumerate((1, 2, 2, 3, 1)):
+            new = NewRelease(
+                manifest=f"{number:064x}",
+                backbone="tiny",
+                tasks={"rte": version},
+                trunk_depth=2,
+                layer_count=4 + number,
+                gates={},
+            )
+            register_release(session, new, **change)
+    with registry.read() as session:
+        whole = history(session)
+        for limit in range(1, 7):
+            assert history(session, limit=limit) == whole[-limit:]
+            assert history(session, task="rte", limit=limit) == history(session, task="rte")[-limit:]
