@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from registry.artifacts.atomic_file import write_blob
 from registry.artifacts.store import blob_key
 from registry.errors import StorageError
 from registry.fault_points import reached
@@ -72,7 +73,7 @@ class BlobCache:
         with self._using("write"):
             incoming.parent.mkdir(parents=True, exist_ok=True)
             try:
-                found = _write(incoming, chunks)
+                found = write_blob(incoming, chunks, durable=False)
                 reached("cache.written")
                 if found != digest:
                     return None
@@ -122,14 +123,3 @@ def _files(folder: Path, pattern: str) -> Iterator[_Copy]:
         with suppress(FileNotFoundError):  # another process makes room too
             state = path.stat()
             yield _Copy(state.st_mtime, state.st_size, path)
-
-
-def _write(path: Path, chunks: Iterable[bytes]) -> str:
-    """Not made to outlast a power cut: what is torn then is noticed and fetched again."""
-    digest = hashlib.sha256()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
-    with os.fdopen(descriptor, "wb") as file:
-        for chunk in chunks:
-            digest.update(chunk)
-            file.write(chunk)
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
 
-from registry.artifacts.atomic_file import make_folder, sync_folder, write_atomically
+from registry.artifacts.atomic_file import make_folder, sync_folder, write_atomically, write_blob
 from registry.artifacts.store import OWNER_KEY, StoredBlob, blob_key, is_digest
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
 from registry.fault_points import reached
@@ -186,7 +186,7 @@ class LocalArtifactStore:
         try:
             make_folder(incoming.parent)
             try:
-                digest = _write_file(incoming, chunks)
+                digest = write_blob(incoming, chunks, durable=True)
                 reached("blob.written")
                 path = self._path(digest)
                 make_folder(path.parent)
@@ -212,19 +212,6 @@ def _chunks(path: Path) -> Iterator[bytes]:
                 yield chunk
     except OSError as error:
         raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from error
-
-
-def _write_file(path: Path, chunks: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    # Blobs are read-only from birth: an editor or a stray `>` must not change what a digest names.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
-    with os.fdopen(descriptor, "wb") as file:
-        for chunk in chunks:
-            digest.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
 
 
 def _state(path: Path) -> os.stat_result | None:
