@@ -65,12 +65,12 @@ def _told(session: Session) -> Facts:
 
 
 def _found(session: Session) -> Facts:
-    facts: Facts = {f"team {name}": {} for name in session.scalars(select(TeamRow.name))}
+    teams = {row.id: row.name for row in session.scalars(select(TeamRow))}
+    facts: Facts = {f"team {name}": {} for name in teams.values()}
     tasks = {row.id: row for row in session.scalars(select(TaskRow))}
     names = {task_id: row.name for task_id, row in tasks.items()}
     backbones = {row.id: row for row in session.scalars(select(BackboneRow))}
     facts |= _backbones(session, backbones)
-    teams = {row.id: row.name for row in session.scalars(select(TeamRow))}
     specs: dict[int, list[str]] = defaultdict(list)
     for task_id, digest in session.execute(
         select(SpecRevisionRow.task_id, SpecRevisionRow.digest).order_by(SpecRevisionRow.number)
