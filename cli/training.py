@@ -10,6 +10,7 @@ from cli.devices import DeviceOption, chosen_device
 from cli.progress import progress_bar
 from cli.release_drawing import layers_of_its_own
 from cli.rendering import print_fields, print_json, print_note, print_warning
+from registry.domain.manifests import HeadConfig
 from registry.domain.records import Backbone, TaskState, Version
 from registry.domain.references import check_name, parse_reference
 from registry.domain.task_specs import TaskSpec
@@ -202,6 +203,7 @@ def _trial(
         task_layers=layers,
         recipe=recipe,
         seed=run.seed,
+        head=teacher.head if teacher else HeadConfig(type=spec.type, outputs=spec.output_count),
         teacher=teacher,
     )
 

@@ -17,14 +17,21 @@ from registry.domain.task_specs import TaskType
 class TextHead(nn.Module):
     """First piece, dropout, linear: [B, outputs]."""
 
+    first_piece_only = True
+    """Whether of the last hidden state nothing but the first piece is read."""
+
     def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, outputs)
 
-    def forward(self, hidden: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
-        """hidden [B, T, H] -> [B, outputs]; a text-level head has no use for the words."""
-        outputs: Tensor = self.linear(self.dropout(hidden[:, 0]))
+    def read(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
+        """hidden [B, T, H] -> [B, H]: what of it the head answers from."""
+        return hidden[:, 0]
+
+    def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
+        """features [B, H] -> [B, outputs]."""
+        outputs: Tensor = self.linear(self.dropout(features))
         return outputs
 
 
@@ -55,23 +62,29 @@ class RegressionHead(TextHead):
         self.target_mean.copy_(values[0])
         self.target_scale.copy_(values[1])
 
-    def forward(self, hidden: Tensor, word_tokens: Tensor) -> Tensor:
-        """hidden [B, T, H] -> [B, 1], in the data's units."""
-        return super().forward(hidden, word_tokens) * self.target_scale + self.target_mean
+    def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:
+        """features [B, H] -> [B, 1], in the data's units."""
+        return super().forward(features, word_tokens) * self.target_scale + self.target_mean
 
 
 class TokenHead(nn.Module):
     """The first piece of every word, dropout, linear: [B, W, outputs]; zeros for a word without a piece."""
+
+    first_piece_only = False
 
     def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, outputs)
 
-    def forward(self, hidden: Tensor, word_tokens: Tensor) -> Tensor:
-        """hidden [B, T, H], word_tokens [B, W] int64 -> [B, W, outputs]."""
+    def read(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
+        """hidden [B, T, H], word_tokens [B, W] int64 -> [B, W, H]; of a word without a piece, some piece's."""
         positions = word_tokens.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[2])
-        outputs: Tensor = self.linear(self.dropout(hidden.gather(1, positions)))
+        return hidden.gather(1, positions)
+
+    def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:
+        """features [B, W, H], word_tokens [B, W] int64 -> [B, W, outputs]."""
+        outputs: Tensor = self.linear(self.dropout(features))
         return outputs.masked_fill((word_tokens < 0)[:, :, None], 0.0)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from modeling.backbone import Attention, attention_mask, compute_buffers, fill_part, layers_of, meta_model
+from modeling.backbone import Attention, compute_buffers, fill_part, layers_of, meta_model
+from modeling.encoder_layers import layer_states
 from modeling.heads import TextHead, TokenHead, build_head, initialise_head
 from modeling.weights import fill
 from registry.artifacts.safetensors_file import safetensors_bytes
@@ -30,21 +31,25 @@ class TaskModule(nn.Module):
         self.layers = layers
         self.head = head
 
-    def forward(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:
-        """From the trunk's hidden state at the branch's depth to raw outputs, before any softmax.
+    def features(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:
+        """What the head answers from: [B, H], or [B, W, H] for token classification.
 
         Args:
-            hidden: [B, T, H].
+            hidden: [B, T, H], the trunk's hidden state at the branch's depth.
             batch_mask: [B, T] bool, False on padding.
             word_tokens: [B, W] int64, -1 where a word has no piece.
-
-        Returns:
-            [B, outputs], or [B, W, outputs] for token classification.
         """
-        mask = attention_mask(self.config, hidden, batch_mask)
-        for layer in self.layers if len(hidden) else ():  # transformers' layers cannot reshape a batch of no rows
-            hidden = layer(hidden, mask)
-        outputs: Tensor = self.head(hidden, word_tokens)
+        states = layer_states(
+            list(self.layers), self.config, hidden, batch_mask, first_piece_only=self.head.first_piece_only
+        )
+        return self.head.read(states[-1], batch_mask, word_tokens)
+
+    def forward(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:
+        """Raw outputs, before any softmax: [B, outputs], or [B, W, outputs] for token classification.
+
+        Arguments as those of `features`.
+        """
+        outputs: Tensor = self.head(self.features(hidden, batch_mask, word_tokens), word_tokens)
         return outputs
 
 

@@ -20,7 +20,7 @@ from modeling.task_module import TaskModule
 from modeling.text import EncodedText, TextEncoder
 from pipelines.data.dataset import Dataset
 from pipelines.training.batches import cached_batch
-from pipelines.training.packed_rows import FilledRows, PackedRows, load_or_pack
+from pipelines.training.packed_rows import FilledRows, PackedRows, RowTensors, load_or_pack
 from pipelines.training.recipes import Precision
 from registry.progress import Report
 
@@ -138,7 +138,7 @@ class ActivationCache:
 
 def module_outputs(
     module: TaskModule,
-    activations: PackedRows,
+    activations: RowTensors,
     rows: EncodedRows,
     *,
     precision: Precision,

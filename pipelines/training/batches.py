@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from modeling.text import NO_TOKEN, EncodedText
-from pipelines.training.packed_rows import PackedRows
+from pipelines.training.packed_rows import RowTensors
 
 _BATCHES_A_BUCKET = 50
 """Rows are sorted by length within so many batches: nearly no padding, and still a fresh order every epoch."""
@@ -40,10 +40,10 @@ class CachedBatch:
 
 
 def cached_batch(
-    activations: PackedRows, encoded: Sequence[EncodedText], rows: Sequence[int], device: torch.device
+    activations: RowTensors, encoded: Sequence[EncodedText], rows: Sequence[int], device: torch.device
 ) -> CachedBatch:
     """Pads the cached hidden states of some rows to a multiple of 8 tokens."""
-    hidden = [activations.row(row) for row in rows]
+    hidden = activations.rows(rows)
     lengths = torch.tensor([len(one) for one in hidden])
     longest = int(lengths.max())
     longest += -longest % 8

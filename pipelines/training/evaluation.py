@@ -16,7 +16,7 @@ from modeling.text import EncodedText, TextEncoder, collate
 from pipelines.data.dataset import Dataset
 from pipelines.training.activation_cache import ActivationCache, EncodedRows, module_outputs
 from pipelines.training.metrics import score
-from pipelines.training.packed_rows import PackedRows
+from pipelines.training.packed_rows import RowTensors
 from registry.domain.golden_examples import GoldenExample, GoldenExamples
 from registry.domain.plain_data import canonical_json
 from registry.domain.task_specs import TaskSpec, TaskType
@@ -44,7 +44,7 @@ class DevEvaluation:
     spec: TaskSpec
     dataset: Dataset
     rows: EncodedRows
-    activations: PackedRows
+    activations: RowTensors
     device: torch.device
 
     @classmethod

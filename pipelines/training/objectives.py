@@ -1,12 +1,17 @@
 """The loss of a batch, against the labels and, for a student, against its teacher.
 
-Shapes: outputs [R, O] with R the predicted places (texts, or words that have a token) and O the head's outputs.
+Shapes: B = rows, W = words, R = the predicted places (texts, or words that have a token), O = the head's outputs,
+H = hidden size.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modeling.batching import places
+from modeling.heads import TextHead, TokenHead
 from pipelines.training.recipes import Distillation
 from registry.domain.task_specs import TaskType
 
@@ -50,3 +55,49 @@ def loss_of(
             log_target=True,
         )
     return distillation.soft_weight * soft + (1 - distillation.soft_weight) * hard
+
+
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """What the teacher says at a batch's places."""
+
+    outputs: Tensor
+    """[R, O] fp32."""
+    features: Tensor | None = None
+    """[R, H] fp32, what its head answered from; None where nobody asks for it."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a module is trained towards, whatever the batch."""
+
+    type: TaskType
+    target_scale: float
+    """Standard deviation of the training targets; 1 for classification."""
+    distillation: Distillation | None = None
+
+    def loss(
+        self,
+        head: TextHead | TokenHead,
+        features: Tensor,
+        word_tokens: Tensor,
+        targets: Tensor,
+        teacher: TeacherAnswers | None = None,
+    ) -> Tensor:
+        """Mean loss of a batch: a scalar in fp32.
+
+        Args:
+            features: [B, H] or [B, W, H], what the head answers from.
+            word_tokens: [B, W] int64, -1 where a word has no piece.
+            targets: [R] label numbers (int64), or numbers (float32) for regression.
+            teacher: together with a distillation.
+        """
+        outputs = head(features, word_tokens)
+        return loss_of(
+            places(outputs, word_tokens),
+            targets,
+            type=self.type,
+            target_scale=self.target_scale,
+            teacher_outputs=None if teacher is None else teacher.outputs,
+            distillation=self.distillation,
+        )

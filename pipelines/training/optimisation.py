@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from modeling.batching import places
 from modeling.task_module import TaskModule
 from pipelines.training.activation_cache import EncodedRows, computing_in
 from pipelines.training.batches import cached_batch, epoch_batches
-from pipelines.training.objectives import loss_of
-from pipelines.training.packed_rows import PackedRows
+from pipelines.training.objectives import Objective, TeacherAnswers
+from pipelines.training.packed_rows import RowTensors
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialFolder, TrialState
-from registry.domain.task_specs import TaskType
 from registry.errors import TrainingFailed
 from registry.fault_points import reached
 from registry.progress import Report
@@ -37,14 +35,25 @@ Score = Callable[[], dict[str, float]]
 class TrainingRows:
     """Everything about the training data that a step reads."""
 
-    type: TaskType
-    activations: PackedRows
+    activations: RowTensors
     rows: EncodedRows
     targets: Sequence[Tensor]
     """One a row, [places(row)]: label numbers (int64) or a number (float32)."""
-    target_scale: float
-    teacher_outputs: PackedRows | None
-    """[places(row), O]."""
+    objective: Objective
+    teacher_outputs: RowTensors | None
+    """[places(row), O] fp32."""
+    teacher_features: RowTensors | None = None
+    """[places(row), H] fp32."""
+
+    def teacher_answers(self, batch: Sequence[int], device: torch.device) -> TeacherAnswers | None:
+        """What the teacher says to some rows; None where there is no teacher."""
+        if self.teacher_outputs is None:
+            return None
+        features = self.teacher_features
+        return TeacherAnswers(
+            outputs=torch.cat(self.teacher_outputs.rows(batch)).to(device),
+            features=None if features is None else torch.cat(features.rows(batch)).to(device),
+        )
 
 
 def learning_rate_at(step: int, total: int, recipe: Recipe) -> float:
@@ -134,21 +143,13 @@ def _step(
     targets = torch.cat([train.targets[row] for row in batch]).to(device)
     if not len(targets):  # words the tokenizer swallows whole leave nothing to learn
         return 0.0
-    teacher = train.teacher_outputs
-    soft = None if teacher is None else torch.cat([teacher.row(row) for row in batch]).to(device)
+    teacher = train.teacher_answers(batch, device)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         with computing_in(recipe.precision, device):
-            outputs = module(cached.hidden, cached.mask, cached.word_tokens)
-        loss = loss_of(
-            places(outputs, cached.word_tokens),
-            targets,
-            type=train.type,
-            target_scale=train.target_scale,
-            teacher_outputs=soft,
-            distillation=recipe.distillation,
-        )
+            features = module.features(cached.hidden, cached.mask, cached.word_tokens)
+            loss = train.objective.loss(module.head, features, cached.word_tokens, targets, teacher)
         loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
     optimiser.step()

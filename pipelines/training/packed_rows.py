@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import filelock
 import torch
@@ -29,6 +29,14 @@ FilledRows = Iterable[tuple[Sequence[int], Sequence[Tensor]]]
 """Row numbers and their values [length, width], in any order, every row once."""
 
 
+class RowTensors(Protocol):
+    """One tensor [length(row), width] a row, wherever it comes from."""
+
+    def rows(self, numbers: Sequence[int]) -> list[Tensor]:
+        """Those of some rows, in this order."""
+        ...
+
+
 class PackedRows:
     """Rows of shape [length(row), width], read on demand."""
 
@@ -41,6 +49,9 @@ class PackedRows:
 
     def row(self, number: int) -> Tensor:
         return self.values[self.offsets[number] : self.offsets[number + 1]]
+
+    def rows(self, numbers: Sequence[int]) -> list[Tensor]:
+        return [self.row(number) for number in numbers]
 
 
 def key_digest(fields: Mapping[str, Any]) -> str:

@@ -16,15 +16,23 @@ RecipeName = Literal["default", "paper"]
 Checked = TypeVar("Checked", bound=Plain)
 
 
+Initialisation = Literal["teacher", "backbone"]
+"""Whose layers k'+1..k'+l a student begins as (the paper's figure 2)."""
+
+
 class Distillation(Plain):
     """Vanilla distillation (Hinton et al., 2015): soft and hard loss, mixed.
 
     Temperature and mix are the usual middle values, not tuned for any task.
     """
 
+    initialisation: Initialisation = "teacher"
+
     temperature: float = Field(default=2.0, gt=0)
     soft_weight: float = Field(default=0.7, ge=0, le=1)
     """Weight of the loss against the teacher; the labels get the rest."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of the loss against what the teacher's head reads, beside the others."""
 
 
 class Recipe(Plain):

@@ -14,12 +14,13 @@ import transformers
 from torch import Tensor
 
 from modeling.backbone import load_text_encoder, load_trunk
-from modeling.heads import RegressionHead
-from modeling.task_module import TaskModule, copy_backbone_layers, load_task_module, module_bytes, new_task_module
+from modeling.task_module import module_bytes
 from modeling.text import NO_TOKEN, EncodedText
 from pipelines.training.activation_cache import ActivationCache, EncodedRows
 from pipelines.training.evaluation import DevEvaluation, golden_examples
 from pipelines.training.frozen_check import check_frozen
+from pipelines.training.initialisation import initial_module, spread, teacher_module
+from pipelines.training.objectives import Objective
 from pipelines.training.optimisation import TrainingRows, optimise
 from pipelines.training.packed_rows import PackedRows
 from pipelines.training.trial_state import TrialFolder
@@ -106,7 +107,7 @@ def _run(
     reached("train.dev-rows-cached")
     train = _training_rows(trial, cache, store)
     reached("train.training-rows-cached")
-    module = _initial_module(trial, train, store).to(device)
+    module = initial_module(trial, train.targets, store).to(device)
     state = optimise(
         module,
         train,
@@ -136,13 +137,16 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -
     rows = EncodedRows.of(trial.train, cache.encoder)
     targets = _targets(trial, rows.encoded)
     return TrainingRows(
-        type=trial.spec.type,
         activations=cache.frozen(
             rows, depth=trial.frozen_depth, precision=trial.recipe.precision, stage="training data"
         ),
         rows=rows,
         targets=targets,
-        target_scale=_spread(targets)[1] if trial.spec.type is TaskType.REGRESSION else 1.0,
+        objective=Objective(
+            type=trial.spec.type,
+            target_scale=spread(targets)[1] if trial.spec.type is TaskType.REGRESSION else 1.0,
+            distillation=trial.recipe.distillation if trial.teacher else None,
+        ),
         teacher_outputs=_teacher_outputs(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
     )
 
@@ -151,7 +155,7 @@ def _teacher_outputs(
     trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: ArtifactStore
 ) -> PackedRows:
     return cache.teacher_outputs(
-        _teacher_module(trial, teacher, store).to(cache.device),
+        teacher_module(trial, teacher, store).to(cache.device),
         rows,
         depth=teacher.frozen_depth,
         module_digest=teacher.module,
@@ -176,41 +180,6 @@ def _targets(trial: Trial, encoded: Sequence[EncodedText]) -> list[Tensor]:
         else:
             targets.append(torch.tensor([target], dtype=torch.float32))
     return targets
-
-
-def _spread(targets: Sequence[Tensor]) -> tuple[float, float]:
-    """Mean and standard deviation of regression targets."""
-    values = torch.cat(list(targets)).double()
-    return values.mean().item(), values.std(correction=0).item()
-
-
-def _teacher_module(trial: Trial, teacher: Version, store: ArtifactStore) -> TaskModule:
-    return load_task_module(
-        store.fetch(teacher.module),
-        subject=str(teacher.reference),
-        config=trial.backbone.config,
-        head=teacher.head,
-        task_layers=teacher.task_layers,
-    ).eval()
-
-
-def _initial_module(trial: Trial, rows: TrainingRows, store: ArtifactStore) -> TaskModule:
-    """Layers k+1..k+l and head from the teacher's same ones (paper, section 3.2), or layers from the backbone."""
-    module = new_task_module(
-        config=trial.backbone.config, head=trial.head, task_layers=trial.task_layers, seed=trial.seed
-    )
-    if trial.teacher is None:
-        copy_backbone_layers(module, first_layer=trial.frozen_depth + 1, layer_blobs=trial.backbone.layers, store=store)
-    else:
-        source = _teacher_module(trial, trial.teacher, store)
-        skipped = trial.frozen_depth - trial.teacher.frozen_depth
-        for number, layer in enumerate(module.layers):
-            layer.load_state_dict(source.layers[skipped + number].state_dict())
-        module.head.load_state_dict(source.head.state_dict())
-    if isinstance(module.head, RegressionHead):
-        mean, scale = _spread(rows.targets)
-        module.head.set_target_units(mean=mean, scale=scale)
-    return module
 
 
 def environment_of(device: torch.device) -> dict[str, str]:

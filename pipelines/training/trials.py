@@ -13,7 +13,7 @@ from registry.domain.records import Backbone, NewVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import UsageError
 
-_TRIAL_FORMAT = 2
+_TRIAL_FORMAT = 3
 """Part of every trial key; raised when the same inputs no longer give the same module."""
 
 
@@ -30,6 +30,8 @@ class Trial:
     task_layers: int
     recipe: Recipe
     seed: int
+    head: HeadConfig
+    """Of the task's type and outputs; a student's is its teacher's."""
     teacher: Version | None = None
     """The version to distil from; None trains from the backbone."""
 
@@ -58,13 +60,10 @@ class Trial:
                 "task_layers": self.task_layers,
                 "recipe": self.recipe.model_dump(mode="json"),
                 "seed": self.seed,
+                "head": self.head.model_dump(mode="json"),
                 "teacher": self.teacher.module if self.teacher else None,
             }
         )
-
-    @property
-    def head(self) -> HeadConfig:
-        return HeadConfig(type=self.spec.type, outputs=self.spec.output_count)
 
     @property
     def token_level(self) -> bool:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from registry.domain.locks import Lock
 from registry.domain.plain_data import Plain, canonical_json
@@ -22,8 +22,22 @@ class HeadConfig(Plain):
 
     type: TaskType
     outputs: int = Field(ge=1)
-    pooling: Literal["first"] = "first"
-    """What a text-level head reads; a token-level head reads the first piece of every word."""
+    pooling: Literal["first", "mean"] = "first"
+    """What a text-level head reads: the first piece, or the mean over all pieces. A token-level head reads the first
+    piece of every word."""
+    gather: Literal["last", "mix"] = "last"
+    """Which hidden states it reads: the branch's last one, or a learnt mix of all, the trunk's and the branch's own."""
+    crf: bool = False
+    """Whether transitions between tags are learnt too (token-level, `bio` only)."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what older heads could not have, so that their manifests keep their digests."""
+        return {
+            name: value
+            for name, value in serialise(self).items()
+            if name not in ("gather", "crf") or value != type(self).model_fields[name].default
+        }
 
 
 class TrunkManifest(Plain):

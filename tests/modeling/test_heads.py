@@ -11,6 +11,11 @@ HIDDEN = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 WORDS = torch.tensor([[1, 3, -1], [2, -1, -1]])
 
 
+def answers(head: TextHead | TokenHead, words: torch.Tensor = WORDS) -> torch.Tensor:
+    outputs: torch.Tensor = head(head.read(HIDDEN, torch.ones(2, 5, dtype=torch.bool), words), words)
+    return outputs
+
+
 def head_of(kind: TaskType, outputs: int) -> TextHead | TokenHead:
     head = build_head(HeadConfig(type=kind, outputs=outputs), CONFIG)
     initialise_head(head, deviation=0.5, seed=3)
@@ -19,36 +24,36 @@ def head_of(kind: TaskType, outputs: int) -> TextHead | TokenHead:
 
 def test_a_text_head_reads_the_first_piece() -> None:
     head = head_of(TaskType.CLASSIFICATION, 4)
-    outputs = head(HIDDEN, WORDS)
+    outputs = answers(head)
     assert outputs.shape == (2, 4)
     torch.testing.assert_close(outputs, HIDDEN[:, 0] @ head.linear.weight.T + head.linear.bias)
 
 
 def test_a_token_head_reads_the_first_piece_of_every_word() -> None:
     head = head_of(TaskType.TOKEN_CLASSIFICATION, 3)
-    outputs = head(HIDDEN, WORDS)
+    outputs = answers(head)
     assert outputs.shape == (2, 3, 3)
     for row, word, piece in ((0, 0, 1), (0, 1, 3), (1, 0, 2)):
         torch.testing.assert_close(outputs[row, word], head.linear(HIDDEN[row, piece]))
 
 
 def test_a_word_without_a_piece_gets_zeros() -> None:
-    outputs = head_of(TaskType.TOKEN_CLASSIFICATION, 3)(HIDDEN, WORDS)
+    outputs = answers(head_of(TaskType.TOKEN_CLASSIFICATION, 3))
     assert not outputs[WORDS < 0].any()
     assert outputs[WORDS >= 0].all()
 
 
 def test_a_batch_without_words_has_no_outputs() -> None:
     head = head_of(TaskType.TOKEN_CLASSIFICATION, 3)
-    assert head(HIDDEN, torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, 3)
+    assert answers(head, torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, 3)
 
 
 def test_a_regression_head_answers_in_the_units_of_the_data() -> None:
     head = head_of(TaskType.REGRESSION, 1)
     assert isinstance(head, RegressionHead)
-    before = head(HIDDEN, WORDS)
+    before = answers(head)
     head.set_target_units(mean=250_000.0, scale=80_000.0)
-    torch.testing.assert_close(head(HIDDEN, WORDS), before * 80_000.0 + 250_000.0)
+    torch.testing.assert_close(answers(head), before * 80_000.0 + 250_000.0)
     assert head.target_mean.dtype == head.target_scale.dtype == torch.float32
     assert {"target_mean", "target_scale"} <= head.state_dict().keys()
 
@@ -68,10 +73,10 @@ def test_units_that_fp32_cannot_hold_are_refused(mean: float, scale: float) -> N
 def test_dropout_is_the_backbones_and_works_in_training_only(kind: TaskType) -> None:
     head = head_of(kind, 1)
     assert head.dropout.p == 0.25
-    assert torch.equal(head(HIDDEN, WORDS), head(HIDDEN, WORDS))
+    assert torch.equal(answers(head), answers(head))
     head.train()
-    answers = [head(HIDDEN, WORDS) for _ in range(10)]
-    assert not all(torch.equal(answer, answers[0]) for answer in answers)
+    drawn = [answers(head) for _ in range(10)]
+    assert not all(torch.equal(answer, drawn[0]) for answer in drawn)
 
 
 def test_initial_weights_are_decided_by_the_seed_alone() -> None:

@@ -14,6 +14,7 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import TrainedModule, Trial
 from registry.artifacts.store import ArtifactStore
+from registry.domain.manifests import HeadConfig
 from registry.domain.records import Backbone, Version
 from registry.domain.task_specs import TaskSpec
 from registry.progress import silent
@@ -55,6 +56,7 @@ def make_trial(backbone: Backbone, make_spec: Callable[..., TaskSpec]) -> Callab
             "task_layers": 2,
             "recipe": Recipe(learning_rate=3e-3, epochs=3),
             "seed": 0,
+            "head": HeadConfig(type=spec.type, outputs=spec.output_count),
         }
         return Trial(**values | changes)
 

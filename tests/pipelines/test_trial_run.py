@@ -162,6 +162,7 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import Trial
 from registry.artifacts.local_store import LocalArtifactStore
+from registry.domain.manifests import HeadConfig
 from registry.domain.records import Backbone
 from registry.domain.task_specs import TaskSpec
 torch.set_num_threads(1)
@@ -171,6 +172,7 @@ spec = TaskSpec.model_validate(parts["spec"])
 trial = Trial(
     spec=spec, spec_revision=1, backbone=Backbone.model_validate(parts["backbone"]), train=load_dataset(spec, "train"),
     dev=load_dataset(spec, "dev"), frozen_depth=2, task_layers=2, recipe=Recipe.model_validate(parts["recipe"]), seed=0,
+    head=HeadConfig(type=spec.type, outputs=spec.output_count),
 )
 last = int(sys.argv[4])
 

@@ -1,0 +1,135 @@
+"""A depth search: what was asked for, the trials it is made of, and what it chose."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from registry.domain.plain_data import Plain
+from registry.domain.references import Name
+
+Strategy = Literal["halving", "exhaustive"]
+Rule = Literal["parsimonious", "best"]
+Initialisation = Literal["teacher", "backbone"]
+
+
+class SearchState(StrEnum):
+    RUNNING = "running"
+    """Under way, or interrupted: the same command goes on with it."""
+    FINISHED = "finished"
+
+
+class TrialState(StrEnum):
+    """Where a trial of the ledger stands.
+
+    waiting ─> running ─> paused (reached its rung) ─> running … ─> finished
+                     └──> failed
+    A paused trial that is never promoted stays paused: the search stopped it early.
+    """
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+class SearchOptions(Plain):
+    """Everything that decides which trials a search may run, and how it chooses between them."""
+
+    layers: tuple[int, ...] = Field(min_length=1)
+    """L of the teachers, ascending."""
+    seeds: int = Field(ge=1)
+    """Runs a configuration gets at most: seeds 0, 1, …."""
+    learning_rates: tuple[float, ...] = Field(min_length=1)
+    students: tuple[int, ...] = ()
+    """l of the students, ascending; none asks for teachers only."""
+    student_depths: tuple[int, ...] | None = None
+    """k' of the students; None: a small grid from the teacher's k upwards."""
+    initialisations: tuple[Initialisation, ...] = ("teacher",)
+    strategy: Strategy = "halving"
+    rule: Rule = "parsimonious"
+    recipe: Mapping[str, Any]
+    """The teachers' recipe, but for the learning rate."""
+    student_recipe: Mapping[str, Any]
+    """The students' recipe, with their distillation but for its initialisation."""
+    head: Mapping[str, Any]
+
+
+class TrialShape(Plain):
+    """What tells the trials of one search apart."""
+
+    frozen_depth: int = Field(ge=0)
+    task_layers: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    seed: int = Field(ge=0)
+    teacher: int | None = None
+    """Version number; None: a teacher itself."""
+    initialisation: Initialisation | None = None
+    """Of a student."""
+
+
+class LedgerTrial(Plain):
+    """One trial of the ledger."""
+
+    key: str
+    """Content key: digest of everything that decides the outcome."""
+    shape: TrialShape
+    state: TrialState
+    epochs: int
+    """Of the whole run."""
+    epochs_done: int = 0
+    curve: Mapping[int, float] = {}
+    """Epoch (from 1) -> the task's metric on the dev data, in the training precision."""
+    score: float | None = None
+    """Of a finished trial: the task's metric as registered, in fp32, at the best epoch."""
+    version: int | None = None
+    """Of a finished trial."""
+    error: str | None = None
+    """Of a failed trial, or of its last attempt that broke off."""
+    attempts: int = 0
+    seconds: float = 0.0
+    """Spent on it in all, by every attempt."""
+    layer_passes: float = 0.0
+    """Spent on it, per training example: a layer's forward counts 1, its backward 2."""
+    worker: str | None = None
+    """Who runs it, while it is running."""
+    lease_until: datetime | None = None
+
+
+class SearchChoice(Plain):
+    """What a search chose."""
+
+    layers: int
+    """L."""
+    learning_rate: float
+    teacher: int
+    """Version number of its best run."""
+    statistic: str
+    """What the numbers it was chosen by are, such as "mean of 3 seeds"."""
+    students: Mapping[int, int] = {}
+    """l -> version number of the best student of so many layers, at any depth."""
+
+
+class Search(Plain):
+    task: Name
+    number: int
+    """Counted from 1 within the task."""
+    spec_revision: int
+    backbone: Name
+    backbone_layers: int
+    metric: str
+    dev_digest: str
+    options: SearchOptions
+    state: SearchState
+    choice: SearchChoice | None
+    exhaustive_layer_passes: float
+    """What the paper's protocol over the same grid costs, per training example, in the unit of `LedgerTrial`."""
+    mlflow_run: str | None
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None
+    trials: tuple[LedgerTrial, ...] = ()
+    """In the order in which the search asked for them."""
