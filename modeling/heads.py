@@ -4,33 +4,54 @@ B = rows, T = pieces, W = words, H = hidden size.
 """
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from registry.domain.families import FAMILIES
-from registry.domain.manifests import HeadConfig
+from registry.domain.manifests import HeadConfig, Reading
 from registry.domain.task_specs import TaskType
+
+Read = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""hidden [B, T, H], batch_mask [B, T] bool, word_tokens [B, W] int64 -> [B, H], or [B, W, H] at word level."""
+
+
+def _first_piece(hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG001
+    return hidden[:, 0]
+
+
+def _mean_of_pieces(hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG001
+    """Over all pieces of the row, the special ones and the second text's with them. Summed in fp32: bf16 would lose
+    what a long row's later pieces add."""
+    kept = hidden.float().masked_fill(~batch_mask[:, :, None], 0.0)
+    return kept.sum(dim=1) / batch_mask.sum(dim=1, keepdim=True)
+
+
+def _words_first_pieces(hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG001
+    """Of a word without a piece, some piece's."""
+    positions = word_tokens.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[2])
+    return hidden.gather(1, positions)
+
+
+READS: Mapping[Reading, Read] = {"first": _first_piece, "mean": _mean_of_pieces, "words": _words_first_pieces}
+"""What a head reads of a hidden state, by `HeadConfig.reading`."""
 
 
 class TextHead(nn.Module):
-    """First piece, dropout, linear: [B, outputs]."""
+    """One vector a text, dropout, linear: [B, outputs]."""
 
-    first_piece_only = True
-    """Whether of the last hidden state nothing but the first piece is read."""
-
-    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
+    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float) -> None:
         super().__init__()
+        self.read = READS[head.reading]
+        self.first_piece_only = head.reading == "first"
+        """Whether of the last hidden state nothing but the first piece is read."""
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden_size, outputs)
-
-    def read(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
-        """hidden [B, T, H] -> [B, H]: what of it the head answers from."""
-        return hidden[:, 0]
+        self.linear = nn.Linear(hidden_size, head.outputs)
 
     def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
-        """features [B, H] -> [B, outputs]."""
+        """features [B, H], what `read` gave -> [B, outputs]."""
         outputs: Tensor = self.linear(self.dropout(features))
         return outputs
 
@@ -45,8 +66,8 @@ class RegressionHead(TextHead):
     target_mean: Tensor
     target_scale: Tensor
 
-    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
-        super().__init__(hidden_size, outputs, dropout)
+    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float) -> None:
+        super().__init__(head, hidden_size, dropout)
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_scale", torch.ones(()))
 
@@ -72,21 +93,19 @@ class TokenHead(nn.Module):
 
     first_piece_only = False
 
-    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
+    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float) -> None:
         super().__init__()
+        self.read = READS[head.reading]
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden_size, outputs)
-
-    def read(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
-        """hidden [B, T, H], word_tokens [B, W] int64 -> [B, W, H]; of a word without a piece, some piece's."""
-        positions = word_tokens.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[2])
-        return hidden.gather(1, positions)
+        self.linear = nn.Linear(hidden_size, head.outputs)
 
     def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:
-        """features [B, W, H], word_tokens [B, W] int64 -> [B, W, outputs]."""
+        """features [B, W, H], what `read` gave; word_tokens [B, W] int64 -> [B, W, outputs]."""
         outputs: Tensor = self.linear(self.dropout(features))
         return outputs.masked_fill((word_tokens < 0)[:, :, None], 0.0)
 
+
+Head = TextHead | TokenHead
 
 _HEADS: dict[TaskType, type[TextHead] | type[TokenHead]] = {
     TaskType.CLASSIFICATION: TextHead,
@@ -95,13 +114,13 @@ _HEADS: dict[TaskType, type[TextHead] | type[TokenHead]] = {
 }
 
 
-def build_head(head: HeadConfig, config: PreTrainedConfig) -> TextHead | TokenHead:
+def build_head(head: HeadConfig, config: PreTrainedConfig) -> Head:
     """The head that the task's type asks for, not initialised; dropout as the backbone's own."""
     dropout: float = getattr(config, FAMILIES[config.model_type].dropout_field)
-    return _HEADS[head.type](config.hidden_size, head.outputs, dropout)
+    return _HEADS[head.type](head, config.hidden_size, dropout)
 
 
-def initialise_head(head: TextHead | TokenHead, *, deviation: float, seed: int) -> None:
+def initialise_head(head: Head, *, deviation: float, seed: int) -> None:
     """Weights from a normal distribution, bias zero, from the seed alone: the global generator is left as it is."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from modeling.backbone import Attention, compute_buffers, fill_part, layers_of, meta_model
 from modeling.encoder_layers import layer_states
-from modeling.heads import TextHead, TokenHead, build_head, initialise_head
+from modeling.heads import Head, build_head, initialise_head
 from modeling.weights import fill
 from registry.artifacts.safetensors_file import safetensors_bytes
 from registry.artifacts.store import ArtifactStore
@@ -25,7 +25,7 @@ from registry.errors import InvalidWeights
 class TaskModule(nn.Module):
     """Task layers, then the head."""
 
-    def __init__(self, config: PreTrainedConfig, layers: nn.ModuleList, head: TextHead | TokenHead) -> None:
+    def __init__(self, config: PreTrainedConfig, layers: nn.ModuleList, head: Head) -> None:
         super().__init__()
         self.config = config
         self.layers = layers

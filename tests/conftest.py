@@ -245,10 +245,16 @@ def make_branch() -> Callable[..., Branch]:
     """A branch of a pinned backbone, its module in the store: layers from the backbone, head from the seed."""
 
     def make(
-        pinned: Pinned, kind: TaskType = TaskType.CLASSIFICATION, *, depth: int = 2, layers: int = 1, seed: int = 1
+        pinned: Pinned,
+        kind: TaskType = TaskType.CLASSIFICATION,
+        *,
+        depth: int = 2,
+        layers: int = 1,
+        seed: int = 1,
+        **of_head: Any,
     ) -> Branch:
         labels = LABELS[kind]
-        head = HeadConfig(type=kind, outputs=max(1, len(labels)))
+        head = HeadConfig(type=kind, outputs=max(1, len(labels)), **of_head)
         module = new_task_module(config=pinned.backbone.config, head=head, task_layers=layers, seed=seed)
         copy_backbone_layers(module, first_layer=depth + 1, layer_blobs=pinned.backbone.layers, store=pinned.store)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modeling.batching import places
-from modeling.heads import TextHead, TokenHead
+from modeling.heads import Head
 from pipelines.training.recipes import Distillation
 from registry.domain.task_specs import TaskType
 
@@ -78,7 +78,7 @@ class Objective:
 
     def loss(
         self,
-        head: TextHead | TokenHead,
+        head: Head,
         features: Tensor,
         word_tokens: Tensor,
         targets: Tensor,

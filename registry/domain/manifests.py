@@ -16,19 +16,50 @@ from registry.domain.references import Name
 from registry.domain.task_specs import InputForm, TagScheme, TaskType, validation_problems
 from registry.errors import InvalidInput
 
+Pooling = Literal["first", "mean"]
+Gather = Literal["last", "mix"]
+Reading = Literal["first", "mean", "words"]
+"""What a head reads of a hidden state: its first piece, the mean of its pieces, or the first piece of every word."""
+
+
+def head_problems(*, type: TaskType, tag_scheme: TagScheme | None, pooling: Pooling, crf: bool) -> list[str]:  # noqa: A002
+    """Why a task cannot have such a head: every reason, with the field that it is about."""
+    problems = []
+    if pooling == "mean" and type is TaskType.TOKEN_CLASSIFICATION:
+        problems.append("pooling: a token_classification head reads the first piece of every word; mean is for texts")
+    if crf and type is not TaskType.TOKEN_CLASSIFICATION:
+        problems.append(f"crf: only tags follow each other; a {type} task has none")
+    elif crf and tag_scheme is not TagScheme.BIO:
+        problems.append(f"crf: its transitions are those of tag_scheme bio, and the task's is {tag_scheme}")
+    return problems
+
 
 class HeadConfig(Plain):
     """The shape of a head, as the weights alone cannot say it."""
 
     type: TaskType
     outputs: int = Field(ge=1)
-    pooling: Literal["first", "mean"] = "first"
+    pooling: Pooling = "first"
     """What a text-level head reads: the first piece, or the mean over all pieces. A token-level head reads the first
     piece of every word."""
-    gather: Literal["last", "mix"] = "last"
+    gather: Gather = "last"
     """Which hidden states it reads: the branch's last one, or a learnt mix of all, the trunk's and the branch's own."""
     crf: bool = False
     """Whether transitions between tags are learnt too (token-level, `bio` only)."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        """The tag scheme is not the head's to know: where there is a CRF, BIO's number of outputs is asked for."""
+        problems = head_problems(type=self.type, tag_scheme=TagScheme.BIO, pooling=self.pooling, crf=self.crf)
+        if self.crf and self.outputs % 2 == 0:
+            problems.append(f"crf: tags are O, then B and I of every label: {self.outputs} outputs cannot be those")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def reading(self) -> Reading:
+        return "words" if self.type is TaskType.TOKEN_CLASSIFICATION else self.pooling
 
     @model_serializer(mode="wrap")
     def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Each function lists every reason for which it is refused.
 
 from collections.abc import Iterator
 
+from registry.domain.manifests import head_problems
 from registry.domain.records import Backbone, ProposedVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec
 
@@ -16,6 +17,10 @@ def spec_problems(new: ProposedVersion, spec: TaskSpec) -> Iterator[str]:
             f"its head is {new.head.type} with {new.head.outputs} outputs, but spec revision {new.spec_revision} "
             f"is {spec.type} with {spec.output_count}"
         )
+    elif problems := head_problems(
+        type=spec.type, tag_scheme=spec.tag_scheme, pooling=new.head.pooling, crf=new.head.crf
+    ):
+        yield f"its head does not fit spec revision {new.spec_revision}: {'; '.join(problems)}"
 
 
 def backbone_problems(new: ProposedVersion, backbone: Backbone) -> Iterator[str]:

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from transformers import BertConfig
 
-from modeling.heads import RegressionHead, TextHead, TokenHead, build_head, initialise_head
+from modeling.heads import Head, RegressionHead, build_head, initialise_head
 from registry.domain.manifests import HeadConfig
 from registry.domain.task_specs import TaskType
 
@@ -11,13 +13,13 @@ HIDDEN = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 WORDS = torch.tensor([[1, 3, -1], [2, -1, -1]])
 
 
-def answers(head: TextHead | TokenHead, words: torch.Tensor = WORDS) -> torch.Tensor:
+def answers(head: Head, words: torch.Tensor = WORDS) -> torch.Tensor:
     outputs: torch.Tensor = head(head.read(HIDDEN, torch.ones(2, 5, dtype=torch.bool), words), words)
     return outputs
 
 
-def head_of(kind: TaskType, outputs: int) -> TextHead | TokenHead:
-    head = build_head(HeadConfig(type=kind, outputs=outputs), CONFIG)
+def head_of(kind: TaskType, outputs: int, **choices: Any) -> Head:
+    head = build_head(HeadConfig(type=kind, outputs=outputs, **choices), CONFIG)
     initialise_head(head, deviation=0.5, seed=3)
     return head.eval()
 
@@ -27,6 +29,25 @@ def test_a_text_head_reads_the_first_piece() -> None:
     outputs = answers(head)
     assert outputs.shape == (2, 4)
     torch.testing.assert_close(outputs, HIDDEN[:, 0] @ head.linear.weight.T + head.linear.bias)
+
+
+@pytest.mark.parametrize("kind", [TaskType.CLASSIFICATION, TaskType.REGRESSION])
+def test_a_text_head_can_read_the_mean_of_the_pieces_that_are_no_padding(kind: TaskType) -> None:
+    head = head_of(kind, 4 if kind is TaskType.CLASSIFICATION else 1, pooling="mean")
+    assert not head.first_piece_only
+    mask = torch.arange(5) < torch.tensor([5, 3])[:, None]
+    features = head.read(HIDDEN, mask, WORDS)
+    torch.testing.assert_close(features[0], HIDDEN[0].mean(dim=0))
+    torch.testing.assert_close(features[1], HIDDEN[1, :3].mean(dim=0))
+    garbage = HIDDEN.masked_fill(~mask[:, :, None], torch.inf)
+    assert torch.equal(head.read(garbage, mask, WORDS), features)
+    torch.testing.assert_close(head(features, WORDS), features @ head.linear.weight.T + head.linear.bias)
+
+
+def test_a_mean_over_many_bf16_pieces_is_summed_in_fp32() -> None:
+    hidden = torch.ones(1, 2000, 6, dtype=torch.bfloat16)
+    features = head_of(TaskType.CLASSIFICATION, 4, pooling="mean").read(hidden, torch.ones(1, 2000).bool(), WORDS)
+    assert torch.equal(features, torch.ones(1, 6))
 
 
 def test_a_token_head_reads_the_first_piece_of_every_word() -> None:

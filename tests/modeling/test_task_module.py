@@ -47,6 +47,18 @@ def test_a_module_survives_its_file_bit_for_bit(
     assert module_bytes(loaded) == path.read_bytes()
 
 
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_padding_does_not_change_what_a_module_answers(
+    pinned: Pinned, make_branch: Callable[..., Branch], pooling: str
+) -> None:
+    module = make_branch(pinned, layers=2, pooling=pooling).module
+    hidden, mask, words = module_inputs()
+    padded, longer = torch.nn.functional.pad(hidden, (0, 0, 0, 7), value=9.0), torch.nn.functional.pad(mask, (0, 7))
+    torch.testing.assert_close(module(padded, longer, words), module(hidden, mask, words), atol=1e-5, rtol=0)
+    alone = module(hidden[1:, :4], mask[1:, :4], words[1:])
+    torch.testing.assert_close(alone, module(hidden, mask, words)[1:], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_a_module_of_the_top_layers_ends_where_the_whole_model_does(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from registry.domain.digests import prefix_digests
 from registry.domain.locks import Lock
-from registry.domain.manifests import Manifest, parse_manifest
+from registry.domain.manifests import HeadConfig, Manifest, head_problems, parse_manifest
+from registry.domain.task_specs import TagScheme, TaskType
 from registry.errors import InvalidInput
 
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -157,3 +158,39 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
 def test_an_unknown_format_is_refused(content: dict[str, Any]) -> None:
     content["format"] = 2
     assert "format" in refusal(content)
+
+
+@given(manifests())
+def test_heads_without_the_later_fields_leave_the_digest_as_it_was(manifest: Manifest) -> None:
+    content = json.loads(manifest.to_bytes())
+    for branch in content["tasks"].values():
+        assert set(branch["head"]) == {"type", "outputs", "pooling"}
+        assert branch["head"]["pooling"] == "first"
+
+
+def test_a_heads_later_fields_are_written_where_they_say_something() -> None:
+    head = HeadConfig(type=TaskType.TOKEN_CLASSIFICATION, outputs=3, gather="mix", crf=True)
+    content = {"type": "token_classification", "outputs": 3, "pooling": "first", "gather": "mix", "crf": True}
+    assert head.model_dump(mode="json") == content
+    assert HeadConfig.model_validate(content) == head
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"type": "token_classification", "outputs": 3, "pooling": "mean"}, "first piece of every word; mean is for"),
+        ({"type": "classification", "outputs": 3, "crf": True}, "a classification task has none"),
+        ({"type": "token_classification", "outputs": 4, "crf": True}, "4 outputs cannot be those"),
+    ],
+)
+def test_a_head_whose_parts_contradict_each_other_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        HeadConfig.model_validate(fields)
+
+
+def test_every_reason_why_a_task_cannot_have_a_head_is_told() -> None:
+    tagging = TaskType.TOKEN_CLASSIFICATION
+    assert head_problems(type=tagging, tag_scheme=TagScheme.BIO, pooling="first", crf=True) == []
+    assert head_problems(type=TaskType.REGRESSION, tag_scheme=None, pooling="mean", crf=False) == []
+    problems = head_problems(type=tagging, tag_scheme=TagScheme.PLAIN, pooling="mean", crf=True)
+    assert [problem.split(":")[0] for problem in problems] == ["pooling", "crf"]
