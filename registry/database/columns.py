@@ -3,12 +3,13 @@
 SQLite takes nearly every value, PostgreSQL does not: what one of them could not keep is refused here, on both.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, Enum, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, Enum, Float, Integer, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -95,6 +96,18 @@ class BigNumber(WholeNumber):
     largest = 2**63 - 1
 
 
+class FiniteNumber(TypeDecorator[float]):
+    """A floating-point number of 64 bits; SQLite would keep NaN as NULL."""
+
+    impl = Float(53)
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:  # noqa: ARG002 - SQLAlchemy passes it
+        if value is not None and not math.isfinite(value):
+            raise InvalidInput("a number", [f"is {value}: only finite ones are kept"])
+        return value
+
+
 def json_text(value: Any) -> str:
     """The canonical JSON that an object is kept as.
 
@@ -171,5 +184,7 @@ Prose = Annotated[str, mapped_column(FreeText)]
 OptionalProse = Annotated[str | None, mapped_column(FreeText)]
 Moment = Annotated[datetime, mapped_column(UtcDateTime)]
 OptionalMoment = Annotated[datetime | None, mapped_column(UtcDateTime)]
+Real = Annotated[float, mapped_column(FiniteNumber)]
+OptionalReal = Annotated[float | None, mapped_column(FiniteNumber)]
 Object = Annotated[dict[str, Any], mapped_column(JSON)]
 OptionalObject = Annotated[dict[str, Any] | None, mapped_column(JSON(none_as_null=True))]

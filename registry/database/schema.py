@@ -3,7 +3,8 @@
     teams ─< tasks ─< spec_revisions
                │  └──< versions >── backbone_prefixes >── backbones
                ├──< aliases, alias_moves >── versions
-               └──< release_members >── versions,  release_members >── releases >── backbones
+               ├──< release_members >── versions,  release_members >── releases >── backbones
+               └──< trials, searches;  searches >──< search_trials >── trials
 
 Foreign keys are composite where a plain one would let a row point at another task's version. None cascades: nothing
 is deleted while anything refers to it.
@@ -34,7 +35,9 @@ from registry.database.columns import (
     OptionalMoment,
     OptionalObject,
     OptionalProse,
+    OptionalReal,
     Prose,
+    Real,
     WholeNumber,
     digest_check,
     enum_by_value,
@@ -42,11 +45,12 @@ from registry.database.columns import (
 from registry.database.triggers import keep_unchanged
 from registry.domain.alias_journal import MoveKind
 from registry.domain.records import TaskState, VersionKind
+from registry.domain.searches import SearchState, TrialState
 
-SCHEMA_REVISION: Final = "2026_11_23_audit_chain"
+SCHEMA_REVISION: Final = "2026_11_23_search_ledger"
 """The Alembic revision that these classes describe."""
 
-OLDER_REVISIONS: Final = ("2026_11_23_first_schema",)
+OLDER_REVISIONS: Final = ("2026_11_23_first_schema", "2026_11_23_audit_chain")
 """Those that can be upgraded to it: told apart from newer ones without importing Alembic."""
 
 VERSION_TABLE: Final = "trunkline_schema_version"
@@ -388,6 +392,105 @@ class IdempotencyKeyRow(Schema):
     result: Mapped[Object]
     actor: Mapped[Prose]
     created_at: Mapped[Moment]
+
+
+class TrialRow(Schema):
+    """The ledger of trials: what each is, how far it came, and who is at it now.
+
+    A trial belongs to a task, not to a search: two searches that want the same one share it.
+    """
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        UniqueConstraint("task_id", "key"),
+        ForeignKeyConstraint(
+            ["task_id", "version_number"],
+            ["versions.task_id", "versions.number"],
+            name="fk_trials_version_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        CheckConstraint("epochs >= 1", name="epochs_positive"),
+        CheckConstraint("epochs_done >= 0 AND epochs_done <= epochs", name="epochs_done_within"),
+        CheckConstraint("attempts >= 0", name="attempts_not_negative"),
+        CheckConstraint("(state = 'finished') = (version_number IS NOT NULL)", name="finished_has_version"),
+        CheckConstraint("(state = 'finished') = (score IS NOT NULL)", name="finished_has_score"),
+        CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_error"),
+        CheckConstraint("(state = 'running') = (worker IS NOT NULL)", name="running_has_worker"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_has_lease"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"))
+    key: Mapped[KeyText]
+    """The trial key that its version will have."""
+    shape: Mapped[Object]
+    state: Mapped[TrialState] = mapped_column(enum_by_value(TrialState, "state"))
+    epochs: Mapped[int]
+    epochs_done: Mapped[int]
+    curve: Mapped[Object]
+    """Epoch, as text -> the task's metric."""
+    score: Mapped[OptionalReal]
+    version_number: Mapped[int | None]
+    error: Mapped[OptionalProse]
+    attempts: Mapped[int]
+    seconds: Mapped[Real]
+    layer_passes: Mapped[Real]
+    worker: Mapped[OptionalProse]
+    lease_until: Mapped[OptionalMoment]
+
+
+class SearchRow(Schema):
+    """A depth search: what decides it, and what it chose. Its trials are in the ledger."""
+
+    __tablename__ = "searches"
+    __table_args__ = (
+        UniqueConstraint("task_id", "number"),
+        UniqueConstraint("task_id", "key"),
+        ForeignKeyConstraint(
+            ["task_id", "spec_revision"],
+            ["spec_revisions.task_id", "spec_revisions.number"],
+            name="fk_searches_spec_revision_of_same_task",
+            ondelete="RESTRICT",
+        ),
+        CheckConstraint("number >= 1", name="number_positive"),
+        CheckConstraint("(state = 'finished') = (choice IS NOT NULL)", name="finished_has_choice"),
+        CheckConstraint("(state = 'finished') = (finished_at IS NOT NULL)", name="finished_has_time"),
+        CheckConstraint("(runner IS NULL) = (runner_until IS NULL)", name="runner_has_lease"),
+        digest_check("train_digest"),
+        digest_check("dev_digest"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"))
+    number: Mapped[int]
+    key: Mapped[KeyText]
+    """Digest of everything that decides its outcome."""
+    spec_revision: Mapped[int]
+    backbone_id: Mapped[int] = mapped_column(ForeignKey("backbones.id", ondelete="RESTRICT"))
+    train_digest: Mapped[Digest]
+    dev_digest: Mapped[Digest]
+    options: Mapped[Object]
+    state: Mapped[SearchState] = mapped_column(enum_by_value(SearchState, "state"))
+    choice: Mapped[OptionalObject]
+    exhaustive_layer_passes: Mapped[Real]
+    mlflow_run: Mapped[OptionalProse]
+    runner: Mapped[OptionalProse]
+    """The process that drives it now."""
+    runner_until: Mapped[OptionalMoment]
+    created_at: Mapped[Moment]
+    created_by: Mapped[Prose]
+    finished_at: Mapped[OptionalMoment]
+
+
+class SearchTrialRow(Schema):
+    """Which trials a search has asked for, in its order."""
+
+    __tablename__ = "search_trials"
+    __table_args__ = (UniqueConstraint("search_id", "trial_id"),)
+
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id", ondelete="RESTRICT"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id", ondelete="RESTRICT"), index=True)
 
 
 keep_unchanged(Schema.metadata, "audit_events", "alias_moves", "versions", "spec_revisions")

@@ -71,6 +71,25 @@ class TrialShape(Plain):
     """Of a student."""
 
 
+class PlannedTrial(Plain):
+    """A trial that a search wants in the ledger."""
+
+    key: str
+    """Content key: digest of everything that decides the outcome."""
+    shape: TrialShape
+    epochs: int = Field(ge=1)
+
+
+class TrialProgress(Plain):
+    """How far a trial came, and what this attempt cost."""
+
+    epochs_done: int = Field(ge=0)
+    curve: Mapping[int, float]
+    """As in `LedgerTrial`; of the whole trial, not of this attempt alone."""
+    seconds: float = Field(ge=0)
+    layer_passes: float = Field(ge=0)
+
+
 class LedgerTrial(Plain):
     """One trial of the ledger."""
 
@@ -113,21 +132,30 @@ class SearchChoice(Plain):
     """l -> version number of the best student of so many layers, at any depth."""
 
 
-class Search(Plain):
+class NewSearch(Plain):
     task: Name
-    number: int
-    """Counted from 1 within the task."""
     spec_revision: int
     backbone: Name
-    backbone_layers: int
-    metric: str
+    key: str
+    """Digest of everything that decides its outcome: asking for the same again goes on with it."""
+    train_digest: str
     dev_digest: str
     options: SearchOptions
+    exhaustive_layer_passes: float = Field(ge=0)
+    """What the paper's protocol over the same grid costs, per training example, in the unit of `LedgerTrial`."""
+
+
+class Search(NewSearch):
+    number: int
+    """Counted from 1 within the task."""
+    backbone_layers: int
+    metric: str
     state: SearchState
     choice: SearchChoice | None
-    exhaustive_layer_passes: float
-    """What the paper's protocol over the same grid costs, per training example, in the unit of `LedgerTrial`."""
     mlflow_run: str | None
+    runner: str | None
+    """The process that drives it now, or last did."""
+    runner_until: datetime | None
     created_at: datetime
     created_by: str
     finished_at: datetime | None

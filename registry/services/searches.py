@@ -1,0 +1,215 @@
+"""Depth searches: one for everything that decides its outcome, driven by one process at a time."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from registry.database.schema import BackboneRow, SearchRow, SpecRevisionRow, TaskRow
+from registry.domain.searches import NewSearch, Search, SearchChoice, SearchState
+from registry.domain.task_specs import TaskSpec
+from registry.errors import Conflict, LostRace, NotFound
+from registry.fault_points import reached
+from registry.services.audit import record_event
+from registry.services.lookups import find_backbone, find_task, lock_task, refuse_if_retired
+from registry.services.trials import trials_of
+
+IsGone = Callable[[str], bool]
+"""Whether a process that holds a lease is known to be gone, so that nobody need wait for the lease to end."""
+
+
+def begin_search(
+    session: Session, new: NewSearch, *, runner: str, until: datetime, is_gone: IsGone, actor: str, at: datetime
+) -> Search:
+    """The search of this key, driven by `runner` from now on: a new one, or the one that was interrupted.
+
+    One that is finished is given back as it is.
+
+    Raises:
+        Conflict: another process drives it.
+        NotFound, NotAllowed: there is no such task or backbone, or the task is retired.
+    """
+    task = lock_task(session, new.task)
+    refuse_if_retired(task, "no searches")
+    row = session.scalar(select(SearchRow).where(SearchRow.task_id == task.id, SearchRow.key == new.key))
+    if row is None:
+        # Searches are never deleted and the task is locked: the next number is one more than their count.
+        count = session.scalars(select(func.count()).where(SearchRow.task_id == task.id)).one()
+        row = SearchRow(
+            task_id=task.id,
+            number=count + 1,
+            key=new.key,
+            spec_revision=new.spec_revision,
+            backbone_id=find_backbone(session, new.backbone).id,
+            train_digest=new.train_digest,
+            dev_digest=new.dev_digest,
+            options=new.options.model_dump(mode="json"),
+            state=SearchState.RUNNING,
+            exhaustive_layer_passes=new.exhaustive_layer_passes,
+            created_at=at,
+            created_by=actor,
+        )
+        session.add(row)
+        session.flush()
+        reached("search.row-written")
+        record_event(
+            session,
+            "search.begin",
+            f"search {task.name}#{row.number}",
+            actor=actor,
+            at=at,
+            after=new.model_dump(mode="json", include={"spec_revision", "backbone", "options"}),
+        )
+    elif row.runner not in (None, runner) and _holds(row, at) and not is_gone(str(row.runner)):
+        raise Conflict(
+            f"search {task.name}#{row.number} is being run by {row.runner}: wait for it, or stop it; "
+            f"`trunkline search show {task.name}` shows how far it is"
+        )
+    if row.state is SearchState.RUNNING:
+        row.runner, row.runner_until = runner, until
+        session.flush()
+    return _record(session, row)
+
+
+def hold_search(session: Session, search: Search, *, until: datetime) -> None:
+    """Says that the runner lives, and finds out whether the task still is what it searches for.
+
+    Raises:
+        LostRace: the lease ran out, and another process took the search over.
+        NotAllowed: the task was retired.
+        Conflict: the task was redefined.
+    """
+    task = lock_task(session, search.task)
+    row = _row(session, task, search.number)
+    if row.runner != search.runner:
+        raise LostRace(
+            f"search {search.task}#{search.number} was taken over by {row.runner}, because this process had not been "
+            "heard of for too long; what it had finished is kept"
+        )
+    refuse_if_retired(task, "no new versions")
+    current = task.next_spec_revision - 1
+    if current != search.spec_revision and _meaning(session, task, current) != _meaning(
+        session, task, search.spec_revision
+    ):
+        raise Conflict(
+            f"task {search.task} was redefined (spec revision {current}) while revision {search.spec_revision} was "
+            "searched: run the search again for the new definition; what was finished stays registered"
+        )
+    row.runner_until = until
+
+
+def leave_search(session: Session, search: Search) -> None:
+    """Gives the search back, to be gone on with by anybody."""
+    row = _row(session, find_task(session, search.task), search.number)
+    if row.runner == search.runner:
+        row.runner = row.runner_until = None
+
+
+def name_mlflow_run(session: Session, search: Search, run: str) -> None:
+    """Keeps the search's parent run; the first one that is named stays."""
+    row = _row(session, find_task(session, search.task), search.number)
+    row.mlflow_run = row.mlflow_run or run
+
+
+def finish_search(session: Session, search: Search, choice: SearchChoice, *, actor: str, at: datetime) -> Search:
+    """Writes down what was chosen; a search that is finished already is left as it is."""
+    task = lock_task(session, search.task)
+    row = _row(session, task, search.number)
+    if row.state is SearchState.RUNNING:
+        row.state, row.choice, row.finished_at = SearchState.FINISHED, choice.model_dump(mode="json"), at
+        row.runner = row.runner_until = None
+        session.flush()
+        reached("search.choice-written")
+        record_event(
+            session,
+            "search.finish",
+            f"search {task.name}#{row.number}",
+            actor=actor,
+            at=at,
+            after={"choice": choice.model_dump(mode="json")},
+        )
+    return _record(session, row)
+
+
+def get_search(session: Session, task: str, number: int | None = None) -> Search:
+    """A search with its trials: the newest of the task, or the one of this number; raises NotFound."""
+    found = find_task(session, task)
+    if number is not None:
+        return _record(session, _row(session, found, number))
+    newest = session.scalar(
+        select(SearchRow).where(SearchRow.task_id == found.id).order_by(SearchRow.number.desc()).limit(1)
+    )
+    if newest is None:
+        raise NotFound(f"task {task} has not been searched yet: `trunkline search {task}` does")
+    return _record(session, newest)
+
+
+def list_searches(session: Session, task: str | None = None) -> list[Search]:
+    """Searches without their trials, by task and number; of one task when it is named."""
+    query = select(SearchRow).join(TaskRow, TaskRow.id == SearchRow.task_id).order_by(TaskRow.name, SearchRow.number)
+    if task is not None:
+        query = query.where(SearchRow.task_id == find_task(session, task).id)
+    return _records(session, query)
+
+
+def _holds(row: SearchRow, at: datetime) -> bool:
+    return row.runner_until is not None and row.runner_until > at
+
+
+def _row(session: Session, task: TaskRow, number: int) -> SearchRow:
+    row = session.scalar(select(SearchRow).where(SearchRow.task_id == task.id, SearchRow.number == number))
+    if row is None:
+        raise NotFound(f"task {task.name} has no search {number}: `trunkline search list {task.name}` lists them")
+    return row
+
+
+def _meaning(session: Session, task: TaskRow, revision: int) -> str:
+    return _spec(session, task.id, revision).meaning_digest()
+
+
+def _spec(session: Session, task_id: int, revision: int) -> TaskSpec:
+    definition = session.scalars(
+        select(SpecRevisionRow.definition).where(SpecRevisionRow.task_id == task_id, SpecRevisionRow.number == revision)
+    ).one()
+    return TaskSpec.model_validate(definition)
+
+
+def _record(session: Session, row: SearchRow) -> Search:
+    (record,) = _records(session, select(SearchRow).where(SearchRow.id == row.id))
+    return record.model_copy(update={"trials": tuple(trials_of(session, row.id))})
+
+
+def _records(session: Session, query: Select[SearchRow]) -> list[Search]:
+    rows: Sequence[SearchRow] = session.scalars(query).all()
+    tasks = {row.id: row.name for row in session.scalars(select(TaskRow))} if len(rows) > 1 else {}
+    found = []
+    for row in rows:
+        task = tasks.get(row.task_id) or session.scalars(select(TaskRow.name).where(TaskRow.id == row.task_id)).one()
+        backbone = session.scalars(select(BackboneRow).where(BackboneRow.id == row.backbone_id)).one()
+        found.append(
+            Search.model_validate(
+                {
+                    "task": task,
+                    "number": row.number,
+                    "key": row.key,
+                    "spec_revision": row.spec_revision,
+                    "backbone": backbone.name,
+                    "backbone_layers": backbone.layer_count,
+                    "metric": _spec(session, row.task_id, row.spec_revision).metric,
+                    "train_digest": row.train_digest,
+                    "dev_digest": row.dev_digest,
+                    "options": row.options,
+                    "state": row.state,
+                    "choice": row.choice,
+                    "exhaustive_layer_passes": row.exhaustive_layer_passes,
+                    "mlflow_run": row.mlflow_run,
+                    "runner": row.runner,
+                    "runner_until": row.runner_until,
+                    "created_at": row.created_at,
+                    "created_by": row.created_by,
+                    "finished_at": row.finished_at,
+                }
+            )
+        )
+    return found

@@ -1,0 +1,197 @@
+"""The ledger of trials: each run to its end once, whoever asked for it and whatever was killed.
+
+A trial is held under a lease while somebody runs it. A lease that ran out may be taken over: its trial goes on from
+the state that it saved, or, elsewhere, from the beginning.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.database.schema import SearchRow, SearchTrialRow, TrialRow, VersionRow
+from registry.domain.records import Version
+from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress, TrialState
+from registry.fault_points import reached
+from registry.services.lookups import find_task, lock_task
+
+
+def ask_for(session: Session, search: Search, planned: Sequence[PlannedTrial]) -> None:
+    """Enters trials into the ledger and into the search; those that are there already are shared.
+
+    One whose version is registered already (`trunkline train` ran it) is finished from the start.
+    """
+    task = lock_task(session, search.task)
+    row = session.scalars(
+        select(SearchRow).where(SearchRow.task_id == task.id, SearchRow.number == search.number)
+    ).one()
+    known = {
+        trial.key: trial
+        for trial in session.scalars(
+            select(TrialRow).where(TrialRow.task_id == task.id, TrialRow.key.in_([one.key for one in planned]))
+        )
+    }
+    members = set(session.scalars(select(SearchTrialRow.trial_id).where(SearchTrialRow.search_id == row.id)))
+    position = session.scalars(select(func.count()).where(SearchTrialRow.search_id == row.id)).one()
+    for one in planned:
+        trial = known.get(one.key)
+        if trial is None:
+            trial = known[one.key] = TrialRow(
+                task_id=task.id,
+                key=one.key,
+                shape=one.shape.model_dump(mode="json"),
+                state=TrialState.WAITING,
+                epochs=one.epochs,
+                epochs_done=0,
+                curve={},
+                attempts=0,
+                seconds=0.0,
+                layer_passes=0.0,
+            )
+            session.add(trial)
+            session.flush()
+        if trial.state is not TrialState.FINISHED:
+            _finish_if_registered(session, trial, metric=search.metric)
+        if trial.id not in members:
+            members.add(trial.id)
+            session.add(SearchTrialRow(search_id=row.id, position=position, trial_id=trial.id))
+            position += 1
+    session.flush()
+    reached("search.trials-asked-for")
+
+
+def claim_trial(
+    session: Session,
+    task: str,
+    key: str,
+    *,
+    worker: str,
+    until: datetime,
+    is_gone: Callable[[str], bool],
+    at: datetime,
+) -> bool:
+    """Takes the lease of a trial that is to be run; False where another holds it, or where there is nothing to run."""
+    trial = _trial(session, task, key)
+    if trial.state in (TrialState.FINISHED, TrialState.FAILED):
+        return False
+    if trial.state is TrialState.RUNNING and trial.worker is not None and trial.worker != worker:
+        assert trial.lease_until is not None  # noqa: S101 - a constraint of the table
+        if trial.lease_until > at and not is_gone(trial.worker):
+            return False
+    trial.state, trial.worker, trial.lease_until = TrialState.RUNNING, worker, until
+    trial.attempts += 1
+    session.flush()
+    reached("search.trial-claimed")
+    return True
+
+
+def hold_trials(session: Session, task: str, *, worker: str, until: datetime) -> None:
+    """Puts off the end of every lease that this worker holds."""
+    held = select(TrialRow).where(TrialRow.task_id == find_task(session, task).id, TrialRow.worker == worker)
+    for trial in session.scalars(held):
+        trial.lease_until = until
+
+
+def pause_trial(session: Session, task: str, key: str, *, worker: str, progress: TrialProgress) -> None:
+    """The trial reached its rung, and waits whether it will be promoted."""
+    trial = _trial(session, task, key)
+    if trial.worker == worker:  # else its lease ran out, and what another does with it counts
+        _let_go(trial, TrialState.PAUSED)
+        _advance(trial, progress)
+
+
+def give_back_trial(session: Session, task: str, key: str, *, worker: str, seconds: float, error: str | None) -> None:
+    """The attempt broke off; the trial is to be run again.
+
+    Args:
+        error: why, where it was not the user's wish.
+    """
+    trial = _trial(session, task, key)
+    if trial.worker == worker:
+        _let_go(trial, TrialState.PAUSED if trial.epochs_done else TrialState.WAITING)
+        trial.seconds += seconds
+        if error is None:
+            trial.attempts -= 1
+        else:
+            trial.error = error
+
+
+def fail_trial(session: Session, task: str, key: str, *, worker: str, seconds: float, error: str) -> None:
+    """The trial cannot be finished; the search goes on without it."""
+    trial = _trial(session, task, key)
+    if trial.worker == worker:
+        _let_go(trial, TrialState.FAILED)
+        trial.seconds += seconds
+        trial.error = error
+
+
+def finish_trial(
+    session: Session, task: str, key: str, *, version: Version, score: float, progress: TrialProgress
+) -> None:
+    """The trial became a version, in this same transaction. Whoever held the lease: the outcome is the key's."""
+    trial = _trial(session, task, key)
+    if trial.state is not TrialState.FINISHED:
+        _let_go(trial, TrialState.FINISHED)
+        _advance(trial, progress)
+        trial.version_number, trial.score, trial.error = version.number, score, None
+        session.flush()
+        reached("search.trial-finished")
+
+
+def trials_of(session: Session, search_id: int) -> list[LedgerTrial]:
+    """The trials of a search, in the order in which it asked for them."""
+    rows = session.scalars(
+        select(TrialRow)
+        .join(SearchTrialRow, SearchTrialRow.trial_id == TrialRow.id)
+        .where(SearchTrialRow.search_id == search_id)
+        .order_by(SearchTrialRow.position)
+    )
+    return [
+        LedgerTrial.model_validate(
+            {
+                "key": row.key,
+                "shape": row.shape,
+                "state": row.state,
+                "epochs": row.epochs,
+                "epochs_done": row.epochs_done,
+                "curve": {int(epoch): value for epoch, value in row.curve.items()},
+                "score": row.score,
+                "version": row.version_number,
+                "error": row.error,
+                "attempts": row.attempts,
+                "seconds": row.seconds,
+                "layer_passes": row.layer_passes,
+                "worker": row.worker,
+                "lease_until": row.lease_until,
+            }
+        )
+        for row in rows
+    ]
+
+
+def _trial(session: Session, task: str, key: str) -> TrialRow:
+    row = find_task(session, task)
+    query = select(TrialRow).where(TrialRow.task_id == row.id, TrialRow.key == key).with_for_update()
+    return session.scalars(query.execution_options(populate_existing=True)).one()
+
+
+def _let_go(trial: TrialRow, state: TrialState) -> None:
+    trial.state, trial.worker, trial.lease_until = state, None, None
+
+
+def _advance(trial: TrialRow, progress: TrialProgress) -> None:
+    trial.epochs_done = progress.epochs_done
+    trial.curve = {str(epoch): value for epoch, value in progress.curve.items()}
+    trial.seconds += progress.seconds
+    trial.layer_passes += progress.layer_passes
+
+
+def _finish_if_registered(session: Session, trial: TrialRow, *, metric: str) -> None:
+    version = session.scalar(
+        select(VersionRow).where(VersionRow.task_id == trial.task_id, VersionRow.trial_key == trial.key)
+    )
+    if version is not None:
+        _let_go(trial, TrialState.FINISHED)
+        trial.epochs_done = trial.epochs
+        trial.version_number, trial.score, trial.error = version.number, version.metrics[metric], None
