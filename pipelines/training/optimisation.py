@@ -85,19 +85,33 @@ def optimise(
     folder: TrialFolder,
     device: torch.device,
     report: Report,
+    until_epoch: int | None = None,
 ) -> TrialState:
     """Trains the module in place and leaves it at its best scored epoch.
 
+    Args:
+        until_epoch: pause once so many epochs are done: the state is saved, that epoch is scored, and the module stays
+            as it is then. The same call without it goes on, and ends bit for bit where an unbroken run ends.
+
     Returns:
-        The finished state: losses and dev metrics by epoch, and the best epoch by `metric` (the earlier of equals).
+        The state: losses and dev metrics by epoch, and the best epoch by `metric` (the earlier of equals) of those
+        from `recipe.evaluate_from` on.
+
+    Raises:
+        TrainingFailed: the loss is no number any more.
+        StorageError: the state cannot be written.
+        ValueError: `until_epoch` is below 1.
     """
+    if until_epoch is not None and until_epoch < 1:
+        raise ValueError(f"until_epoch is {until_epoch}, but the first epoch is 1")
     optimiser = new_optimiser(module, recipe)
     state = folder.load(module, optimiser)
     steps = math.ceil(len(train.rows) / recipe.batch_size)
     total = steps * recipe.epochs
+    last_epoch = min(until_epoch or recipe.epochs, recipe.epochs)
     lengths = train.rows.lengths
     saved_at = time.monotonic()
-    while state.step < total:
+    while state.step < steps * last_epoch:
         epoch = state.step // steps + 1
         batches = epoch_batches(lengths, batch_size=recipe.batch_size, seed=seed, epoch=epoch)
         module.train()
@@ -110,10 +124,18 @@ def optimise(
             if state.step % steps and time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
                 folder.save(state, module, optimiser)
                 saved_at = time.monotonic()
-        _close_epoch(state, module, epoch=epoch, steps=steps, recipe=recipe, metric=metric, score=score)
+        state.epoch_losses[epoch], state.loss_sum = state.loss_sum / steps, 0.0
+        if epoch >= min(recipe.evaluate_from, last_epoch):
+            _score_epoch(state, module, epoch=epoch, score=score)
+        if epoch >= recipe.evaluate_from:
+            _keep_if_best(state, module, epoch=epoch, metric=metric)
         folder.save(state, module, optimiser)
         saved_at = time.monotonic()
-    if state.best_module is not None:
+    if state.step == steps * last_epoch and last_epoch not in state.epoch_metrics:
+        # It was reached before by a run that was to go further, and then stopped right there.
+        _score_epoch(state, module, epoch=last_epoch, score=score)
+        folder.save(state, module, optimiser)
+    if state.step == total and state.best_module is not None:
         module.load_state_dict(state.best_module)
     module.eval()
     return state
@@ -161,17 +183,14 @@ def _step(
     return value
 
 
-def _close_epoch(
-    state: TrialState, module: TaskModule, *, epoch: int, steps: int, recipe: Recipe, metric: str, score: Score
-) -> None:
-    state.epoch_losses[epoch] = state.loss_sum / steps
-    state.loss_sum = 0.0
-    if epoch < recipe.evaluate_from:
-        return
+def _score_epoch(state: TrialState, module: TaskModule, *, epoch: int, score: Score) -> None:
     module.eval()
-    state.epoch_metrics[epoch] = metrics = score()
+    state.epoch_metrics[epoch] = score()
     reached("train.epoch-scored")
+
+
+def _keep_if_best(state: TrialState, module: TaskModule, *, epoch: int, metric: str) -> None:
     best = state.epoch_metrics.get(state.best_epoch or 0)
-    if best is None or metrics[metric] > best[metric]:
+    if best is None or state.epoch_metrics[epoch][metric] > best[metric]:
         state.best_epoch = epoch
         state.best_module = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
