@@ -17,6 +17,7 @@ from pipelines.data.dataset import Dataset
 from pipelines.training.activation_cache import ActivationCache, EncodedRows, module_outputs
 from pipelines.training.metrics import score
 from pipelines.training.packed_rows import RowTensors
+from pipelines.training.recipes import Precision
 from registry.domain.golden_examples import GoldenExample, GoldenExamples
 from registry.domain.plain_data import canonical_json
 from registry.domain.task_specs import TaskSpec, TaskType
@@ -54,11 +55,11 @@ class DevEvaluation:
         activations = cache.frozen(rows, depth=depth, precision="fp32", stage="dev data")
         return cls(spec=spec, dataset=dataset, rows=rows, activations=activations, device=cache.device)
 
-    def outputs(self, module: TaskModule) -> list[Tensor]:
-        """The module's raw outputs in fp32, one tensor a row: [O], or [words(row), O]."""
+    def outputs(self, module: TaskModule, *, precision: Precision = "fp32") -> list[Tensor]:
+        """The module's raw outputs as fp32, computed in a precision, one tensor a row: [O], or [words(row), O]."""
         found: dict[int, Tensor] = {}
         for numbers, values in module_outputs(
-            module, self.activations, self.rows, precision="fp32", device=self.device
+            module, self.activations, self.rows, precision=precision, device=self.device
         ):
             found.update(zip(numbers, values, strict=True))
         return [found[row] for row in range(len(self.rows))]
@@ -66,8 +67,8 @@ class DevEvaluation:
     def decisions(self, outputs: Sequence[Tensor]) -> list[Decision]:
         return [decide(self.spec, of_row, encoded) for of_row, encoded in zip(outputs, self.rows.encoded, strict=True)]
 
-    def score(self, module: TaskModule) -> dict[str, float]:
-        return self.metrics(self.outputs(module))
+    def score(self, module: TaskModule, *, precision: Precision) -> dict[str, float]:
+        return self.metrics(self.outputs(module, precision=precision))
 
     def metrics(self, outputs: Sequence[Tensor]) -> dict[str, float]:
         """Every metric that fits the task, of what a module answered."""

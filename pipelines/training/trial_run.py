@@ -13,17 +13,18 @@ import torch
 import transformers
 from torch import Tensor
 
-from modeling.backbone import load_text_encoder, load_trunk
-from modeling.task_module import module_bytes
+from modeling.backbone import Trunk, load_text_encoder, load_trunk
+from modeling.task_module import TaskModule, module_bytes
 from modeling.text import NO_TOKEN, EncodedText
 from pipelines.training.activation_cache import ActivationCache, EncodedRows
 from pipelines.training.evaluation import DevEvaluation, golden_examples
 from pipelines.training.frozen_check import check_frozen
+from pipelines.training.head_features import teacher_features
 from pipelines.training.initialisation import initial_module, spread, teacher_module
 from pipelines.training.objectives import Objective
 from pipelines.training.optimisation import TrainingRows, optimise
-from pipelines.training.packed_rows import PackedRows
-from pipelines.training.trial_state import TrialFolder
+from pipelines.training.packed_rows import PackedRows, RowTensors
+from pipelines.training.trial_state import TrialFolder, TrialState
 from pipelines.training.trials import TrainedModule, Trial
 from registry.artifacts.store import ArtifactStore
 from registry.domain.records import Version
@@ -76,61 +77,90 @@ class TrialRun:
             TrainingFailed: the loss is no number any more.
             StorageError: the disk is full.
         """
-        try:
-            return _run(
-                self.trial, TrialFolder(self.folder), store=store, caches=self.caches, device=device, report=report
-            )
-        except TrainingFailed as error:
-            raise TrainingFailed(f"task {self.trial.spec.task}: {error}") from error
+        bench = self._bench(store, device, report)
+        state = self._optimise(bench, until_epoch=None)
+        reached("train.optimised")
+        check_frozen(bench.trunk, self.trial.backbone, store)
+        reached("train.frozen-part-checked")
+        outputs = bench.dev.outputs(bench.module)
+        return TrainedModule(
+            trial=self.trial,
+            module=module_bytes(bench.module),
+            golden=golden_examples(bench.trunk, bench.module, bench.dev, outputs, bench.cache.encoder).to_bytes(),
+            dev_predictions=bench.dev.predictions(outputs),
+            metrics=bench.dev.metrics(outputs),
+            state=state,
+            environment=environment_of(device),
+        )
+
+    def advance(self, until_epoch: int, *, store: ArtifactStore, device: torch.device, report: Report) -> TrialState:
+        """Trains up to the end of an epoch, scores it and saves the state; `run` goes on from there.
+
+        Raises:
+            TrainingFailed, StorageError: as `run`.
+        """
+        return self._optimise(self._bench(store, device, report), until_epoch=until_epoch)
 
     def forget(self) -> None:
         """Removes what an interrupted run would have needed, once the module is registered."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _bench(self, store: ArtifactStore, device: torch.device, report: Report) -> "_Bench":
+        trial = self.trial
+        cache = open_cache(trial, self.caches, store=store, device=device, report=report)
+        dev = DevEvaluation.of(trial.spec, trial.dev, cache, depth=trial.frozen_depth)
+        reached("train.dev-rows-cached")
+        train = _training_rows(trial, cache, store)
+        reached("train.training-rows-cached")
+        return _Bench(cache, dev, train, initial_module(trial, train.targets, store).to(device))
 
-def _run(
-    trial: Trial,
-    folder: TrialFolder,
-    *,
-    store: ArtifactStore,
-    caches: Path,
-    device: torch.device,
-    report: Report,
-) -> TrainedModule:
-    backbone, depth = trial.backbone, trial.frozen_depth
-    encoder = load_text_encoder(backbone, store)
+    def _optimise(self, bench: "_Bench", *, until_epoch: int | None) -> TrialState:
+        trial = self.trial
+        try:
+            return optimise(
+                bench.module,
+                bench.train,
+                recipe=trial.recipe,
+                seed=trial.seed,
+                metric=trial.spec.metric,
+                # In the precision of training: it only tells epochs apart. What is registered is computed in fp32.
+                score=lambda: bench.dev.score(bench.module, precision=trial.recipe.precision),
+                folder=TrialFolder(self.folder),
+                device=bench.cache.device,
+                report=bench.cache.report,
+                until_epoch=until_epoch,
+            )
+        except TrainingFailed as error:
+            raise TrainingFailed(f"task {trial.spec.task}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Everything that a trial works with."""
+
+    cache: ActivationCache
+    dev: DevEvaluation
+    train: TrainingRows
+    module: TaskModule
+
+    @property
+    def trunk(self) -> Trunk:
+        return self.cache.trunk
+
+
+def open_cache(
+    trial: Trial, folder: Path, *, store: ArtifactStore, device: torch.device, report: Report
+) -> ActivationCache:
+    """The activation cache of the trial's backbone, with the trunk up to where its branch leaves."""
+    backbone = trial.backbone
     trunk = load_trunk(
-        config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:depth], store=store
-    ).to(device)
-    cache = ActivationCache(caches, trunk, encoder, backbone.prefix_digests, device, report)
-    dev = DevEvaluation.of(trial.spec, trial.dev, cache, depth=depth)
-    reached("train.dev-rows-cached")
-    train = _training_rows(trial, cache, store)
-    reached("train.training-rows-cached")
-    module = initial_module(trial, train.targets, store).to(device)
-    state = optimise(
-        module,
-        train,
-        recipe=trial.recipe,
-        seed=trial.seed,
-        metric=trial.spec.metric,
-        score=lambda: dev.score(module),
-        folder=folder,
-        device=device,
-        report=report,
+        config=backbone.config,
+        embeddings=backbone.embeddings,
+        layers=backbone.layers[: trial.frozen_depth],
+        store=store,
     )
-    reached("train.optimised")
-    check_frozen(trunk, backbone, store)
-    reached("train.frozen-part-checked")
-    outputs = dev.outputs(module)
-    return TrainedModule(
-        trial=trial,
-        module=module_bytes(module),
-        golden=golden_examples(trunk, module, dev, outputs, encoder).to_bytes(),
-        dev_predictions=dev.predictions(outputs),
-        state=state,
-        environment=environment_of(device),
-    )
+    encoder = load_text_encoder(backbone, store)
+    return ActivationCache(folder, trunk.to(device), encoder, backbone.prefix_digests, device, report)
 
 
 def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -> TrainingRows:
@@ -148,6 +178,7 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -
             distillation=trial.recipe.distillation if trial.teacher else None,
         ),
         teacher_outputs=_teacher_outputs(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
+        teacher_features=_teacher_features(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
     )
 
 
@@ -160,6 +191,24 @@ def _teacher_outputs(
         depth=teacher.frozen_depth,
         module_digest=teacher.module,
         outputs=trial.head.outputs,
+        token_level=trial.token_level,
+        precision=trial.recipe.precision,
+        stage="training data",
+    )
+
+
+def _teacher_features(
+    trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: ArtifactStore
+) -> RowTensors | None:
+    """None unless the recipe weighs them."""
+    if trial.recipe.distillation is None or not trial.recipe.distillation.hidden_weight:
+        return None
+    return teacher_features(
+        cache,
+        teacher_module(trial, teacher, store).to(cache.device),
+        rows,
+        depth=teacher.frozen_depth,
+        module_digest=teacher.module,
         token_level=trial.token_level,
         precision=trial.recipe.precision,
         stage="training data",

@@ -111,13 +111,10 @@ class TrainedModule:
     module: bytes
     golden: bytes
     dev_predictions: bytes
+    metrics: dict[str, float]
+    """On the dev data, in fp32, as the module is served."""
     state: TrialState
     environment: dict[str, str]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        assert self.state.best_epoch is not None  # noqa: S101 - a recipe scores at least once
-        return self.state.epoch_metrics[self.state.best_epoch]
 
     def to_version(self, store: ArtifactStore, *, mlflow_run: str | None) -> NewVersion:
         """Puts the blobs into the store and returns the row that refers to them."""

@@ -214,10 +214,10 @@ def test_the_best_scored_epoch_is_kept_and_of_equals_the_earlier(
     make_trial, with_recipe, run, monkeypatch, scores, best
 ):
     script = iter(scores)
-    monkeypatch.setattr(DevEvaluation, "score", lambda self, module: {"accuracy": next(script)})
+    monkeypatch.setattr(DevEvaluation, "score", lambda self, module, precision: {"accuracy": next(script)})
     trained = run(with_recipe(make_trial(), evaluate_from=1))
     assert trained.state.best_epoch == best
-    assert trained.metrics == {"accuracy": scores[best - 1]}
+    assert trained.state.epoch_metrics[best] == {"accuracy": scores[best - 1]}
     kept, registered = trained.state.best_module, load_tensors(trained.module)
     assert all(torch.equal(kept[name], tensor) for name, tensor in registered.items())
 
