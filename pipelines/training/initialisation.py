@@ -26,13 +26,18 @@ def teacher_module(trial: Trial, teacher: Version, store: ArtifactStore) -> Task
 def initial_module(trial: Trial, targets: Sequence[Tensor], store: ArtifactStore) -> TaskModule:
     """Layers k+1..k+l and head from the teacher's same ones (paper, section 3.2), or layers from the backbone.
 
+    A student that begins from the backbone has a fresh head, as a teacher has: the teacher's head has learnt to read
+    hidden states that only the teacher's layers give, and the paper's "initialized from pre-trained BERT" (figure 2)
+    has no head to take either. The regression head's units are the data's in both cases.
+
     Args:
         targets: those of the training data, [places(row)] each; a regression head takes its units from them.
     """
     module = new_task_module(
         config=trial.backbone.config, head=trial.head, task_layers=trial.task_layers, seed=trial.seed
     )
-    if trial.teacher is None:
+    distillation = trial.recipe.distillation
+    if trial.teacher is None or (distillation and distillation.initialisation == "backbone"):
         copy_backbone_layers(module, first_layer=trial.frozen_depth + 1, layer_blobs=trial.backbone.layers, store=store)
     else:
         source = teacher_module(trial, trial.teacher, store)

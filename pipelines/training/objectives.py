@@ -57,6 +57,21 @@ def loss_of(
     return distillation.soft_weight * soft + (1 - distillation.soft_weight) * hard
 
 
+def hidden_loss(features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Mean over the places of |student - teacher|² / |teacher|²: a scalar in fp32.
+
+    It is the mean squared error (of hidden states, as in TinyBERT: Jiao et al., 2020, equation 8) in units of the
+    teacher's own mean square. So 1 is what a student that reads zeros would pay, whatever the encoder's width and the
+    scale of its hidden states, and one `hidden_weight` means the same for all of them.
+
+    Args:
+        features: [R, H], what the student's head reads, any float dtype.
+        teacher_features: [R, H] fp32, what the teacher's head read there.
+    """
+    distance = (features.float() - teacher_features).square().sum(dim=-1)
+    return (distance / teacher_features.square().sum(dim=-1).clamp(min=1e-12)).mean()
+
+
 @dataclass(frozen=True)
 class TeacherAnswers:
     """What the teacher says at a batch's places."""
@@ -93,7 +108,7 @@ class Objective:
             teacher: together with a distillation.
         """
         outputs = head(features, word_tokens)
-        return loss_of(
+        loss = loss_of(
             places(outputs, word_tokens),
             targets,
             type=self.type,
@@ -101,3 +116,6 @@ class Objective:
             teacher_outputs=None if teacher is None else teacher.outputs,
             distillation=self.distillation,
         )
+        if self.distillation is None or teacher is None or teacher.features is None:
+            return loss
+        return loss + self.distillation.hidden_weight * hidden_loss(places(features, word_tokens), teacher.features)

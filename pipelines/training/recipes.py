@@ -21,18 +21,19 @@ Initialisation = Literal["teacher", "backbone"]
 
 
 class Distillation(Plain):
-    """Vanilla distillation (Hinton et al., 2015): soft and hard loss, mixed.
+    """Vanilla distillation (Hinton et al., 2015): soft and hard loss, mixed; beside it, where asked, hidden states.
 
     Temperature and mix are the usual middle values, not tuned for any task.
     """
 
     initialisation: Initialisation = "teacher"
-
+    """teacher: its layers and its head. backbone: the pretrained layers, and a head drawn from the seed."""
     temperature: float = Field(default=2.0, gt=0)
     soft_weight: float = Field(default=0.7, ge=0, le=1)
     """Weight of the loss against the teacher; the labels get the rest."""
     hidden_weight: float = Field(default=0.0, ge=0)
-    """Weight of the loss against what the teacher's head reads, beside the others."""
+    """Weight of the loss against what the teacher's head reads, beside the others; it is relative, 1 where the
+    student reads zeros. The teacher's features are computed only where it is above 0."""
 
 
 class Recipe(Plain):

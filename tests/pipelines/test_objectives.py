@@ -2,9 +2,12 @@ import math
 
 import pytest
 import torch
+from transformers import BertConfig
 
-from pipelines.training.objectives import loss_of
+from modeling.heads import Head, build_head, initialise_head
+from pipelines.training.objectives import Objective, TeacherAnswers, hidden_loss, loss_of
 from pipelines.training.recipes import Distillation
+from registry.domain.manifests import HeadConfig
 from registry.domain.task_specs import TaskType
 
 
@@ -47,3 +50,34 @@ def test_a_student_that_equals_its_teacher_has_no_soft_loss(type_):
         outputs, targets, type=type_, target_scale=2.0, teacher_outputs=outputs.clone(), distillation=soft_alone
     )
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def head_of(kind: TaskType, outputs: int = 2, **choices) -> Head:
+    config = BertConfig(hidden_size=6, num_attention_heads=1, hidden_dropout_prob=0.0)
+    head = build_head(HeadConfig(type=kind, outputs=outputs, **choices), config)
+    initialise_head(head, deviation=0.5, seed=3)
+    return head
+
+
+def test_the_hidden_loss_is_one_for_a_student_that_reads_nothing_at_any_scale_and_width():
+    for scale, width in ((1.0, 3), (50.0, 300)):
+        teacher = scale * torch.randn(5, width, generator=torch.Generator().manual_seed(0))
+        assert hidden_loss(torch.zeros(5, width), teacher).item() == pytest.approx(1.0)
+        assert hidden_loss(teacher.clone(), teacher).item() == 0.0
+        assert hidden_loss(1.1 * teacher, teacher).item() == pytest.approx(0.01, rel=1e-4)
+    assert hidden_loss(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 0.0
+
+
+def test_the_hidden_loss_of_words_counts_only_those_with_a_piece():
+    head = head_of(TaskType.TOKEN_CLASSIFICATION, 3)
+    features = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
+    words = torch.tensor([[1, -1, 2], [1, -1, -1]])
+    read = features[words >= 0]
+    targets = torch.tensor([0, 1, 2])
+    outputs = head(features, words)[words >= 0].detach()
+    distillation = Distillation(soft_weight=1.0, hidden_weight=0.25)
+    objective = Objective(type=TaskType.TOKEN_CLASSIFICATION, target_scale=1.0, distillation=distillation)
+    loss = objective.loss(head, features, words, targets, TeacherAnswers(outputs, features=2.0 * read))
+    assert loss.item() == pytest.approx(0.25 * 0.25, abs=1e-6)
+    without = objective.loss(head, features, words, targets, TeacherAnswers(outputs))
+    assert without.item() == pytest.approx(0.0, abs=1e-6)
