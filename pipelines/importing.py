@@ -135,7 +135,7 @@ def evaluate_module(
     return ImportedModule(
         planned=planned,
         module=module_bytes(module),
-        golden=golden_examples(trunk, module, evaluation, outputs, encoder).to_bytes(),
+        golden=golden_examples(trunk, module, evaluation, outputs, encoder, depth=depth).to_bytes(),
         dev_predictions=evaluation.predictions(outputs),
         metrics=metrics,
         train_digest=train_digest,

@@ -84,12 +84,13 @@ class DevEvaluation:
 
 
 def golden_examples(
-    trunk: Trunk, module: TaskModule, dev: DevEvaluation, outputs: Sequence[Tensor], encoder: TextEncoder
+    trunk: Trunk, module: TaskModule, dev: DevEvaluation, outputs: Sequence[Tensor], encoder: TextEncoder, *, depth: int
 ) -> GoldenExamples:
     """Dev rows spread evenly over the lengths, each answered alone, without padding and without any cache.
 
     Args:
         outputs: what the module answers to the dev rows from the cache.
+        depth: where the module leaves the trunk, which may be deeper.
     Raises:
         ArtifactDamaged: the cached activations lead to other answers than the model itself.
     """
@@ -98,7 +99,8 @@ def golden_examples(
     count = min(GOLDEN_EXAMPLES, len(by_length))
     rows = sorted(by_length[(2 * place + 1) * len(by_length) // (2 * count)] for place in range(count))
     alone = [
-        _stand_alone(trunk, module, dev.rows.encoded[row], pad_id=encoder.pad_id, device=dev.device) for row in rows
+        _stand_alone(trunk, module, dev.rows.encoded[row], depth=depth, pad_id=encoder.pad_id, device=dev.device)
+        for row in rows
     ]
     parity = compare(alone, [outputs[row] for row in rows], type=dev.spec.type, tolerance=TOLERANCE["fp32"])
     if not parity.passed:
@@ -119,9 +121,9 @@ def golden_examples(
 
 
 def _stand_alone(
-    trunk: Trunk, module: TaskModule, encoded: EncodedText, *, pad_id: int, device: torch.device
+    trunk: Trunk, module: TaskModule, encoded: EncodedText, *, depth: int, pad_id: int, device: torch.device
 ) -> Tensor:
     batch = collate([encoded], pad_id=pad_id, multiple_of=1).to(device)
     with torch.inference_mode():
-        hidden = trunk(batch, [trunk.depth])[trunk.depth]
+        hidden = trunk(batch, [depth])[depth]
         return row_outputs(module(hidden, batch.mask, batch.word_tokens).cpu(), [encoded])[0]

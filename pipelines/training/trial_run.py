@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from modeling.backbone import Trunk, load_text_encoder, load_trunk
+from modeling.backbone import load_text_encoder, load_trunk
 from modeling.task_module import TaskModule, module_bytes
 from modeling.text import NO_TOKEN, EncodedText
 from pipelines.training.activation_cache import ActivationCache, EncodedRows
@@ -35,11 +35,15 @@ from registry.progress import Report
 
 
 @contextmanager
-def open_trial(trial: Trial, work: Path) -> Iterator["TrialRun"]:
+def open_trial(
+    trial: Trial, work: Path, *, depths: Sequence[int] = (), cache_bytes: int | None = None
+) -> Iterator["TrialRun"]:
     """Holds a trial for one process, from before it is looked up until it is registered.
 
     Args:
         work: folder of the caches and of unfinished trials.
+        depths: frozen depths that other trials on the same data will ask for: computed in the same pass.
+        cache_bytes: limit of the activation cache; None: none.
     Raises:
         Conflict: another process is running this very trial.
         StorageError: the disk is full.
@@ -50,7 +54,7 @@ def open_trial(trial: Trial, work: Path) -> Iterator["TrialRun"]:
         # Beside the folder and not in it: a lock that is removed while it is held can be taken twice.
         with filelock.FileLock(folder.with_suffix(".lock"), blocking=False):
             reached("train.trial-held")
-            yield TrialRun(trial, folder, work / "cache")
+            yield TrialRun(trial, folder, work / "cache", tuple(depths), cache_bytes)
     except filelock.Timeout:
         raise Conflict(
             f"task {trial.spec.task}: another process is running this trial; wait for it, or choose another --seed"
@@ -69,6 +73,8 @@ class TrialRun:
     trial: Trial
     folder: Path
     caches: Path
+    depths: tuple[int, ...] = ()
+    cache_bytes: int | None = None
 
     def run(self, *, store: ArtifactStore, device: torch.device, report: Report) -> TrainedModule:
         """Trains the module, going on where an interrupted run of the same trial stopped.
@@ -80,13 +86,20 @@ class TrialRun:
         bench = self._bench(store, device, report)
         state = self._optimise(bench, until_epoch=None)
         reached("train.optimised")
-        check_frozen(bench.trunk, self.trial.backbone, store)
+        check_frozen(bench.cache.trunk, self.trial.backbone, store)
         reached("train.frozen-part-checked")
         outputs = bench.dev.outputs(bench.module)
         return TrainedModule(
             trial=self.trial,
             module=module_bytes(bench.module),
-            golden=golden_examples(bench.trunk, bench.module, bench.dev, outputs, bench.cache.encoder).to_bytes(),
+            golden=golden_examples(
+                bench.cache.trunk,
+                bench.module,
+                bench.dev,
+                outputs,
+                bench.cache.encoder,
+                depth=self.trial.frozen_depth,
+            ).to_bytes(),
             dev_predictions=bench.dev.predictions(outputs),
             metrics=bench.dev.metrics(outputs),
             state=state,
@@ -101,18 +114,33 @@ class TrialRun:
         """
         return self._optimise(self._bench(store, device, report), until_epoch=until_epoch)
 
+    def saved_step(self) -> int:
+        """Optimiser steps that an interrupted run had done when it last saved its state."""
+        return TrialFolder(self.folder).saved_step()
+
     def forget(self) -> None:
         """Removes what an interrupted run would have needed, once the module is registered."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _bench(self, store: ArtifactStore, device: torch.device, report: Report) -> "_Bench":
         trial = self.trial
-        cache = open_cache(trial, self.caches, store=store, device=device, report=report)
+        cache = self._cache(store, device, report)
         dev = DevEvaluation.of(trial.spec, trial.dev, cache, depth=trial.frozen_depth)
         reached("train.dev-rows-cached")
         train = _training_rows(trial, cache, store)
         reached("train.training-rows-cached")
         return _Bench(cache, dev, train, initial_module(trial, train.targets, store).to(device))
+
+    def _cache(self, store: ArtifactStore, device: torch.device, report: Report) -> ActivationCache:
+        backbone = self.trial.backbone
+        trunk = load_trunk(
+            config=backbone.config,
+            embeddings=backbone.embeddings,
+            layers=backbone.layers[: max(self.trial.frozen_depth, *self.depths, 0)],
+            store=store,
+        )
+        encoder = load_text_encoder(backbone, store)
+        return ActivationCache(self.caches, trunk.to(device), encoder, backbone.prefix_digests, device, report)
 
     def _optimise(self, bench: "_Bench", *, until_epoch: int | None) -> TrialState:
         trial = self.trial
@@ -142,25 +170,6 @@ class _Bench:
     dev: DevEvaluation
     train: TrainingRows
     module: TaskModule
-
-    @property
-    def trunk(self) -> Trunk:
-        return self.cache.trunk
-
-
-def open_cache(
-    trial: Trial, folder: Path, *, store: ArtifactStore, device: torch.device, report: Report
-) -> ActivationCache:
-    """The activation cache of the trial's backbone, with the trunk up to where its branch leaves."""
-    backbone = trial.backbone
-    trunk = load_trunk(
-        config=backbone.config,
-        embeddings=backbone.embeddings,
-        layers=backbone.layers[: trial.frozen_depth],
-        store=store,
-    )
-    encoder = load_text_encoder(backbone, store)
-    return ActivationCache(folder, trunk.to(device), encoder, backbone.prefix_digests, device, report)
 
 
 def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -> TrainingRows:
