@@ -5,6 +5,7 @@ Scores are shown as the paper shows them, times 100 with one decimal. Every figu
 
 from collections.abc import Iterable, Sequence
 
+from cli.rendering import short_digest
 from cli.search_figures import Cost, InitialisationPair, Runs, Spread, Stopped, StudentCell, StudentGrid, is_student
 from registry.domain.searches import LedgerTrial, Search, TrialState
 
@@ -64,7 +65,11 @@ def told(search: Search) -> list[tuple[str, str]]:
     shown = [
         ("search", f"{search.number} of {search.task}, {search.state}"),
         ("backbone", f"{search.backbone}, {search.backbone_layers} layers"),
-        ("metric", f"{metric(search)} on the dev data {search.dev_digest[:12]}, spec revision {search.spec_revision}"),
+        (
+            "metric",
+            f"{metric(search)} on the dev data {printable(short_digest(search.dev_digest))}, "
+            f"spec revision {search.spec_revision}",
+        ),
         (
             "asked",
             f"L {_numbers(options.layers)}; learning rate {', '.join(map(rate, options.learning_rates))}; "

@@ -79,13 +79,11 @@ def picture_lines(search: Search, width: int) -> list[str]:
 def _print_trials(search: Search) -> None:
     trials = search.trials
     several_rates = len({trial.shape.learning_rate for trial in trials}) > 1
-    both_ways = len({trial.shape.initialisation for trial in trials if is_student(trial)}) > 1
     columns: list[str | Column] = [
         "trial",
         *map(number_column, ("k", "l")),
         *([number_column("rate")] if several_rates else []),
         number_column("seed"),
-        *(["from"] if both_ways else []),
         "state",
         number_column("score"),
         number_column("version"),
@@ -94,9 +92,11 @@ def _print_trials(search: Search) -> None:
         print_line(captions.NO_TEACHERS)
         return
     caption = f"Trials: {captions.metric(search)}, each figure one run; in brackets: at the epoch where it stands"
+    if any(trial.shape.initialisation == "backbone" for trial in trials):
+        caption += "; *: begun from the backbone"
     for line in _wrapped(caption, _width()):
         print_line(line)
-    print_table(columns, [_trial_row(trial, several_rates, both_ways) for trial in trials[:MOST_ROWS]])
+    print_table(columns, [_trial_row(trial, several_rates) for trial in trials[:MOST_ROWS]])
     print_rest(len(trials) - MOST_ROWS if len(trials) > MOST_ROWS else 0, "more; --json has them all")
     troubled = [trial for trial in trials if trial.error is not None]
     if troubled:
@@ -109,7 +109,7 @@ def _print_trials(search: Search) -> None:
         print_rest(max(0, len(troubled) - MOST_ROWS), "more; --json has them all")
 
 
-def _trial_row(trial: LedgerTrial, several_rates: bool, both_ways: bool) -> list[str]:
+def _trial_row(trial: LedgerTrial, several_rates: bool) -> list[str]:
     shape = trial.shape
     whole = trial.state in (TrialState.WAITING, TrialState.FINISHED)
     epoch = "" if whole else f" {trial.epochs_done}/{trial.epochs}"
@@ -117,12 +117,11 @@ def _trial_row(trial: LedgerTrial, several_rates: bool, both_ways: bool) -> list
     if not score and trial.curve:
         score = f"({captions.times_100(trial.curve[max(trial.curve)])})"
     return [
-        "student" if is_student(trial) else "teacher",
+        "teacher" if not is_student(trial) else "student*" if shape.initialisation == "backbone" else "student",
         str(shape.frozen_depth),
         str(shape.task_layers),
         *([captions.rate(shape.learning_rate)] if several_rates else []),
         str(shape.seed),
-        *([shape.initialisation or ""] if both_ways else []),
         f"{trial.state}{epoch}",
         score,
         "" if trial.version is None else str(trial.version),

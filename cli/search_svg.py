@@ -30,7 +30,7 @@ _BLUE, _PALE_BLUE, _BAND, _CHOSEN = "#0b5cad", "#a9cbee", "#ffe8a3", "#eef4fb"
 _SHADES = ("#f4f8fc", "#d3e4f5", "#a6caec", "#6aa3da", "#0b5cad")
 _BODY, _SMALL, _HEADING, _TITLE = 14.0, 12.0, 17.0, 22.0
 
-_PLOT_LEFT, _PLOT_RIGHT = 190.0, 640.0
+_PLOT_LEFT, _PLOT_RIGHT = 220.0, 640.0
 _COLUMN_ENDS = (706.0, 766.0, 832.0, 900.0)
 """Right ends of the numbers, four at most, beside a chart."""
 _ROW, _CELL_LINE = 26.0, 16.0
@@ -142,6 +142,10 @@ class _Plot:
     def side(self, middle: float, text: str) -> None:
         self.svg.text(_PLOT_RIGHT + 20, middle + 4, text, size=_SMALL, ink=_FAINT_INK)
 
+    def words(self, middle: float, text: str) -> None:
+        """In place of marks."""
+        self.svg.text(_PLOT_LEFT, middle + 4, text, size=_SMALL, ink=_FAINT_INK)
+
     def stopped(self, value: float, middle: float) -> None:
         """A hollow ring, or an arrow where the value is beyond the scale."""
         x = self.x(value)
@@ -205,7 +209,7 @@ def _draw_runs(plot: _Plot, runs: Runs) -> None:
             plot.stopped(value, middle)
         plot.side(middle, captions.stopped(group))
     if runs.unscored:
-        plot.side(plot.next_row(), captions.counts(runs.unscored))
+        plot.words(plot.next_row(), captions.counts(runs.unscored))
 
 
 def _draw_grid(page: _Page, grid: StudentGrid) -> None:
@@ -283,7 +287,7 @@ def _draw_box(plot: _Plot, spread: Spread, middle: float, fill: str) -> None:
 def _draw_cost(page: _Page, cost: Cost) -> None:
     bars = captions.cost_bars(cost)
     most = max(amount for _, amount, _ in bars)
-    left, longest = _MARGIN + 100, 560.0
+    left, longest = _MARGIN + 100, 480.0
     for name, amount, caption in bars:
         length = longest * amount / most if most else 0.0
         page.svg.text(_MARGIN + 8, page.y + 18, name, size=_BODY)
