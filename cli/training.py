@@ -10,7 +10,7 @@ from cli.devices import DeviceOption, chosen_device
 from cli.progress import progress_bar
 from cli.release_drawing import layers_of_its_own
 from cli.rendering import print_fields, print_json, print_note, print_warning
-from registry.domain.manifests import HeadConfig
+from registry.domain.manifests import HeadConfig, Pooling, head_problems
 from registry.domain.records import Backbone, TaskState, Version
 from registry.domain.references import check_name, parse_reference
 from registry.domain.task_specs import TaskSpec
@@ -60,6 +60,9 @@ def train(
     task: Annotated[str, typer.Argument(help="A registered task.")],
     layers: Annotated[int, typer.Option(help="L: how many top layers of the backbone to fine-tune.")],
     backbone: Annotated[str | None, typer.Option(help="A pinned backbone; may be left out when there is one.")] = None,
+    pooling: Annotated[
+        Pooling, typer.Option(help="What the head reads of a text: its first piece, or the mean of all.")
+    ] = "first",
     seed: Seed = 0,
     recipe: RecipeOption = "default",
     learning_rate: LearningRate = None,
@@ -87,6 +90,7 @@ def train(
         trunk,
         frozen_depth=trunk.layer_count - layers,
         layers=layers,
+        head=_head(found.spec, pooling=pooling),
         teacher=None,
         run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
         distillation=None,
@@ -106,6 +110,14 @@ def distil(
     soft_weight: Annotated[
         float | None, typer.Option(help="Weight of the teacher's outputs; labels get the rest. [default: 0.7]")
     ] = None,
+    hidden_weight: Annotated[
+        float | None,
+        typer.Option(help="Weight of the distance to what the teacher's head reads, beside the others. [default: 0]"),
+    ] = None,
+    init: Annotated[
+        Literal["teacher", "backbone"],
+        typer.Option(help="What the student begins as: the teacher's layers and head, or the backbone's layers."),
+    ] = "teacher",
     seed: Seed = 0,
     recipe: RecipeOption = "default",
     learning_rate: LearningRate = None,
@@ -117,7 +129,7 @@ def distil(
     """Distil a version into a student of few layers and register it as a new version.
 
     A student may leave the trunk at any depth at or above its teacher's; it starts from the teacher's own layers
-    there and the teacher's head.
+    there and the teacher's head, unless --init says otherwise. What its head reads is what the teacher's reads.
     """
     context: Context = ctx.obj
     reference = parse_reference(teacher)
@@ -138,9 +150,12 @@ def distil(
         trunk,
         frozen_depth=source.frozen_depth if depth is None else depth,
         layers=layers,
+        head=source.head,
         teacher=source,
         run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
-        distillation=_distillation(temperature, soft_weight),
+        distillation=_distillation(
+            temperature=temperature, soft_weight=soft_weight, hidden_weight=hidden_weight, initialisation=init
+        ),
     )
     _run_and_register(context, trial, device, as_json=as_json)
 
@@ -161,10 +176,17 @@ def _refuse_retired(task: str, state: TaskState) -> None:
         )
 
 
-def _distillation(temperature: float | None, soft_weight: float | None) -> "Distillation":
+def _head(spec: TaskSpec, *, pooling: Pooling) -> HeadConfig:
+    """The head that was asked for; raises UsageError with every reason why this task cannot have it."""
+    if problems := head_problems(type=spec.type, tag_scheme=spec.tag_scheme, pooling=pooling, crf=False):
+        raise UsageError(f"task {spec.task} cannot have this head: {'; '.join(problems)}")
+    return HeadConfig(type=spec.type, outputs=spec.output_count, pooling=pooling)
+
+
+def _distillation(**chosen: object) -> "Distillation":
+    """With the defaults for what is None."""
     from pipelines.training.recipes import Distillation, checked
 
-    chosen = {"temperature": temperature, "soft_weight": soft_weight}
     return checked(Distillation, {name: value for name, value in chosen.items() if value is not None})
 
 
@@ -175,6 +197,7 @@ def _trial(
     *,
     frozen_depth: int,
     layers: int,
+    head: HeadConfig,
     teacher: Version | None,
     run: RunOptions,
     distillation: "Distillation | None",
@@ -203,7 +226,7 @@ def _trial(
         task_layers=layers,
         recipe=recipe,
         seed=run.seed,
-        head=teacher.head if teacher else HeadConfig(type=spec.type, outputs=spec.output_count),
+        head=head,
         teacher=teacher,
     )
 

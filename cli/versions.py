@@ -151,6 +151,7 @@ def _fields(version: Version) -> list[tuple[str, str]]:
     return [
         ("version", f"{version.reference} ({version.kind})"),
         ("branch", f"{version.task_layers} of its own above layer {version.frozen_depth} of {version.backbone}"),
+        ("head", _list(version.head.model_dump(mode="json"))),
         ("dev", _list(version.metrics, places=4)),
         ("statistic", version.statistic),
         *teacher,

@@ -60,7 +60,12 @@ def test_a_version_records_what_made_it(trained):
     assert student["teacher"] == 1
     assert student["backbone"] == "small"
     assert student["spec_revision"] == 1
-    assert student["recipe"]["distillation"] == {"temperature": 2.0, "soft_weight": 0.7}
+    assert student["recipe"]["distillation"] == {
+        "initialisation": "teacher",
+        "temperature": 2.0,
+        "soft_weight": 0.7,
+        "hidden_weight": 0.0,
+    }
     assert student["recipe"]["learning_rate"] == 0.003
     assert student["statistic"] == "epoch 3, one run"
     assert set(student["metrics"]) == {"entity_f1", "accuracy", "f1_macro"}
@@ -191,6 +196,9 @@ def test_a_retired_task_takes_no_training_and_no_place(trained):
         (("distil", "token@best", "--layers", 1), 1, "best"),
         (("distil", "token", "--layers", 1), 2, "is no reference to a version"),
         (("distil", "token/1", "--layers", 1, "--soft-weight", "2"), 2, "soft_weight"),
+        (("distil", "token/1", "--layers", 1, "--hidden-weight", "-1"), 2, "hidden_weight"),
+        (("distil", "token/1", "--layers", 1, "--init", "nobody"), 2, "--init"),
+        (("train", "token", "--layers", 2, "--pooling", "mean"), 2, "pooling: a token_classification head reads the"),
         (("release", "assemble"), 2, "exactly one of --select ALIAS, --lock FILE and --task VERSION"),
         (("release", "assemble", "--select", "nobody"), 2, "no version is selected"),
         (("release", "assemble", "--task", "token/1", "--task", "token/2"), 2, "selected twice: token"),
@@ -363,6 +371,8 @@ def test_a_version_is_shown_with_everything_that_made_it(trained):
     for part in (
         "token/2 (student)",
         "teacher        token/1",
+        "head           type token_classification, outputs 3, pooling first",
+        "distillation.initialisation teacher",
         "temperature 2.0",
         "epochs 3",
         "spec revision  1",
@@ -370,6 +380,25 @@ def test_a_version_is_shown_with_everything_that_made_it(trained):
     ):
         assert part in shown
     assert trained("version", "show", "token/2", "--json").json["number"] == 2
+
+
+def test_head_and_distillation_are_chosen_recorded_and_served(trained):
+    pooled = trained("train", "classification", "--layers", 2, "--pooling", "mean", *RUN, "--json")
+    assert pooled.code == 0, pooled.err
+    assert pooled.json["head"] == {"type": "classification", "outputs": 2, "pooling": "mean"}
+    options = ("--init", "backbone", "--hidden-weight", 0.5, "--temperature", 3, "--soft-weight", 0.6)
+    student = trained("distil", "classification/3", "--layers", 1, *options, *RUN, "--json")
+    assert student.code == 0, student.err
+    assert student.json["head"] == pooled.json["head"]
+    assert student.json["recipe"]["distillation"] == {
+        "initialisation": "backbone",
+        "temperature": 3.0,
+        "soft_weight": 0.6,
+        "hidden_weight": 0.5,
+    }
+    assert trained("release", "assemble", "--task", "classification/4", "--task", "token/2").code == 0
+    (line,) = trained.done("predict", "r1", "anna saw new york", "--json").splitlines()
+    assert json.loads(line)["answers"]["classification"]["label"] in {"city", "other"}
 
 
 def test_a_student_far_below_its_teacher_is_warned_about(trained):
