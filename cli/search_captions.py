@@ -43,10 +43,6 @@ def passes(amount: float) -> str:
     return f"{amount:,.0f}"
 
 
-def runs(count: int) -> str:
-    return "one run" if count == 1 else f"{count} runs"
-
-
 def title(search: Search) -> str:
     return f"Search {search.number} of {search.task}, {search.state}"
 
@@ -162,7 +158,7 @@ def cell_lines(cell: StudentCell) -> list[str]:
     if spread is not None and spread.count == 1:
         lines += [times_100(spread.mean), "one run"]
     elif spread is not None:
-        lines += [f"mean {times_100(spread.mean)}", f"max {times_100(spread.highest)}", runs(spread.count)]
+        lines += [f"mean {times_100(spread.mean)}", f"max {times_100(spread.highest)}", f"{spread.count} runs"]
     if cell.chosen is not None:
         lines.append(f"chosen: {cell.chosen}")
     return lines + [f"{count} {state}" for state, count in unfinished(cell.runs)]
