@@ -74,6 +74,13 @@ class Arm:
         )
 
 
+def has_reached(trial: LedgerTrial, run: Run) -> bool:
+    """Whether nothing is left to do for a run."""
+    if trial.state in (TrialState.FINISHED, TrialState.FAILED):
+        return True
+    return run.until_epoch < trial.epochs and trial.epochs_done >= run.until_epoch
+
+
 @dataclass(frozen=True)
 class _Standing:
     """What is known of the trials so far."""
@@ -82,11 +89,7 @@ class _Standing:
 
     def has_reached(self, run: Run) -> bool:
         trial = self.trials.get(run.shape)
-        if trial is None:
-            return False
-        return trial.state in (TrialState.FINISHED, TrialState.FAILED) or (
-            trial.epochs_done >= run.until_epoch and run.until_epoch < trial.epochs
-        )
+        return trial is not None and has_reached(trial, run)
 
     def values(self, arm: Arm, rung: Rung) -> list[float]:
         """The arm's metric at a rung, of every seed that did not fail."""

@@ -1,0 +1,175 @@
+"""The search for a task's depth: asks the plan what to run, has it run, and writes down what came of it.
+
+plan (pure) ─> wanted runs ─> ledger: claimed ─> executor ─> outcome ─> ledger: paused, finished, failed ─> plan …
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipelines.execution.executor import Ended, Executor, Progressed
+from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialOutcome
+from pipelines.search.plan import Run, Step, has_reached, next_step
+from registry.domain.records import Version
+from registry.domain.searches import LedgerTrial, PlannedTrial, SearchChoice, SearchOptions, TrialShape
+from registry.errors import StorageError, TrainingFailed
+from registry.progress import Report
+
+MOST_ATTEMPTS = 3
+"""A trial whose process dies or hangs so often has failed."""
+
+_WAIT_SECONDS = 1.0
+
+
+class Ledger(Protocol):
+    """What a search needs of the registry. Every method is one transaction, and repeats without harm."""
+
+    def trials(self) -> Sequence[LedgerTrial]:
+        """The search's trials as they stand."""
+        ...
+
+    def version(self, number: int) -> Version:
+        """A version of the task."""
+        ...
+
+    def ask_for(self, planned: Sequence[PlannedTrial]) -> None: ...
+
+    def claim(self, key: str) -> bool:
+        """Takes the lease of a trial; False where another process holds it."""
+        ...
+
+    def hold(self) -> None:
+        """Says that this process lives; raises when the search is not its own any more, or the task has changed."""
+        ...
+
+    def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
+        """Registers the version of a trial that was run to its end."""
+        ...
+
+    def pause(self, trial: LedgerTrial, outcome: TrialOutcome) -> None: ...
+
+    def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:
+        """The run broke off: for an error, or (None) because the search is left."""
+        ...
+
+    def fail(self, trial: LedgerTrial, *, seconds: float, error: str) -> None: ...
+
+
+Describe = Callable[[TrialShape, Version | None], TrialFile]
+"""A trial's whole specification from its shape and its teacher, to be run to its end."""
+
+
+@dataclass
+class DepthSearch:
+    """One search, driven by this process."""
+
+    options: SearchOptions
+    backbone_layers: int
+    ledger: Ledger
+    executor: Executor
+    describe: Describe
+    report: Report
+    warn: Callable[[str], None]
+    """Told what went wrong without ending the search."""
+    clock: Callable[[], float]
+    """Seconds, of any origin: how long a run that broke off had lasted."""
+    _running: dict[str, tuple[LedgerTrial, float]] = field(default_factory=dict)
+    _files: dict[TrialShape, TrialFile] = field(default_factory=dict)
+
+    def run(self) -> SearchChoice:
+        """Runs the search to its end, going on where an interrupted one stopped.
+
+        Raises:
+            TrainingFailed: no teacher, or no student of some size, reached the end.
+            StorageError: trials cannot be run here until something is mended.
+        """
+        try:
+            while True:
+                trials = self.ledger.trials()
+                step = next_step(self.options, self.backbone_layers, trials)
+                if step.choice is not None:
+                    return step.choice
+                if step.failure is not None:
+                    raise TrainingFailed(step.failure)
+                self._reach(step)
+        finally:
+            self._leave()
+
+    def _reach(self, step: Step) -> None:
+        """Has every run of a rung reach its epoch."""
+        keys = self._ask_for(step.wanted)
+        while True:
+            by_key = {trial.key: trial for trial in self.ledger.trials()}
+            missing = [
+                (by_key[keys[run.shape]], run) for run in step.wanted if not has_reached(by_key[keys[run.shape]], run)
+            ]
+            self.report(step.stage, len(step.wanted) - len(missing), len(step.wanted))
+            if not missing:
+                return
+            for trial, run in missing:
+                if self.executor.room() and trial.key not in self._running and self.ledger.claim(trial.key):
+                    self._running[trial.key] = (trial, self.clock())
+                    self.executor.start(self._file(run))
+            self._listen()
+
+    def _ask_for(self, wanted: Sequence[Run]) -> Mapping[TrialShape, str]:
+        planned = [
+            PlannedTrial(key=file.key, shape=run.shape, epochs=file.recipe.epochs)
+            for run in wanted
+            for file in [self._file(run)]
+        ]
+        self.ledger.ask_for(planned)
+        return {one.shape: one.key for one in planned}
+
+    def _file(self, run: Run) -> TrialFile:
+        if run.shape not in self._files:
+            taught_by = run.shape.teacher
+            teacher = None if taught_by is None else self.ledger.version(taught_by)
+            self._files[run.shape] = self.describe(run.shape, teacher)
+        file = self._files[run.shape]
+        until = run.until_epoch if run.until_epoch < file.recipe.epochs else None
+        return file.model_copy(update={"until_epoch": until})
+
+    def _listen(self) -> None:
+        """Waits for the next end of a trial, or for a moment."""
+        ended = [event for event in self.executor.events(seconds=_WAIT_SECONDS) if not isinstance(event, Progressed)]
+        self.ledger.hold()
+        for event in ended:
+            self._take(event)
+
+    def _take(self, event: Ended) -> None:
+        trial, began = self._running.pop(event.key)
+        outcome, failure = event.result.outcome, event.result.failure
+        if outcome is not None:
+            if outcome.version is None:
+                self.ledger.pause(trial, outcome)
+            else:
+                self.ledger.finish(trial, outcome)
+        else:
+            assert failure is not None  # noqa: S101 - a result is one of the two
+            self._take_failure(trial, failure, seconds=self.clock() - began)
+
+    def _take_failure(self, trial: LedgerTrial, failure: TrialFailure, *, seconds: float) -> None:
+        if failure.kind == "refused":
+            self.ledger.give_back(trial, seconds=seconds, error=failure.message)
+            raise StorageError(f"a trial cannot be run: {failure.message}")
+        attempts = trial.attempts + 1
+        if failure.kind == "broken" and attempts < MOST_ATTEMPTS:
+            self.ledger.give_back(trial, seconds=seconds, error=failure.message)
+            self.warn(f"{describe_shape(trial.shape)}: {failure.message}; trying again")
+            return
+        self.ledger.fail(trial, seconds=seconds, error=failure.message)
+        self.warn(f"{describe_shape(trial.shape)} failed, the search goes on without it: {failure.message}")
+
+    def _leave(self) -> None:
+        """Ends what still runs and gives its leases back, so that the next search need not wait for them."""
+        self.executor.close()
+        for trial, began in self._running.values():
+            self.ledger.give_back(trial, seconds=self.clock() - began, error=None)
+        self._running.clear()
+
+
+def describe_shape(shape: TrialShape) -> str:
+    """A trial in a few words, for people."""
+    kind = "teacher" if shape.teacher is None else f"student of /{shape.teacher}"
+    return f"{kind} k={shape.frozen_depth} l={shape.task_layers} lr={shape.learning_rate:g} seed={shape.seed}"

@@ -1,0 +1,99 @@
+"""What is searched for, and how a trial of the search is written down for whoever runs it."""
+
+from dataclasses import dataclass, field
+
+from pipelines.data.dataset import Dataset
+from pipelines.execution.trial_file import Place, TrialFile
+from pipelines.training.packed_rows import key_digest
+from pipelines.training.recipes import Recipe
+from pipelines.training.trials import Trial
+from registry.domain.manifests import HeadConfig
+from registry.domain.records import Backbone, Version
+from registry.domain.searches import SearchOptions, TrialShape
+from registry.domain.task_specs import TaskSpec
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A task, its data, and the backbone that it is to be put on."""
+
+    spec: TaskSpec
+    spec_revision: int
+    backbone: Backbone
+    train: Dataset
+    dev: Dataset
+
+    def key(self, options: SearchOptions) -> str:
+        """Digest of everything that decides a search's outcome, machine and library versions aside."""
+        return key_digest(
+            {
+                "spec": self.spec.meaning_digest(),
+                "backbone": self.backbone.prefix_digests[-1],
+                "train": self.train.digest,
+                "dev": self.dev.digest,
+                "options": options.model_dump(mode="json"),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class TrialWriter:
+    """Writes a trial's file from its shape."""
+
+    problem: Problem
+    options: SearchOptions
+    place: Place
+    written: dict[str, TrialFile] = field(default_factory=dict)
+    """Key -> file."""
+
+    def __call__(self, shape: TrialShape, teacher: Version | None) -> TrialFile:
+        """The file that runs the trial to its end.
+
+        Raises:
+            UsageError: the branch does not fit its backbone or its teacher.
+        """
+        problem = self.problem
+        head = HeadConfig.model_validate(dict(self.options.head)) if teacher is None else teacher.head
+        trial = Trial(
+            spec=problem.spec,
+            spec_revision=problem.spec_revision,
+            backbone=problem.backbone,
+            train=problem.train,
+            dev=problem.dev,
+            frozen_depth=shape.frozen_depth,
+            task_layers=shape.task_layers,
+            recipe=self._recipe(shape),
+            seed=shape.seed,
+            head=head,
+            teacher=teacher,
+        )
+        file = TrialFile(
+            key=trial.key,
+            spec=trial.spec,
+            spec_revision=trial.spec_revision,
+            backbone=trial.backbone,
+            frozen_depth=trial.frozen_depth,
+            task_layers=trial.task_layers,
+            recipe=trial.recipe,
+            seed=trial.seed,
+            head=head,
+            teacher=teacher,
+            until_epoch=None,
+            depths=() if teacher else self.teacher_depths,
+            place=self.place,
+        )
+        self.written[file.key] = file
+        return file
+
+    @property
+    def teacher_depths(self) -> tuple[int, ...]:
+        """The frozen depths of all teachers that the search may train."""
+        return tuple(sorted(self.problem.backbone.layer_count - layers for layers in self.options.layers))
+
+    def _recipe(self, shape: TrialShape) -> Recipe:
+        written = self.options.recipe if shape.teacher is None else self.options.student_recipe
+        recipe = Recipe.model_validate({**written, "learning_rate": shape.learning_rate})
+        if recipe.distillation is None or shape.initialisation is None:
+            return recipe
+        taught = recipe.distillation.model_copy(update={"initialisation": shape.initialisation})
+        return recipe.model_copy(update={"distillation": taught})

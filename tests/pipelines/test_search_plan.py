@@ -1,0 +1,281 @@
+"""The plan of a search, driven by simulated trials: what it asks for, and what it chooses."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.search.plan import (
+    Run,
+    Rung,
+    default_student_depths,
+    exhaustive_layer_passes,
+    has_reached,
+    next_step,
+    standard_error,
+    student_rungs,
+    teacher_rungs,
+)
+from registry.domain.searches import LedgerTrial, SearchChoice, SearchOptions, TrialShape, TrialState
+
+DEPTH = 12
+Metric = Callable[[TrialShape, int], float]
+"""What a run reaches at an epoch."""
+
+
+def options(**changes: Any) -> SearchOptions:
+    values: dict[str, Any] = {
+        "layers": tuple(range(4, 11)),
+        "seeds": 5,
+        "learning_rates": (1e-4,),
+        "students": (1, 2, 3),
+        "recipe": {"epochs": 5},
+        "student_recipe": {"epochs": 10, "learning_rate": 1e-4},
+        "head": {},
+    }
+    return SearchOptions(**values | changes)
+
+
+def rising(shape: TrialShape, epoch: int) -> float:
+    """Better with depth and epochs, levelling off; students best half way up."""
+    if shape.teacher is None:
+        return 1 - math.exp(-shape.task_layers / 3) + epoch / 100
+    return shape.task_layers / 10 - abs(shape.frozen_depth - 7) / 100 + epoch / 1000
+
+
+class Simulated:
+    """A ledger whose trials end as a metric says."""
+
+    def __init__(self, wanted: SearchOptions, metric: Metric, *, fails: Callable[[TrialShape], bool] = lambda _: False):
+        self.options, self.metric, self.fails = wanted, metric, fails
+        self.trials: dict[TrialShape, LedgerTrial] = {}
+        self.epochs_run = 0
+        self.versions = 0
+
+    def run_one(self, run: Run) -> None:
+        recipe = self.options.recipe if run.shape.teacher is None else self.options.student_recipe
+        before = self.trials.get(run.shape)
+        known = before.epochs_done if before else 0
+        ended = run.until_epoch >= recipe["epochs"]
+        self.epochs_run += run.until_epoch - known
+        state = TrialState.FINISHED if ended else TrialState.PAUSED
+        if self.fails(run.shape):
+            state = TrialState.FAILED
+        if state is TrialState.FINISHED:
+            self.versions += 1
+        self.trials[run.shape] = LedgerTrial(
+            key=str(hash(run.shape)),
+            shape=run.shape,
+            state=state,
+            epochs=recipe["epochs"],
+            epochs_done=run.until_epoch,
+            curve={epoch: self.metric(run.shape, epoch) for epoch in range(1, run.until_epoch + 1)},
+            score=self.metric(run.shape, run.until_epoch) if state is TrialState.FINISHED else None,
+            # A name that does not depend on when it ended, as a digest would be.
+            version=_number(run.shape) if state is TrialState.FINISHED else None,
+            error="the loss became nan" if state is TrialState.FAILED else None,
+        )
+
+    def search(
+        self, order: Callable[[list[Run]], Run] = lambda runs: runs[0], most: int = 10_000
+    ) -> SearchChoice | str:
+        for _ in range(most):
+            step = next_step(self.options, DEPTH, list(self.trials.values()))
+            if step.choice or step.failure:
+                return step.choice or str(step.failure)
+            left = [
+                run
+                for run in step.wanted
+                if run.shape not in self.trials or not has_reached(self.trials[run.shape], run)
+            ]
+            self.run_one(order(left))
+        raise AssertionError("it does not end")
+
+
+def _number(shape: TrialShape) -> int:
+    return 1 + int.from_bytes(repr(shape).encode()) % 10**9
+
+
+def noisy(seed: int, spread: float = 0.05) -> Metric:
+    def metric(shape: TrialShape, epoch: int) -> float:
+        return rising(shape, epoch) + random.Random(f"{seed} {shape} {epoch}").gauss(0, spread)
+
+    return metric
+
+
+@given(seed=st.integers(0, 50), order=st.randoms(use_true_random=False), cut=st.integers(1, 60))
+def test_the_choice_does_not_depend_on_which_run_ends_first_nor_on_interruptions(seed, order, cut):
+    straight, shuffled = Simulated(options(), noisy(seed)), Simulated(options(), noisy(seed))
+    expected = straight.search()
+    assert shuffled.search(order=order.choice) == expected
+    assert straight.trials == shuffled.trials
+    # Interrupted: a ledger that holds only a part of what an unbroken search left goes on to the same end.
+    resumed = Simulated(options(), noisy(seed))
+    kept = list(straight.trials)[:cut]
+    resumed.trials = {shape: straight.trials[shape] for shape in kept}
+    assert resumed.search() == expected
+
+
+def test_halving_runs_every_depth_a_little_and_few_to_the_end():
+    simulated = Simulated(options(), rising)
+    choice = simulated.search()
+    teachers = [trial for trial in simulated.trials.values() if trial.shape.teacher is None]
+    assert {trial.shape.task_layers for trial in teachers} == set(range(4, 11))
+    finished = {trial.shape.task_layers for trial in teachers if trial.state is TrialState.FINISHED}
+    assert finished == {9, 10}
+    assert choice.layers == 10
+    assert sum(trial.epochs_done for trial in teachers) == 44  # of 7 depths x 5 seeds x 5 epochs: 175
+
+
+def test_exhaustive_runs_everything_to_the_end():
+    simulated = Simulated(options(strategy="exhaustive", rule="best"), rising)
+    choice = simulated.search()
+    teachers = [trial for trial in simulated.trials.values() if trial.shape.teacher is None]
+    assert len(teachers) == 35
+    assert all(trial.state is TrialState.FINISHED for trial in simulated.trials.values())
+    assert (choice.layers, choice.statistic) == (10, "max of 5 seeds")
+
+
+def flat(shape: TrialShape, epoch: int) -> float:
+    return 0.9 + 0.01 * shape.seed if shape.teacher is None else 0.5
+
+
+def test_the_parsimonious_rule_takes_the_smallest_depth_within_a_standard_error():
+    choice = Simulated(options(strategy="exhaustive", students=()), flat).search()
+    assert choice.layers == 4
+    better = Simulated(
+        options(strategy="exhaustive", students=()), lambda s, e: flat(s, e) + (0.05 if s.task_layers >= 7 else 0)
+    ).search()
+    assert better.layers == 7
+    assert better.statistic == "mean of 5 seeds"
+
+
+def test_where_it_gives_up_a_little_for_fewer_layers_it_says_so():
+    def metric(shape: TrialShape, epoch: int) -> float:
+        return flat(shape, epoch) + shape.task_layers / 10_000
+
+    choice = Simulated(options(strategy="exhaustive", students=()), metric).search()
+    assert (choice.layers, choice.statistic) == (4, "mean of 5 seeds, within one standard error of the best")
+
+
+def test_the_best_rule_takes_the_highest_single_run():
+    def metric(shape: TrialShape, epoch: int) -> float:
+        return 0.99 if (shape.task_layers, shape.seed) == (5, 3) else flat(shape, epoch)
+
+    choice = Simulated(options(strategy="exhaustive", rule="best", students=()), metric).search()
+    assert (choice.layers, choice.statistic) == (5, "max of 5 seeds")
+    assert choice.teacher == _number(TrialShape(frozen_depth=7, task_layers=5, learning_rate=1e-4, seed=3))
+
+
+def test_students_are_searched_over_depth_and_the_best_one_of_each_size_is_chosen():
+    simulated = Simulated(options(layers=(10,)), rising)
+    choice = simulated.search()
+    assert choice.students.keys() == {1, 2, 3}
+    students = {trial.version: trial.shape for trial in simulated.trials.values() if trial.shape.teacher is not None}
+    assert {students[version].frozen_depth for version in choice.students.values()} == {6, 7}
+    for shape in students.values():
+        assert 2 <= shape.frozen_depth <= DEPTH - shape.task_layers
+        assert shape.teacher == choice.teacher
+
+
+def test_depths_that_no_branch_can_have_are_passed_over():
+    simulated = Simulated(options(layers=(4,), student_depths=(2, 8, 10, 11)), rising)
+    simulated.search()
+    depths = {(t.shape.task_layers, t.shape.frozen_depth) for t in simulated.trials.values() if t.shape.teacher}
+    assert depths == {(1, 8), (1, 10), (1, 11), (2, 8), (2, 10), (3, 8)}
+
+
+def test_no_student_is_larger_than_its_teacher():
+    simulated = Simulated(options(layers=(2,)), rising)
+    assert simulated.search().students.keys() == {1, 2}
+
+
+def test_both_initialisations_are_tried_when_asked_for():
+    simulated = Simulated(options(layers=(6,), initialisations=("teacher", "backbone")), rising)
+    simulated.search()
+    begun = {trial.shape.initialisation for trial in simulated.trials.values() if trial.shape.teacher is not None}
+    assert begun == {"teacher", "backbone"}
+
+
+def test_a_failed_run_is_left_out_and_the_search_goes_on():
+    choice = Simulated(options(), rising, fails=lambda shape: shape.task_layers == 10).search()
+    assert choice.layers == 9
+
+
+def test_a_search_whose_teachers_all_fail_says_why():
+    assert Simulated(options(), rising, fails=lambda shape: True).search() == (
+        "no teacher reached the end: the loss became nan"
+    )
+
+
+def test_a_search_whose_students_of_one_size_all_fail_says_so():
+    fails = Simulated(options(), rising, fails=lambda shape: shape.teacher is not None and shape.task_layers == 2)
+    assert fails.search() == "no student of 2 layers reached the end: the loss became nan"
+
+
+def test_of_learning_rates_the_better_one_wins():
+    def metric(shape: TrialShape, epoch: int) -> float:
+        return rising(shape, epoch) + (0.2 if shape.learning_rate == 2e-4 else 0)
+
+    assert Simulated(options(learning_rates=(1e-4, 2e-4)), metric).search().learning_rate == 2e-4
+
+
+def test_neighbours_speak_for_a_depth_so_that_one_lucky_run_does_not_decide():
+    def metric(shape: TrialShape, epoch: int) -> float:
+        if shape.teacher is not None:
+            return 0.5
+        lucky = shape.task_layers == 4 and epoch == 1
+        return 0.85 if lucky else (0.8 if shape.task_layers >= 7 else 0.5)
+
+    simulated = Simulated(options(students=()), metric)
+    simulated.search()
+    assert 4 not in {t.shape.task_layers for t in simulated.trials.values() if t.epochs_done > 1}
+
+
+def test_the_rungs_are_these():
+    assert teacher_rungs(7, seeds=5, epochs=5) == [Rung(1, 7, 2), Rung(3, 3, 2), Rung(5, 2, 3)]
+    assert teacher_rungs(14, seeds=5, epochs=5) == [Rung(1, 14, 2), Rung(3, 5, 2), Rung(5, 2, 3)]
+    assert teacher_rungs(2, seeds=1, epochs=5) == [Rung(5, 2, 1)]
+    assert teacher_rungs(1, seeds=5, epochs=1) == [Rung(1, 1, 3)]
+    assert student_rungs(3, seeds=5, epochs=10) == [Rung(3, 3, 1), Rung(10, 1, 3)]
+    assert student_rungs(1, seeds=5, epochs=10) == [Rung(10, 1, 3)]
+
+
+@given(arms=st.integers(1, 60), seeds=st.integers(1, 20), epochs=st.integers(1, 50))
+def test_rungs_only_ever_narrow_and_end_at_the_last_epoch(arms, seeds, epochs):
+    for rungs in (teacher_rungs(arms, seeds=seeds, epochs=epochs), student_rungs(arms, seeds=seeds, epochs=epochs)):
+        assert rungs[-1].until_epoch == epochs
+        for before, after in itertools.pairwise(rungs):
+            assert before.until_epoch < after.until_epoch
+            assert before.arms > after.arms >= 1
+        assert all(1 <= rung.seeds <= seeds for rung in rungs)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "layers", "depths"),
+    [(2, 1, (2, 7, 11)), (2, 3, (2, 6, 9)), (8, 3, (8, 9)), (9, 3, (9,)), (0, 12, (0,))],
+)
+def test_default_depths_of_students(teacher, layers, depths):
+    assert default_student_depths(teacher, layers, DEPTH) == depths
+
+
+def test_the_standard_error_pools_the_spread_of_all_groups():
+    assert standard_error([[1.0, 3.0], [10.0, 12.0]], 2) == pytest.approx(1.0)
+    assert standard_error([[1.0], [5.0]], 1) == 0.0
+
+
+def test_what_the_paper_protocol_costs():
+    # 7 depths x 5 seeds x 5 epochs of k + 3 L (26 on average), 3 sizes x 5 seeds x 10 epochs of 5 + 3 l
+    assert exhaustive_layer_passes(options(), DEPTH) == 35 * 5 * 26 + 50 * (8 + 11 + 14)
+
+
+def test_runs_are_asked_for_longest_first():
+    step = next_step(options(), DEPTH, [])
+    lengths = [run.layer_epochs for run in step.wanted]
+    assert lengths == sorted(lengths, reverse=True)
+    assert step.stage == "teachers, rung 1 of 3"
