@@ -1,15 +1,18 @@
-"""What never changes while a task is trained, computed once per data set: frozen hidden states and teacher outputs.
+"""What never changes while a task is trained, computed once a text: frozen hidden states and what teachers answer.
 
 Training reads hidden states in the precision it multiplies in. The dev data are always in fp32, the precision that a
 release answers in, so that a recorded metric is that of the module as served.
+
+A row is always computed in a batch of rows that are padded to the same width as it would be alone, so that its values
+do not depend on which other rows were missing when it was computed.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +22,11 @@ from modeling.batching import place_counts, places, row_outputs, token_batches
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText, TextEncoder
 from pipelines.data.dataset import Dataset
-from pipelines.training.batches import cached_batch
-from pipelines.training.packed_rows import FilledRows, PackedRows, RowTensors, load_or_pack
+from pipelines.training.batches import CachedBatch, cached_batch
+from pipelines.training.cache_room import CacheRoom
+from pipelines.training.cache_rows import RowCache
+from pipelines.training.cache_segments import Digests, RowGroup, digest_rows, segment_bytes
+from pipelines.training.packed_rows import RowTensors
 from pipelines.training.recipes import Precision
 from registry.progress import Report
 
@@ -28,6 +34,11 @@ TOKENISATION = "raw text, longest first, 2"
 """Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_PADDED_TO = 8
+_BATCH_TOKENS = 4096
+
+_BatchOfGroups = tuple[Sequence[int], Sequence[Sequence[Tensor]]]
+"""Row numbers, and for each group one tensor a row."""
 
 
 def computing_in(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -42,20 +53,41 @@ class EncodedRows:
     """The texts of a data set as trunk input."""
 
     encoded: Sequence[EncodedText]
-    digest: str
-    """Of the texts, in order. Labels are not in it: tasks over the same texts share what is cached."""
+    digests: Sequence[str]
+    """Of each row's texts. Labels are not in them: tasks over the same texts share what is cached."""
 
     @classmethod
     def of(cls, dataset: Dataset, encoder: TextEncoder) -> "EncodedRows":
         encoded = encoder.encode([(example.text, example.text_pair) for example in dataset.examples])
-        return cls(encoded, hashlib.sha256("\n".join(dataset.input_digests).encode()).hexdigest())
+        return cls(encoded, dataset.input_digests)
 
     @cached_property
     def lengths(self) -> list[int]:
         return [len(row.input_ids) for row in self.encoded]
 
+    @cached_property
+    def digest_rows(self) -> Digests:
+        return digest_rows(self.digests)
+
+    def only(self, numbers: Sequence[int]) -> "EncodedRows":
+        return EncodedRows([self.encoded[row] for row in numbers], [self.digests[row] for row in numbers])
+
     def __len__(self) -> int:
         return len(self.encoded)
+
+
+def activation_group(*, prefix_digest: str, precision: Precision, hidden_size: int) -> RowGroup:
+    """The hidden states of one depth in one precision."""
+    fields = {"prefix_digest": prefix_digest, "tokenisation": TOKENISATION, "precision": precision}
+    return RowGroup("activations", fields, hidden_size, _DTYPES[precision])
+
+
+def disk_cost(rows: EncodedRows, *, depths: Sequence[int], hidden_size: int, precision: Precision) -> int:
+    """Bytes that the activations of these rows take at so many depths, when none of them is there yet."""
+    lengths = dict(zip(rows.digests, rows.lengths, strict=True))
+    return len(set(depths)) * segment_bytes(
+        rows=len(lengths), total=sum(lengths.values()), width=hidden_size, dtype=_DTYPES[precision]
+    )
 
 
 @dataclass(frozen=True)
@@ -69,32 +101,32 @@ class ActivationCache:
     """P(0)..P(N)."""
     device: torch.device
     report: Report
+    depths: tuple[int, ...] = ()
+    """Depths that will be asked for too: what one pass through the trunk comes by is kept in that pass."""
+    limit_bytes: int | None = None
+    """How large the caches of the folder may grow together; None for as large as the disk."""
 
-    def frozen(self, rows: EncodedRows, *, depth: int, precision: Precision, stage: str) -> PackedRows:
+    def frozen(self, rows: EncodedRows, *, depth: int, precision: Precision, stage: str) -> RowTensors:
         """The hidden state after layer `depth` of every row, [tokens(row), H] in the precision's dtype."""
+        also = sorted(other for other in {*self.depths} - {depth} if other <= self.trunk.depth)
+        groups = {self._group(one, precision): one for one in (depth, *also)}
 
-        def fill() -> FilledRows:
-            done = 0
-            for numbers in token_batches(rows.lengths):
-                batch = self.encoder.collate([rows.encoded[row] for row in numbers]).to(self.device)
-                with torch.inference_mode(), computing_in(precision, self.device):
-                    hidden = self.trunk(batch, [depth])[depth].to(_DTYPES[precision]).cpu()
-                yield numbers, [hidden[place, : rows.lengths[row]] for place, row in enumerate(numbers)]
-                done += len(numbers)
-                self.report(f"{stage}: {f'layers 1-{depth}' if depth else 'embeddings'}", done, len(rows))
+        def compute(numbers: Sequence[int], wanted: Sequence[RowGroup]) -> Iterator[_BatchOfGroups]:
+            depths = [groups[group] for group in wanted]
+            deepest, done = max(depths), 0
+            for batch, hidden in self._hidden_states(rows, numbers, depths, precision):
+                yield batch, hidden
+                done += len(batch)
+                self.report(f"{stage}: {f'layers 1-{deepest}' if deepest else 'embeddings'}", done, len(numbers))
 
-        return load_or_pack(
-            self.folder / "activations",
-            {
-                "prefix_digest": self.prefix_digests[depth],
-                "inputs": rows.digest,
-                "tokenisation": TOKENISATION,
-                "precision": precision,
-            },
-            lengths=rows.lengths,
-            width=self.trunk.config.hidden_size,
-            dtype=_DTYPES[precision],
-            fill=fill,
+        def on_the_fly(numbers: Sequence[int]) -> list[Tensor]:
+            return _in_order(
+                numbers,
+                ((batch, hidden) for batch, (hidden,) in self._hidden_states(rows, numbers, [depth], precision)),
+            )
+
+        return self._cached_rows.rows(
+            list(groups), rows.digest_rows, rows.lengths, compute=compute, on_the_fly=on_the_fly
         )
 
     def teacher_outputs(
@@ -108,32 +140,114 @@ class ActivationCache:
         token_level: bool,
         precision: Precision,
         stage: str,
-    ) -> PackedRows:
+    ) -> RowTensors:
         """The raw outputs on every row of a teacher that leaves after layer `depth`, [places(row), outputs] fp32."""
-
-        def fill() -> FilledRows:
-            activations = self.frozen(rows, depth=depth, precision=precision, stage=stage)
-            done = 0
-            for numbers, values in module_outputs(teacher, activations, rows, precision=precision, device=self.device):
-                tokens = [torch.tensor(rows.encoded[row].word_tokens) for row in numbers]
-                yield numbers, [places(one[None], of_row[None]) for one, of_row in zip(values, tokens, strict=True)]
-                done += len(numbers)
-                self.report(f"{stage}: teacher", done, len(rows))
-
-        return load_or_pack(
-            self.folder / "teacher_outputs",
-            {
-                "module": module_digest,
-                "prefix_digest": self.prefix_digests[depth],
-                "inputs": rows.digest,
-                "tokenisation": TOKENISATION,
-                "precision": precision,
-            },
-            lengths=place_counts(rows.encoded, token_level=token_level),
+        return self.of_teacher(
+            lambda batch: teacher(batch.hidden, batch.mask, batch.word_tokens),
+            rows,
+            kind="teacher_outputs",
+            depth=depth,
+            module_digest=module_digest,
             width=outputs,
-            dtype=torch.float32,
-            fill=fill,
+            token_level=token_level,
+            precision=precision,
+            stage=f"{stage}: teacher",
         )
+
+    def of_teacher(
+        self,
+        answer: Callable[[CachedBatch], Tensor],
+        rows: EncodedRows,
+        *,
+        kind: Literal["teacher_outputs", "teacher_features"],
+        depth: int,
+        module_digest: str,
+        width: int,
+        token_level: bool,
+        precision: Precision,
+        stage: str,
+    ) -> RowTensors:
+        """What a teacher that leaves after layer `depth` says to every row, [places(row), width] fp32.
+
+        Args:
+            answer: a batch of the teacher's inputs -> [B, width], or [B, W, width] at word level.
+            kind: what the answer is; with the module's digest it says where it is kept.
+        """
+        fields = {"module": module_digest, **self._group(depth, precision).fields}
+        counts = place_counts(rows.encoded, token_level=token_level)
+
+        def answers(activations: RowTensors, encoded: Sequence[EncodedText], batch: Sequence[int]) -> Sequence[Tensor]:
+            inputs = cached_batch(activations, encoded, batch, self.device)
+            with torch.no_grad(), computing_in(precision, self.device):
+                answered = places(answer(inputs), inputs.word_tokens).float().cpu()
+            of_rows = place_counts([encoded[row] for row in batch], token_level=token_level)
+            return list(torch.split(answered, of_rows))
+
+        def compute(numbers: Sequence[int], _: Sequence[RowGroup]) -> Iterator[_BatchOfGroups]:
+            missing, done = rows.only(numbers), 0
+            activations = self.frozen(missing, depth=depth, precision=precision, stage=stage)
+            for batch in batches_of_one_width(missing.lengths, range(len(missing))):
+                yield [numbers[row] for row in batch], [answers(activations, missing.encoded, batch)]
+                done += len(batch)
+                self.report(stage, done, len(missing))
+
+        activations: list[RowTensors] = []
+
+        def on_the_fly(numbers: Sequence[int]) -> list[Tensor]:
+            if not activations:
+                activations.append(self.frozen(rows, depth=depth, precision=precision, stage=stage))
+            batches = batches_of_one_width(rows.lengths, numbers)
+            return _in_order(numbers, ((batch, answers(activations[0], rows.encoded, batch)) for batch in batches))
+
+        return self._cached_rows.rows(
+            [RowGroup(kind, fields, width, torch.float32)],
+            rows.digest_rows,
+            counts,
+            compute=compute,
+            on_the_fly=on_the_fly,
+        )
+
+    @property
+    def _cached_rows(self) -> RowCache:
+        return RowCache(CacheRoom(self.folder, self.limit_bytes))
+
+    def _group(self, depth: int, precision: Precision) -> RowGroup:
+        return activation_group(
+            prefix_digest=self.prefix_digests[depth],
+            precision=precision,
+            hidden_size=self.trunk.config.hidden_size,
+        )
+
+    def _hidden_states(
+        self, rows: EncodedRows, numbers: Sequence[int], depths: Sequence[int], precision: Precision
+    ) -> Iterator[_BatchOfGroups]:
+        """Batch by batch in one pass: row numbers, and for each depth one tensor a row, [tokens(row), H]."""
+        for batch in batches_of_one_width(rows.lengths, numbers):
+            inputs = self.encoder.collate([rows.encoded[row] for row in batch]).to(self.device)
+            # No inference mode: training may go through what is computed on the fly.
+            with torch.no_grad(), computing_in(precision, self.device):
+                hidden = self.trunk(inputs, depths)
+            packed = (hidden[depth].to(_DTYPES[precision]).cpu() for depth in depths)
+            yield (
+                batch,
+                [[of_depth[place, : rows.lengths[row]] for place, row in enumerate(batch)] for of_depth in packed],
+            )
+
+
+def _in_order(numbers: Sequence[int], batches: Iterable[tuple[Sequence[int], Sequence[Tensor]]]) -> list[Tensor]:
+    found = {row: value for batch, values in batches for row, value in zip(batch, values, strict=True)}
+    return [found[row] for row in numbers]
+
+
+def batches_of_one_width(lengths: Sequence[int], numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Rows in batches of at most 4,096 padded tokens, each batch of rows that are padded to the same width."""
+    by_width: dict[int, list[int]] = {}
+    for row in dict.fromkeys(numbers):
+        by_width.setdefault(-(-lengths[row] // _PADDED_TO) * _PADDED_TO, []).append(row)
+    for width, rows in sorted(by_width.items()):
+        size = max(1, _BATCH_TOKENS // width)
+        for first in range(0, len(rows), size):
+            yield rows[first : first + size]
 
 
 def module_outputs(

@@ -23,7 +23,7 @@ from pipelines.training.head_features import teacher_features
 from pipelines.training.initialisation import initial_module, spread, teacher_module
 from pipelines.training.objectives import Objective
 from pipelines.training.optimisation import TrainingRows, optimise
-from pipelines.training.packed_rows import PackedRows, RowTensors
+from pipelines.training.packed_rows import RowTensors
 from pipelines.training.trial_state import TrialFolder, TrialState
 from pipelines.training.trials import TrainedModule, Trial
 from registry.artifacts.store import ArtifactStore
@@ -140,7 +140,16 @@ class TrialRun:
             store=store,
         )
         encoder = load_text_encoder(backbone, store)
-        return ActivationCache(self.caches, trunk.to(device), encoder, backbone.prefix_digests, device, report)
+        return ActivationCache(
+            self.caches,
+            trunk.to(device),
+            encoder,
+            backbone.prefix_digests,
+            device,
+            report,
+            depths=self.depths,
+            limit_bytes=self.cache_bytes,
+        )
 
     def _optimise(self, bench: "_Bench", *, until_epoch: int | None) -> TrialState:
         trial = self.trial
@@ -193,7 +202,7 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -
 
 def _teacher_outputs(
     trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: ArtifactStore
-) -> PackedRows:
+) -> RowTensors:
     return cache.teacher_outputs(
         teacher_module(trial, teacher, store).to(cache.device),
         rows,

@@ -101,7 +101,7 @@ def test_the_same_trial_is_not_run_again(trained):
 
 def test_a_finished_trial_leaves_only_its_caches_behind(trained):
     assert {path.suffix for path in (trained.home / "trials").iterdir()} == {".lock"}
-    activations = list((trained.home / "cache" / "activations").glob("*.safetensors"))
+    activations = list((trained.home / "cache" / "activations").glob("*/*.safetensors"))
     # Train and dev at depths 1 and 2, for single sentences (which two tasks share) and for pairs.
     assert len(activations) == 8
 

@@ -14,7 +14,7 @@ RUN = ("--epochs", "3", "--lr", "0.003", "--precision", "fp32")
 KILLED = -9
 
 _BLOB = ("blob.written", "blob.folder-made", "blob.named", "blob.made-young")
-_CACHE = ("cache.rows-written", "cache.digest-named", "cache.rows-named")
+_CACHE = ("cache.rows-written", "cache.rows-named")
 _TRIAL = (
     "train.data-read",
     "train.trial-held",

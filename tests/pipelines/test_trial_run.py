@@ -29,7 +29,7 @@ NOTHING = {"learning_rate": 1e-12, "weight_decay": 0.0}
 
 
 def activation_files(work: Path) -> set[str]:
-    return {path.name for path in (work / "cache" / "activations").glob("*.safetensors")}
+    return {path.name for path in (work / "cache" / "activations").glob("*/*.safetensors")}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,258 @@
+"""Rows looked up by the digest of their input, and only the missing ones computed."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.training.cache_room import UNFINISHED, CacheRoom, locked_folder
+from pipelines.training.cache_segments import (
+    Digests,
+    RowGroup,
+    Segment,
+    SegmentDamaged,
+    SegmentWriter,
+    segment_bytes,
+)
+from pipelines.training.packed_rows import PackedRows, RowTensors
+from registry.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+Compute = Callable[[Sequence[int], Sequence[RowGroup]], Iterable[tuple[Sequence[int], Sequence[Sequence[Tensor]]]]]
+"""Row numbers and groups -> batches: some of the numbers, and for each group their values. Every row once."""
+
+OnTheFly = Callable[[Sequence[int]], list[Tensor]]
+"""Values of some rows, in their order; a row may be asked for several times."""
+
+
+class CachedRows:
+    """Rows that lie here and there in some segments; those that lie in none are computed whenever they are asked."""
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        segment_of: NDArray[np.int64],
+        row_of: NDArray[np.int64],
+        on_the_fly: OnTheFly,
+    ) -> None:
+        self._values = [segment.values for segment in segments]
+        self._segment_of = segment_of
+        self._begins = np.zeros(len(row_of), np.int64)
+        self._ends = np.zeros(len(row_of), np.int64)
+        for number, segment in enumerate(segments):
+            mine = np.flatnonzero(segment_of == number)
+            self._begins[mine] = segment.offsets[row_of[mine]]
+            self._ends[mine] = segment.offsets[row_of[mine] + 1]
+        self._on_the_fly = on_the_fly
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def rows(self, numbers: Sequence[int]) -> list[Tensor]:
+        asked = np.asarray(numbers, np.int64)
+        segments = self._segment_of[asked].tolist()
+        places = zip(segments, self._begins[asked].tolist(), self._ends[asked].tolist(), strict=True)
+        nowhere = [number for number, segment in zip(numbers, segments, strict=True) if segment < 0]
+        computed = iter(self._on_the_fly(nowhere) if nowhere else [])
+        return [next(computed) if segment < 0 else self._values[segment][begin:end] for segment, begin, end in places]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where the rows of a data set lie: the number of a segment (-1: in none), and of the row in it."""
+
+    segments: Sequence[Segment]
+    segment_of: NDArray[np.int64]
+    row_of: NDArray[np.int64]
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.segment_of < 0)
+
+    def tensors(self, on_the_fly: OnTheFly) -> RowTensors:
+        first = int(self.row_of[0]) if len(self.row_of) else 0
+        in_order = np.arange(first, first + len(self.row_of))
+        if len(self.segments) == 1 and not self.segment_of.any() and np.array_equal(self.row_of, in_order):
+            (segment,) = self.segments
+            offsets = segment.offsets[first : first + len(in_order) + 1].tolist()
+            values = segment.values[offsets[0] : offsets[-1]]
+            return PackedRows(values, [offset - offsets[0] for offset in offsets])
+        return CachedRows(self.segments, self.segment_of, self.row_of, on_the_fly)
+
+
+@dataclass(frozen=True)
+class RowCache:
+    """The caches of one home: a folder of segments a group."""
+
+    room: CacheRoom
+
+    def rows(
+        self,
+        groups: Sequence[RowGroup],
+        digests: Digests,
+        lengths: Sequence[int],
+        *,
+        compute: Compute,
+        on_the_fly: OnTheFly,
+    ) -> RowTensors:
+        """The rows of the first group: looked up, and what is missing computed and kept.
+
+        Where something must be computed, what the other groups lack of these rows is computed and kept with it, as far
+        as there is room. Of two processes that want the same, the second waits and reads. Where nothing can be kept,
+        the rows are computed whenever they are asked for, and a warning says so.
+
+        Args:
+            digests: of each row's input.
+            lengths: of each row, in all groups.
+        """
+        found = self._find(groups[0], digests)
+        if len(found.missing):
+            try:
+                found = self._complete(groups, digests, lengths, compute)
+            except StorageError as error:
+                logger.warning(
+                    "%s. %s of %s rows of %s are computed again whenever they are needed, which takes longer",
+                    *(str(error), f"{len(found.missing):,}", f"{len(digests):,}", groups[0].kind.replace("_", " ")),
+                )
+        return found.tensors(on_the_fly)
+
+    def missing_bytes(self, group: RowGroup, digests: Digests, lengths: Sequence[int]) -> int:
+        """What keeping the rows that are not there yet would take; damage is not looked for."""
+        found = self._find(group, digests, whole=True)
+        return _size(group, _once(digests, found.missing), lengths)
+
+    def _complete(
+        self, groups: Sequence[RowGroup], digests: Digests, lengths: Sequence[int], compute: Compute
+    ) -> _Found:
+        with ExitStack() as held:
+            self._hold(groups, held)
+            found = self._find(groups[0], digests, mend=True)
+            if not len(found.missing):  # another process was first
+                return found
+            missing = {group: _once(digests, found.missing) for group in groups[:1]}
+            for group in groups[1:]:
+                missing[group] = _once(digests, self._find(group, digests, mend=True).missing)
+            writers = self._writers(missing, digests, lengths, held)
+            wanted = np.unique(np.concatenate([missing[group] for group in writers]))
+            for numbers, of_groups in compute(wanted.tolist(), list(writers)):
+                for (group, writer), values in zip(writers.items(), of_groups, strict=True):
+                    _write(writer, missing[group], numbers, values)
+            written = {writer.finish() for writer in writers.values()}
+            return self._find(groups[0], digests, trusted=written)
+
+    def _hold(self, groups: Sequence[RowGroup], held: ExitStack) -> None:
+        """In one order everywhere, so that no two processes wait for each other."""
+        for path in sorted({self.room.folder / group.path for group in groups}):
+            try:
+                held.enter_context(locked_folder(path))
+            except OSError as error:
+                raise StorageError(f"cannot write the cache {path}: {error.strerror}") from error
+
+    def _writers(
+        self,
+        missing: dict[RowGroup, NDArray[np.int64]],
+        digests: Digests,
+        lengths: Sequence[int],
+        held: ExitStack,
+    ) -> dict[RowGroup, SegmentWriter]:
+        """For the first group, and for as many of the others as there is room for."""
+        writers: dict[RowGroup, SegmentWriter] = {}
+        for group, numbers in missing.items():
+            if not len(numbers):
+                continue
+            path = self.room.folder / group.path / UNFINISHED
+            try:
+                descriptor = self.room.reserve(path, _size(group, numbers, lengths))
+                held.callback(os.close, descriptor)
+                held.callback(path.unlink, missing_ok=True)
+                writers[group] = SegmentWriter(
+                    descriptor, path, group=group, digests=digests[numbers], lengths=[lengths[n] for n in numbers]
+                )
+            except StorageError:
+                if not writers:
+                    raise
+                break
+        return writers
+
+    def _find(
+        self,
+        group: RowGroup,
+        digests: Digests,
+        *,
+        mend: bool = False,
+        whole: bool = False,
+        trusted: Iterable[Path] = (),
+    ) -> _Found:
+        """Looks the rows up, and marks the segments that have some as used.
+
+        Args:
+            mend: remove what is damaged; the caller holds the group's folder.
+            whole: take it that no segment is damaged behind its index, and mark none.
+            trusted: segments that were just written.
+        """
+        segment_of, row_of = np.full(len(digests), -1), np.zeros(len(digests), np.int64)
+        segments: list[Segment] = []
+        for path, segment in self._segments(group, mend=mend):
+            places = segment.find(digests)
+            mine = np.flatnonzero((places >= 0) & (segment_of < 0))
+            if not len(mine):
+                continue
+            if not whole and path not in trusted and not segment.is_whole():
+                _damaged(path, "its bytes are not those that were written", mend=mend)
+                continue
+            if not whole:
+                _mark_used(path)
+            segment_of[mine], row_of[mine] = len(segments), places[mine]
+            segments.append(segment)
+        return _Found(segments, segment_of, row_of)
+
+    def _segments(self, group: RowGroup, *, mend: bool) -> Iterator[tuple[Path, Segment]]:
+        for path in sorted((self.room.folder / group.path).glob("*.safetensors")):
+            try:
+                yield path, Segment(path, group)
+            except FileNotFoundError:
+                continue  # another process made room
+            except (SegmentDamaged, OSError) as error:
+                _damaged(path, str(error), mend=mend)
+
+
+def _damaged(path: Path, reason: str, *, mend: bool) -> None:
+    if mend:
+        logger.warning("%s is damaged (%s): its rows are computed again", path, reason)
+        path.unlink(missing_ok=True)
+
+
+def _mark_used(path: Path) -> None:
+    try:
+        os.utime(path)
+    except OSError:  # a folder that can only be read serves its rows all the same
+        logger.debug("%s: cannot be marked as used", path)
+
+
+def _once(digests: Digests, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of these rows the first of each input, in their order."""
+    _, first = np.unique(digests[numbers], axis=0, return_index=True)
+    return numbers[np.sort(first)]
+
+
+def _size(group: RowGroup, numbers: NDArray[np.int64], lengths: Sequence[int]) -> int:
+    if not len(numbers):
+        return 0
+    total = sum(lengths[number] for number in numbers)
+    return segment_bytes(rows=len(numbers), total=total, width=group.width, dtype=group.dtype)
+
+
+def _write(
+    writer: SegmentWriter, segment_rows: NDArray[np.int64], numbers: Sequence[int], values: Sequence[Tensor]
+) -> None:
+    """Those of the rows that the segment is to have; `segment_rows` ascend."""
+    places = np.minimum(np.searchsorted(segment_rows, numbers), len(segment_rows) - 1)
+    mine = np.flatnonzero(segment_rows[places] == np.asarray(numbers))
+    writer.write(places[mine].tolist(), [values[number] for number in mine.tolist()])
