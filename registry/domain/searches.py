@@ -154,7 +154,7 @@ class Search(NewSearch):
     choice: SearchChoice | None
     mlflow_run: str | None
     runner: str | None
-    """The process that drives it now, or last did."""
+    """The process that drives it now, or did until it was killed; None once it was left or finished."""
     runner_until: datetime | None
     created_at: datetime
     created_by: str

@@ -1,9 +1,10 @@
 """Depth searches: one for everything that decides its outcome, driven by one process at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session
 
 from registry.database.schema import BackboneRow, SearchRow, SpecRevisionRow, TaskRow
@@ -14,6 +15,8 @@ from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_backbone, find_task, lock_task, refuse_if_retired
 from registry.services.trials import trials_of
+
+_Found = Select[SearchRow, str, str, int, dict[str, Any]]
 
 IsGone = Callable[[str], bool]
 """Whether a process that holds a lease is known to be gone, so that nobody need wait for the lease to end."""
@@ -76,16 +79,17 @@ def hold_search(session: Session, search: Search, *, until: datetime) -> None:
     """Says that the runner lives, and finds out whether the task still is what it searches for.
 
     Raises:
-        LostRace: the lease ran out, and another process took the search over.
+        LostRace: the lease ran out, and another process took the search over, or finished it.
         NotAllowed: the task was retired.
         Conflict: the task was redefined.
     """
     task = lock_task(session, search.task)
     row = _row(session, task, search.number)
-    if row.runner != search.runner:
+    if row.runner is None or row.runner != search.runner:
         raise LostRace(
-            f"search {search.task}#{search.number} was taken over by {row.runner}, because this process had not been "
-            "heard of for too long; what it had finished is kept"
+            f"search {search.task}#{search.number} was taken over by {row.runner or 'another process, which has ended'}"
+            ", because this process had not been heard of for too long; what it had finished is kept: "
+            f"`trunkline search show {search.task}` shows it"
         )
     refuse_if_retired(task, "no new versions")
     current = task.next_spec_revision - 1
@@ -100,15 +104,15 @@ def hold_search(session: Session, search: Search, *, until: datetime) -> None:
 
 
 def leave_search(session: Session, search: Search) -> None:
-    """Gives the search back, to be gone on with by anybody."""
-    row = _row(session, find_task(session, search.task), search.number)
+    """Gives the search back, to be gone on with by anybody; one that another process took over is left alone."""
+    row = _row(session, lock_task(session, search.task), search.number)
     if row.runner == search.runner:
         row.runner = row.runner_until = None
 
 
 def name_mlflow_run(session: Session, search: Search, run: str) -> None:
     """Keeps the search's parent run; the first one that is named stays."""
-    row = _row(session, find_task(session, search.task), search.number)
+    row = _row(session, lock_task(session, search.task), search.number)
     row.mlflow_run = row.mlflow_run or run
 
 
@@ -147,7 +151,7 @@ def get_search(session: Session, task: str, number: int | None = None) -> Search
 
 def list_searches(session: Session, task: str | None = None) -> list[Search]:
     """Searches without their trials, by task and number; of one task when it is named."""
-    query = select(SearchRow).join(TaskRow, TaskRow.id == SearchRow.task_id).order_by(TaskRow.name, SearchRow.number)
+    query = _with_names().order_by(TaskRow.name, SearchRow.number)
     if task is not None:
         query = query.where(SearchRow.task_id == find_task(session, task).id)
     return _records(session, query)
@@ -165,51 +169,52 @@ def _row(session: Session, task: TaskRow, number: int) -> SearchRow:
 
 
 def _meaning(session: Session, task: TaskRow, revision: int) -> str:
-    return _spec(session, task.id, revision).meaning_digest()
-
-
-def _spec(session: Session, task_id: int, revision: int) -> TaskSpec:
     definition = session.scalars(
-        select(SpecRevisionRow.definition).where(SpecRevisionRow.task_id == task_id, SpecRevisionRow.number == revision)
+        select(SpecRevisionRow.definition).where(SpecRevisionRow.task_id == task.id, SpecRevisionRow.number == revision)
     ).one()
-    return TaskSpec.model_validate(definition)
+    return TaskSpec.model_validate(definition).meaning_digest()
 
 
 def _record(session: Session, row: SearchRow) -> Search:
-    (record,) = _records(session, select(SearchRow).where(SearchRow.id == row.id))
+    (record,) = _records(session, _with_names().where(SearchRow.id == row.id))
     return record.model_copy(update={"trials": tuple(trials_of(session, row.id))})
 
 
-def _records(session: Session, query: Select[SearchRow]) -> list[Search]:
-    rows: Sequence[SearchRow] = session.scalars(query).all()
-    tasks = {row.id: row.name for row in session.scalars(select(TaskRow))} if len(rows) > 1 else {}
-    found = []
-    for row in rows:
-        task = tasks.get(row.task_id) or session.scalars(select(TaskRow.name).where(TaskRow.id == row.task_id)).one()
-        backbone = session.scalars(select(BackboneRow).where(BackboneRow.id == row.backbone_id)).one()
-        found.append(
-            Search.model_validate(
-                {
-                    "task": task,
-                    "number": row.number,
-                    "key": row.key,
-                    "spec_revision": row.spec_revision,
-                    "backbone": backbone.name,
-                    "backbone_layers": backbone.layer_count,
-                    "metric": _spec(session, row.task_id, row.spec_revision).metric,
-                    "train_digest": row.train_digest,
-                    "dev_digest": row.dev_digest,
-                    "options": row.options,
-                    "state": row.state,
-                    "choice": row.choice,
-                    "exhaustive_layer_passes": row.exhaustive_layer_passes,
-                    "mlflow_run": row.mlflow_run,
-                    "runner": row.runner,
-                    "runner_until": row.runner_until,
-                    "created_at": row.created_at,
-                    "created_by": row.created_by,
-                    "finished_at": row.finished_at,
-                }
-            )
+def _with_names() -> _Found:
+    """Searches, each with its task's name, its backbone, and the definition that it searches for."""
+    revision = and_(SpecRevisionRow.task_id == SearchRow.task_id, SpecRevisionRow.number == SearchRow.spec_revision)
+    return (
+        select(SearchRow, TaskRow.name, BackboneRow.name, BackboneRow.layer_count, SpecRevisionRow.definition)
+        .join(TaskRow, TaskRow.id == SearchRow.task_id)
+        .join(BackboneRow, BackboneRow.id == SearchRow.backbone_id)
+        .join(SpecRevisionRow, revision)
+    )
+
+
+def _records(session: Session, query: _Found) -> list[Search]:
+    return [
+        Search.model_validate(
+            {
+                "task": task,
+                "number": row.number,
+                "key": row.key,
+                "spec_revision": row.spec_revision,
+                "backbone": backbone,
+                "backbone_layers": layer_count,
+                "metric": definition["metric"],
+                "train_digest": row.train_digest,
+                "dev_digest": row.dev_digest,
+                "options": row.options,
+                "state": row.state,
+                "choice": row.choice,
+                "exhaustive_layer_passes": row.exhaustive_layer_passes,
+                "mlflow_run": row.mlflow_run,
+                "runner": row.runner,
+                "runner_until": row.runner_until,
+                "created_at": row.created_at,
+                "created_by": row.created_by,
+                "finished_at": row.finished_at,
+            }
         )
-    return found
+        for row, task, backbone, layer_count, definition in session.execute(query)
+    ]

@@ -7,10 +7,10 @@ the state that it saved, or, elsewhere, from the beginning.
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from registry.database.schema import SearchRow, SearchTrialRow, TrialRow, VersionRow
+from registry.database.schema import SearchRow, SearchTrialRow, TaskRow, TrialRow, VersionRow
 from registry.domain.records import Version
 from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress, TrialState
 from registry.fault_points import reached
@@ -23,40 +23,26 @@ def ask_for(session: Session, search: Search, planned: Sequence[PlannedTrial]) -
     One whose version is registered already (`trunkline train` ran it) is finished from the start.
     """
     task = lock_task(session, search.task)
-    row = session.scalars(
-        select(SearchRow).where(SearchRow.task_id == task.id, SearchRow.number == search.number)
+    wanted = {one.key: one for one in planned}
+    known = select(TrialRow).where(TrialRow.task_id == task.id, TrialRow.key.in_(wanted)).order_by(TrialRow.id)
+    trials = {trial.key: trial for trial in session.scalars(known.with_for_update())}
+    for one in wanted.values():
+        if one.key not in trials:
+            trials[one.key] = _entered(task, one)
+    session.add_all(trials.values())
+    session.flush()
+    _finish_registered(
+        session, task, [trial for trial in trials.values() if trial.state is not TrialState.FINISHED], search.metric
+    )
+    search_id = session.scalars(
+        select(SearchRow.id).where(SearchRow.task_id == task.id, SearchRow.number == search.number)
     ).one()
-    known = {
-        trial.key: trial
-        for trial in session.scalars(
-            select(TrialRow).where(TrialRow.task_id == task.id, TrialRow.key.in_([one.key for one in planned]))
-        )
-    }
-    members = set(session.scalars(select(SearchTrialRow.trial_id).where(SearchTrialRow.search_id == row.id)))
-    position = session.scalars(select(func.count()).where(SearchTrialRow.search_id == row.id)).one()
-    for one in planned:
-        trial = known.get(one.key)
-        if trial is None:
-            trial = known[one.key] = TrialRow(
-                task_id=task.id,
-                key=one.key,
-                shape=one.shape.model_dump(mode="json"),
-                state=TrialState.WAITING,
-                epochs=one.epochs,
-                epochs_done=0,
-                curve={},
-                attempts=0,
-                seconds=0.0,
-                layer_passes=0.0,
-            )
-            session.add(trial)
-            session.flush()
-        if trial.state is not TrialState.FINISHED:
-            _finish_if_registered(session, trial, metric=search.metric)
-        if trial.id not in members:
-            members.add(trial.id)
-            session.add(SearchTrialRow(search_id=row.id, position=position, trial_id=trial.id))
-            position += 1
+    members = set(session.scalars(select(SearchTrialRow.trial_id).where(SearchTrialRow.search_id == search_id)))
+    added = [trials[key].id for key in wanted if trials[key].id not in members]
+    session.add_all(
+        SearchTrialRow(search_id=search_id, position=position, trial_id=trial_id)
+        for position, trial_id in enumerate(added, start=len(members))
+    )
     session.flush()
     reached("search.trials-asked-for")
 
@@ -88,9 +74,10 @@ def claim_trial(
 
 def hold_trials(session: Session, task: str, *, worker: str, until: datetime) -> None:
     """Puts off the end of every lease that this worker holds."""
-    held = select(TrialRow).where(TrialRow.task_id == find_task(session, task).id, TrialRow.worker == worker)
-    for trial in session.scalars(held):
-        trial.lease_until = until
+    # One statement, under the task's lock: what was finished or taken over meanwhile is left alone, and no other
+    # transaction that locks several trials is met half-way.
+    held = update(TrialRow).where(TrialRow.task_id == lock_task(session, task).id, TrialRow.worker == worker)
+    session.execute(held.values(lease_until=until))
 
 
 def pause_trial(session: Session, task: str, key: str, *, worker: str, progress: TrialProgress) -> None:
@@ -187,11 +174,27 @@ def _advance(trial: TrialRow, progress: TrialProgress) -> None:
     trial.layer_passes += progress.layer_passes
 
 
-def _finish_if_registered(session: Session, trial: TrialRow, *, metric: str) -> None:
-    version = session.scalar(
-        select(VersionRow).where(VersionRow.task_id == trial.task_id, VersionRow.trial_key == trial.key)
+def _entered(task: TaskRow, planned: PlannedTrial) -> TrialRow:
+    return TrialRow(
+        task_id=task.id,
+        key=planned.key,
+        shape=planned.shape.model_dump(mode="json"),
+        state=TrialState.WAITING,
+        epochs=planned.epochs,
+        epochs_done=0,
+        curve={},
+        attempts=0,
+        seconds=0.0,
+        layer_passes=0.0,
     )
-    if version is not None:
+
+
+def _finish_registered(session: Session, task: TaskRow, trials: Sequence[TrialRow], metric: str) -> None:
+    """Finishes those of the trials that became versions without the ledger."""
+    by_key = {trial.key: trial for trial in trials}
+    registered = select(VersionRow).where(VersionRow.task_id == task.id, VersionRow.trial_key.in_(by_key))
+    for version in session.scalars(registered):
+        trial = by_key[version.trial_key]
         _let_go(trial, TrialState.FINISHED)
         trial.epochs_done = trial.epochs
         trial.version_number, trial.score, trial.error = version.number, version.metrics[metric], None

@@ -21,6 +21,7 @@ from registry.database.engine import Database
 from registry.database.upgrade import upgrade
 from registry.domain.digests import prefix_digests
 from registry.domain.records import NewBackbone, NewRelease, NewVersion
+from registry.domain.searches import NewSearch, PlannedTrial, SearchOptions, TrialShape
 from registry.domain.task_specs import TaskSpec
 from registry.services.backbones import pin_backbone
 from registry.services.tasks import register_task
@@ -199,6 +200,45 @@ def new_release() -> Callable[..., NewRelease]:
             "gates": {"parity": {"rte": {"passed": True}}},
         }
         return NewRelease.model_validate(values | fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_search() -> Callable[..., NewSearch]:
+    """A search for teachers of rte; every `content` is another one."""
+
+    def make(task: str = "rte", *, content: str = "first", **fields: Any) -> NewSearch:
+        recipe = {"epochs": 5, "batch_size": 8}
+        values = {
+            "task": task,
+            "spec_revision": 1,
+            "backbone": "tiny",
+            "key": digest_of(f"search {task} {content}"),
+            "train_digest": digest_of("train"),
+            "dev_digest": digest_of("dev"),
+            "options": SearchOptions(
+                layers=(1, 2),
+                seeds=2,
+                learning_rates=(1e-4, 3e-4),
+                recipe=recipe,
+                student_recipe=recipe,
+                head={"type": "classification", "outputs": 2},
+            ),
+            "exhaustive_layer_passes": 1234.5,
+        }
+        return NewSearch.model_validate(values | fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def planned_trial() -> Callable[..., PlannedTrial]:
+    """The trial that `new_version` of the same task and `trial` comes out of."""
+
+    def make(trial: str = "first", *, task: str = "rte", epochs: int = 5) -> PlannedTrial:
+        shape = TrialShape(frozen_depth=2, task_layers=2, learning_rate=1e-4, seed=7)
+        return PlannedTrial(key=digest_of(f"{task} {trial}"), shape=shape, epochs=epochs)
 
     return make
 

@@ -11,14 +11,18 @@ import pytest
 from sqlalchemy import UniqueConstraint, delete, func, inspect, select, text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from registry.database.columns import json_text
 from registry.database.engine import Database
-from registry.database.schema import AuditEventRow, IdempotencyKeyRow, Schema
+from registry.database.schema import AuditEventRow, IdempotencyKeyRow, Schema, SearchTrialRow, TrialRow
 from registry.domain.records import VersionKind
 from registry.domain.references import VersionReference
+from registry.domain.searches import NewSearch, SearchChoice
 from registry.services.aliases import promote
 from registry.services.releases import register_release
+from registry.services.searches import begin_search, finish_search
+from registry.services.trials import ask_for
 from registry.services.versions import register_version
 
 TABLES = Schema.metadata.tables
@@ -37,10 +41,15 @@ FRESH: dict[str, dict[str, Any]] = {
     "release_members": {"task_id": 2},
     "audit_events": {"id": 100, "hash": "f" * 64},
     "idempotency_keys": {"key": "fresh"},
+    "trials": {"id": 100, "key": "fresh"},
+    "searches": {"id": 100, "number": 50, "key": "fresh"},
+    "search_trials": {"position": 50, "trial_id": 1},
 }
 """What turns a copy of each table's last row into another row that is allowed."""
 
 SHORT = "f" * 63
+WAITING = {"state": "waiting", "version_number": None, "score": None}
+RUNNING = WAITING | {"state": "running", "worker": "a:1:1", "lease_until": "2026-05-01"}
 RETIRED = {"state": "retired", "retired_at": "2026-05-01", "retired_reason": "merged"}
 
 REFUSED: dict[str, dict[str, Any]] = {
@@ -122,6 +131,34 @@ REFUSED: dict[str, dict[str, Any]] = {
     "audit_events.ck_audit_events_hash_is_digest": {"hash": SHORT},
     "idempotency_keys.pk_idempotency_keys": {"key": "used"},
     "idempotency_keys.ck_idempotency_keys_request_is_digest": {"request": SHORT},
+    "trials.uq_trials_task_id_key": {"key": "trial of rte"},
+    "trials.fk_trials_task_id": {**WAITING, "task_id": 9},
+    "trials.fk_trials_version_of_same_task": {"task_id": 2, "version_number": 3},
+    "trials.ck_trials_state": {**WAITING, "state": "asleep"},
+    "trials.ck_trials_epochs_positive": {"epochs": 0, "epochs_done": 0},
+    "trials.ck_trials_epochs_done_within": {"epochs_done": 6},
+    "trials.ck_trials_attempts_not_negative": {"attempts": -1},
+    "trials.ck_trials_finished_has_version": {"version_number": None},
+    "trials.ck_trials_finished_has_score": {"score": None},
+    "trials.ck_trials_failed_has_error": {**WAITING, "state": "failed"},
+    "trials.ck_trials_running_has_worker": {**RUNNING, "worker": None},
+    "trials.ck_trials_running_has_lease": {**RUNNING, "lease_until": None},
+    "searches.uq_searches_task_id_number": {"number": 1},
+    "searches.uq_searches_task_id_key": {"key": "search of rte"},
+    "searches.fk_searches_task_id": {"task_id": 9},
+    "searches.fk_searches_backbone_id": {"backbone_id": 9},
+    "searches.fk_searches_spec_revision_of_same_task": {"spec_revision": 2},
+    "searches.ck_searches_state": {"state": "lost", "choice": None, "finished_at": None},
+    "searches.ck_searches_number_positive": {"number": 0},
+    "searches.ck_searches_finished_has_choice": {"choice": None},
+    "searches.ck_searches_finished_has_time": {"finished_at": None},
+    "searches.ck_searches_runner_has_lease": {"runner": "a:1:1"},
+    "searches.ck_searches_train_digest_is_digest": {"train_digest": SHORT},
+    "searches.ck_searches_dev_digest_is_digest": {"dev_digest": SHORT},
+    "search_trials.pk_search_trials": {"position": 0},
+    "search_trials.uq_search_trials_search_id_trial_id": {"trial_id": 2},
+    "search_trials.fk_search_trials_search_id": {"search_id": 9},
+    "search_trials.fk_search_trials_trial_id": {"trial_id": 9},
 }
 """Constraint -> what of a fresh row it refuses."""
 
@@ -135,6 +172,8 @@ NEVER_ALONE = {
     "alias_moves.pk_alias_moves",
     "releases.pk_releases",
     "audit_events.pk_audit_events",
+    "trials.pk_trials",
+    "searches.pk_searches",
     "backbone_prefixes.uq_backbone_prefixes_backbone_id_depth_prefix_digest",
 }
 
@@ -146,9 +185,14 @@ def filled(
     tmp_path_factory: pytest.TempPathFactory,
     new_version: Any,
     new_release: Any,
+    new_search: Any,
+    planned_trial: Any,
     change: dict[str, Any],
 ) -> Iterator[Database]:
-    """rte has versions 1, 2 and the student 3; sst has 1 and 2; rte@champion went from 1 to 2; r1 holds rte/1."""
+    """rte has versions 1, 2 and the student 3; sst has 1 and 2; rte@champion went from 1 to 2; r1 holds rte/1.
+
+    rte#1 is a finished search that asked for trial 2, which became rte/2; trial 1 was asked for by nobody.
+    """
     with copied(backend, "populated", tmp_path_factory.mktemp("filled")) as url:
         database = Database.open(url)
         with database.write() as session:
@@ -163,8 +207,21 @@ def filled(
             session.add(IdempotencyKeyRow(**used, actor="ann", created_at=change["at"]))
             event = {"id": 99, "actor": "ann", "action": "x", "object": "y", "hash": "e" * 64}
             session.add(AuditEventRow(**event, occurred_at=change["at"]))
+            session.flush()
+            add_search(session, new_search(key="search of rte"), planned_trial, change)
         yield database
         database.close()
+
+
+def add_search(session: Session, new: NewSearch, planned_trial: Any, change: dict[str, Any]) -> None:
+    at = change["at"]
+    search = begin_search(session, new, runner="a:1:1", until=at, is_gone=lambda _: False, **change)
+    trials = planned_trial("nobody's"), planned_trial("two")
+    ask_for(session, search, trials)
+    session.execute(delete(SearchTrialRow).where(SearchTrialRow.position == 0))
+    session.execute(update(SearchTrialRow).values(position=0))
+    session.execute(update(TrialRow).where(TrialRow.version_number.is_(None)).values(key="trial of rte"))
+    finish_search(session, search, SearchChoice(layers=2, learning_rate=1e-4, teacher=2, statistic="one run"), **change)
 
 
 @pytest.fixture
@@ -271,7 +328,7 @@ def test_every_constraint_is_shown_to_refuse_something(connection: Connection) -
     assert FRESH.keys() == TABLES.keys()
 
 
-REFERRED_TO = ["teams", "backbones", "backbone_prefixes", "tasks", "releases"]
+REFERRED_TO = ["teams", "backbones", "backbone_prefixes", "tasks", "releases", "trials", "searches"]
 KEPT = ["audit_events", "alias_moves", "versions", "spec_revisions"]
 _DANGLING = "FOREIGN KEY constraint failed|violates (RESTRICT setting of )?foreign key constraint"
 
@@ -343,4 +400,14 @@ def test_only_what_may_be_unknown_may_be_null(connection: Connection) -> None:
         "alias_moves.from_version",
         "audit_events.before",
         "audit_events.after",
+        "trials.score",
+        "trials.version_number",
+        "trials.error",
+        "trials.worker",
+        "trials.lease_until",
+        "searches.choice",
+        "searches.mlflow_run",
+        "searches.runner",
+        "searches.runner_until",
+        "searches.finished_at",
     }

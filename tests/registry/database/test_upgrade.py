@@ -30,8 +30,10 @@ from registry.fault_points import arm
 from registry.services.aliases import promote
 from registry.services.audit import chain_report, list_events
 from registry.services.releases import list_releases, register_release
+from registry.services.searches import begin_search, get_search
 from registry.services.tasks import list_tasks
 from registry.services.teams import create_team
+from registry.services.trials import ask_for
 from registry.services.versions import list_versions, register_version
 from tests.postgresql import PostgresqlServer
 
@@ -40,7 +42,12 @@ FIRST, LATEST = OLDER_REVISIONS[0], SCHEMA_REVISION
 
 @pytest.fixture
 def fill(
-    populate: Callable[[Session], None], new_version: Any, new_release: Any, change: dict[str, Any]
+    populate: Callable[[Session], None],
+    new_version: Any,
+    new_release: Any,
+    new_search: Any,
+    planned_trial: Any,
+    change: dict[str, Any],
 ) -> Callable[[str], None]:
     """Puts at least one row into every table."""
 
@@ -53,6 +60,10 @@ def fill(
             register_release(session, new_release(), **change)
             key = {"key": "k", "action": "team.create", "request": "0" * 64, "result": {}, "actor": "ann"}
             session.add(IdempotencyKeyRow(**key, created_at=change["at"]))
+            search = begin_search(
+                session, new_search(), runner="a:1:1", until=change["at"], is_gone=lambda _: False, **change
+            )
+            ask_for(session, search, [planned_trial(), planned_trial("second")])
         database.close()
 
     return work
