@@ -16,9 +16,11 @@ from cli import (
     housekeeping,
     prediction,
     releases,
+    searches,
     tasks,
     teams,
     training,
+    trials,
     versions,
 )
 from cli.application import app
@@ -30,6 +32,8 @@ app.add_typer(backbones.app, name="backbone")
 tasks.app.add_typer(aliases.app)
 app.add_typer(tasks.app, name="task")
 app.add_typer(training.app)
+app.add_typer(searches.app, name="search")
+app.add_typer(trials.app, name="trial")
 app.add_typer(versions.app, name="version")
 app.add_typer(releases.app, name="release")
 app.add_typer(prediction.app)

@@ -20,6 +20,8 @@ from registry.services import backbones, tasks, versions
 from registry.services.blobs import refer_to
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from pipelines.training.recipes import Distillation
     from pipelines.training.trial_run import TrialRun
     from pipelines.training.trials import Trial
@@ -80,10 +82,8 @@ def train(
     check_name("task", task)
     with context.database.read() as session:
         found = tasks.get_task(session, task)
-        trunk = (
-            backbones.get_backbone(session, backbone) if backbone else _only_backbone(backbones.list_backbones(session))
-        )
-    _refuse_retired(task, found.state)
+        trunk = backbone_of(session, backbone)
+    refuse_retired(task, found.state)
     trial = _trial(
         found.spec,
         found.spec_revision,
@@ -138,7 +138,7 @@ def distil(
         found = tasks.get_task(session, source.task)
         trunk = backbones.get_backbone(session, source.backbone)
         taught = tasks.get_spec(session, source.task, source.spec_revision)
-    _refuse_retired(source.task, found.state)
+    refuse_retired(source.task, found.state)
     if taught.interface != found.spec.interface:
         raise UsageError(
             f"{source.reference} has another type, input form or labels than spec revision {found.spec_revision}: "
@@ -168,7 +168,12 @@ def _only_backbone(pinned: list[Backbone]) -> Backbone:
     raise UsageError(f"several backbones are pinned ({', '.join(b.name for b in pinned)}): choose one with --backbone")
 
 
-def _refuse_retired(task: str, state: TaskState) -> None:
+def backbone_of(session: "Session", name: str | None) -> Backbone:
+    """The backbone of this name, or the only one there is."""
+    return backbones.get_backbone(session, name) if name else _only_backbone(backbones.list_backbones(session))
+
+
+def refuse_retired(task: str, state: TaskState) -> None:
     """Refused here too, and not only when the version is registered: training takes long."""
     if state is TaskState.RETIRED:
         raise NotAllowed(
@@ -249,13 +254,13 @@ def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json:
 
 
 def _register(context: Context, held: "TrialRun", device: str) -> Version:
-    from pipelines.tracking import log_trial, tag_version
+    from pipelines.tracking import LoggedTrial, Tracking
 
-    settings = context.settings
+    tracking = Tracking(context.settings.mlflow_uri, context.settings.mlflow_artifact_location)
     with progress_bar() as report:
         trained = held.run(store=context.store, device=chosen_device(device), report=report)
         report("MLflow", 0, 1)
-        run = log_trial(trained, tracking_uri=settings.mlflow_uri, artifact_location=settings.mlflow_artifact_location)
+        run = tracking.log_trial(LoggedTrial.of(trained))
         report("MLflow", 1, 1)
     reached("train.run-logged")
     new = trained.to_version(context.store, mlflow_run=run)
@@ -265,7 +270,7 @@ def _register(context: Context, held: "TrialRun", device: str) -> Version:
         version = versions.register_version(session, new, actor=context.actor, at=context.now())
     reached("train.committed")
     if run:
-        tag_version(run, str(version.reference), tracking_uri=settings.mlflow_uri)
+        tracking.tag_version(run, str(version.reference))
         reached("train.run-tagged")
     return version
 

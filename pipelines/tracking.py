@@ -1,10 +1,13 @@
-"""MLflow: one run a trial, with its recipe, its curves and its metrics."""
+"""MLflow: one run a trial, with its recipe, its curves and its metrics; the trials of a search under one run."""
 
 import logging
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, TypeVar
 
+from pipelines.training.recipes import Recipe
 from pipelines.training.trials import TrainedModule
 
 if TYPE_CHECKING:
@@ -13,41 +16,182 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRIAL_TAG = "trunkline.trial"
+_SEARCH_TAG = "trunkline.search"
+_EPOCHS_TAG = "trunkline.epochs"
+_PARENT_TAG = "mlflow.parentRunId"
+
+_Done = TypeVar("_Done")
 
 
-def log_trial(trained: TrainedModule, *, tracking_uri: str, artifact_location: str | None) -> str | None:
-    """Logs a finished trial and returns its run id; the run of an earlier attempt at the same trial is used again.
+@dataclass(frozen=True)
+class LoggedTrial:
+    """What MLflow is told of a trial, at its end or on its way."""
 
-    A tracking server that fails costs the run, not the module: the module is registered without one, and the reason
-    is logged.
+    task: str
+    key: str
+    frozen_depth: int
+    task_layers: int
+    seed: int
+    recipe: Recipe
+    backbone: str
+    teacher: str | None
+    """Its reference."""
+    losses: Mapping[int, float]
+    """Epoch (from 1) -> mean training loss."""
+    metrics: Mapping[int, Mapping[str, float]]
+    """Epoch -> metrics on the dev data."""
+    best: Mapping[str, float] | None
+    """The metrics that are registered; None of a trial that has not ended."""
 
-    Args:
-        artifact_location: where a new experiment keeps its files; None leaves it to the server.
-    """
-    try:
-        client = _client(tracking_uri)
-        experiment = _experiment(client, trained.trial.spec.task, artifact_location)
-        return _log(client, experiment, trained)
-    except Exception as error:  # noqa: BLE001 - whatever the server or its client raises must not lose the module
-        logger.warning(
-            "MLflow at %s did not take the run (%s); the version is registered without it",
-            without_password(tracking_uri),
-            without_password(str(error)),
+    @classmethod
+    def of(cls, trained: TrainedModule) -> Self:
+        trial = trained.trial
+        return cls(
+            task=trial.spec.task,
+            key=trial.key,
+            frozen_depth=trial.frozen_depth,
+            task_layers=trial.task_layers,
+            seed=trial.seed,
+            recipe=trial.recipe,
+            backbone=trial.backbone.name,
+            teacher=str(trial.teacher.reference) if trial.teacher else None,
+            losses=trained.state.epoch_losses,
+            metrics=trained.state.epoch_metrics,
+            best=trained.metrics,
         )
-        return None
+
+    @property
+    def name(self) -> str:
+        kind = "student" if self.teacher else "teacher"
+        return f"{kind} k={self.frozen_depth} l={self.task_layers} lr={self.recipe.learning_rate:g} seed={self.seed}"
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        recipe = self.recipe.model_dump(exclude={"distillation"})
+        if self.recipe.distillation:
+            recipe |= self.recipe.distillation.model_dump()
+        shape = {"frozen_depth": self.frozen_depth, "task_layers": self.task_layers, "seed": self.seed}
+        return {key: str(value) for key, value in {**shape, **recipe}.items()}
 
 
-def tag_version(run: str, version: str, *, tracking_uri: str) -> None:
-    """Writes the version's reference on its run."""
-    try:
-        _client(tracking_uri).set_tag(run, "trunkline.version", version)
-    except Exception as error:  # noqa: BLE001 - the version is registered already
-        logger.warning(
-            "MLflow at %s did not take the tag of %s (%s)",
-            without_password(tracking_uri),
-            version,
-            without_password(str(error)),
+@dataclass
+class Tracking:
+    """One tracking server. What it refuses costs the run, never the module: the reason is logged."""
+
+    uri: str
+    artifact_location: str | None
+    """Where a new experiment keeps its files; None leaves it to the server."""
+    _client: "MlflowClient | None" = field(default=None, repr=False)
+    _experiments: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def log_trial(self, trial: LoggedTrial, *, parent: str | None = None) -> str | None:
+        """Logs a trial and returns its run id; one that was logged before gets what is new.
+
+        Args:
+            parent: the run of the search that it belongs to.
+        """
+        return self._tried("did not take the run", lambda client: self._log(client, trial, parent))
+
+    def open_search(self, task: str, search: str, options: Mapping[str, str]) -> str | None:
+        """The run above all trials of a search (`rte#2`), made when it is not there yet; returns its id."""
+        return self._tried("did not take the search's run", lambda client: self._open(client, task, search, options))
+
+    def close_search(self, run: str, *, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Writes down what the search chose, and ends its run."""
+
+        def close(client: "MlflowClient") -> None:
+            from mlflow.entities import Metric, RunTag
+
+            client.log_batch(
+                run,
+                metrics=[Metric(name, value, 0, 0) for name, value in metrics.items()],
+                tags=[RunTag(name, value) for name, value in tags.items()],
+            )
+            experiment = client.get_run(run).info.experiment_id
+            stopped_early = f"tags.`{_PARENT_TAG}` = '{run}' and attributes.status = 'RUNNING'"
+            for child in client.search_runs([experiment], stopped_early):
+                client.set_terminated(child.info.run_id, status="KILLED")
+            client.set_terminated(run)
+
+        self._tried("did not take the search's choice", close)
+
+    def tag_version(self, run: str, version: str) -> None:
+        """Writes the version's reference on its run."""
+        self._tried(
+            f"did not take the tag of {version}", lambda client: client.set_tag(run, "trunkline.version", version)
         )
+
+    def _tried(self, failure: str, work: "Callable[[MlflowClient], _Done]") -> _Done | None:
+        try:
+            if self._client is None:
+                self._client = _connected(self.uri)
+            return work(self._client)
+        except Exception as error:  # noqa: BLE001 - whatever the server or its client raises must not lose the module
+            logger.warning("MLflow at %s %s (%s)", without_password(self.uri), failure, without_password(str(error)))
+            return None
+
+    def _experiment(self, client: "MlflowClient", task: str) -> str:
+        name = f"trunkline/{task}"
+        if name not in self._experiments:
+            found = client.get_experiment_by_name(name)
+            self._experiments[name] = (
+                str(found.experiment_id)
+                if found
+                else str(client.create_experiment(name, artifact_location=self.artifact_location))
+            )
+        return self._experiments[name]
+
+    def _open(self, client: "MlflowClient", task: str, search: str, options: Mapping[str, str]) -> str:
+        from mlflow.entities import Param, RunTag
+
+        experiment = self._experiment(client, task)
+        earlier = client.search_runs([experiment], f"tags.`{_SEARCH_TAG}` = '{search}'", max_results=1)
+        if earlier:
+            return str(earlier[0].info.run_id)
+        run = client.create_run(experiment, run_name=f"search {search}").info.run_id
+        client.log_batch(
+            run,
+            params=[Param(name, value) for name, value in options.items()],
+            tags=[RunTag(_SEARCH_TAG, search)],
+        )
+        return str(run)
+
+    def _log(self, client: "MlflowClient", trial: LoggedTrial, parent: str | None) -> str:
+        from mlflow.entities import Metric, Param, RunTag
+
+        experiment = self._experiment(client, trial.task)
+        earlier = client.search_runs([experiment], f"tags.`{_TRIAL_TAG}` = '{trial.key}'", max_results=1)
+        if earlier:
+            run, known = str(earlier[0].info.run_id), int(earlier[0].data.tags.get(_EPOCHS_TAG, trial.recipe.epochs))
+            parameters = []
+        else:
+            run, known = str(client.create_run(experiment, run_name=trial.name).info.run_id), 0
+            parameters = [Param(key, value) for key, value in trial.parameters.items()]
+        epochs = max(trial.losses, default=0)
+        if epochs <= known:
+            return run
+        curves = [Metric("train_loss", loss, 0, epoch) for epoch, loss in trial.losses.items() if epoch > known]
+        for epoch, metrics in trial.metrics.items():
+            if epoch > known:
+                curves += [Metric(f"dev_{metric}", value, 0, epoch) for metric, value in metrics.items()]
+        best = [Metric(f"best_dev_{metric}", value, 0, 0) for metric, value in (trial.best or {}).items()]
+        tags = {"trunkline.backbone": trial.backbone, "trunkline.statistic": trial.recipe.statistic}
+        if trial.teacher:
+            tags["trunkline.teacher"] = trial.teacher
+        if parent:
+            tags[_PARENT_TAG] = parent
+        # The tags that mark how much of the run is there come with everything else in one request.
+        client.log_batch(
+            run,
+            metrics=curves + best,
+            params=parameters,
+            tags=[
+                RunTag(key, value) for key, value in {**tags, _TRIAL_TAG: trial.key, _EPOCHS_TAG: str(epochs)}.items()
+            ],
+        )
+        if trial.best is not None:
+            client.set_terminated(run)
+        return run
 
 
 def without_password(text: str) -> str:
@@ -55,7 +199,7 @@ def without_password(text: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
-def _client(tracking_uri: str) -> "MlflowClient":
+def _connected(uri: str) -> "MlflowClient":
     # Where the user has not said otherwise: a server that is away is given up after some ten seconds and not minutes,
     # and nothing is reported to MLflow's makers.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -65,43 +209,4 @@ def _client(tracking_uri: str) -> "MlflowClient":
 
     for name in ("mlflow", "alembic"):  # creating the embedded database would otherwise tell of every migration
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=tracking_uri)
-
-
-def _experiment(client: "MlflowClient", task: str, artifact_location: str | None) -> str:
-    name = f"trunkline/{task}"
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
-    return str(client.create_experiment(name, artifact_location=artifact_location))
-
-
-def _log(client: "MlflowClient", experiment: str, trained: TrainedModule) -> str:
-    from mlflow.entities import Metric, Param, RunTag
-
-    trial = trained.trial
-    earlier = client.search_runs([experiment], f"tags.`{_TRIAL_TAG}` = '{trial.key}'", max_results=1)
-    if earlier:
-        return str(earlier[0].info.run_id)
-    name = f"{'student' if trial.teacher else 'teacher'} k={trial.frozen_depth} l={trial.task_layers} seed={trial.seed}"
-    run = client.create_run(experiment, run_name=name)
-    curves = [Metric("train_loss", loss, 0, epoch) for epoch, loss in trained.state.epoch_losses.items()]
-    for epoch, metrics in trained.state.epoch_metrics.items():
-        curves += [Metric(f"dev_{metric}", value, 0, epoch) for metric, value in metrics.items()]
-    best = [Metric(f"best_dev_{metric}", value, 0, 0) for metric, value in trained.metrics.items()]
-    recipe = trial.recipe.model_dump(exclude={"distillation"})
-    if trial.recipe.distillation:
-        recipe |= trial.recipe.distillation.model_dump()
-    shape = {"frozen_depth": trial.frozen_depth, "task_layers": trial.task_layers, "seed": trial.seed}
-    parameters = [Param(key, str(value)) for key, value in {**shape, **recipe}.items()]
-    tags = {"trunkline.backbone": trial.backbone.name, "trunkline.statistic": trial.recipe.statistic}
-    if trial.teacher:
-        tags["trunkline.teacher"] = str(trial.teacher.reference)
-    # The tag that marks the run as whole comes with everything else in one request.
-    client.log_batch(
-        run.info.run_id,
-        metrics=curves + best,
-        params=parameters,
-        tags=[RunTag(key, value) for key, value in {**tags, _TRIAL_TAG: trial.key}.items()],
-    )
-    client.set_terminated(run.info.run_id)
-    return str(run.info.run_id)
+    return MlflowClient(tracking_uri=uri)

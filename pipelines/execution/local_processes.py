@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -24,7 +25,6 @@ HANGS_AFTER_SECONDS = 600.0
 """A process that says nothing for so long is given up. Training reports every step, and the slowest step that was
 measured took some seconds."""
 
-_GOODBYE_SECONDS = 5.0
 _LAST_WORDS = 2000  # characters of a dead process's stderr that are shown
 
 
@@ -70,7 +70,9 @@ class LocalProcesses:
         result = self._result(file.key)
         result.unlink(missing_ok=True)
         reached("search.trial-file-written")
-        self._idle = [process for process in self._idle if process.lives()]
+        for dead in [process for process in self._idle if not process.lives()]:
+            self._idle.remove(dead)
+            dead.end()
         process = self._idle.pop() if self._idle else _Process(self._command, self._environ, self._events)
         self._busy[file.key] = process
         process.send(file.key, specification, result)
@@ -95,7 +97,8 @@ class LocalProcesses:
         if self._busy.get(process.key) is not process:
             return []  # the last words of one that was given up
         if said is None:
-            return [self._broken(process, f"its process ended with status {process.status()}: {process.last_words()}")]
+            process.end()
+            return [self._broken(process, f"its process ended with status {process.status}: {process.last_words}")]
         if "done" in said:
             return [Progressed(process.key, str(said["stage"]), int(said["done"]), int(said["total"]))]
         del self._busy[process.key]
@@ -148,33 +151,39 @@ class _Process:
             # Ctrl-C is for the search, which then ends its processes: here it would cut a write short.
             start_new_session=True,
         )
-        for listen in (self._hear, self._overhear):
-            threading.Thread(target=listen, args=(events,), daemon=True).start()
+        self._listeners = [
+            threading.Thread(target=listen, args=(events,), daemon=True) for listen in (self._hear, self._overhear)
+        ]
+        for listener in self._listeners:
+            listener.start()
 
     def send(self, key: str, specification: Path, result: Path) -> None:
         self.key, self.heard_at = key, time.monotonic()
-        try:
+        with suppress(BrokenPipeError):  # it has just died: whoever hears its pipe close says so
             stdin = _pipe(self._process.stdin)
             stdin.write(json.dumps({"specification": str(specification), "result": str(result)}) + "\n")
             stdin.flush()
-        except BrokenPipeError:
-            pass  # it has just died: whoever hears its pipe close says so
 
     def lives(self) -> bool:
         return self._process.poll() is None
 
-    def status(self) -> int | None:
-        try:
-            return self._process.wait(timeout=_GOODBYE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def last_words(self) -> str:
-        return self._words.strip()[-_LAST_WORDS:] or "it said nothing"
-
     def end(self) -> None:
+        """Ends the process, if it still runs, and hears it out."""
         self._process.kill()  # whatever it writes, it writes whole or not at all
         self._process.wait()
+        for listener in self._listeners:
+            listener.join()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with suppress(BrokenPipeError):  # of what it has not read any more
+                _pipe(stream).close()
+
+    @property
+    def status(self) -> int | None:
+        return self._process.returncode
+
+    @property
+    def last_words(self) -> str:
+        return self._words.strip()[-_LAST_WORDS:] or "it said nothing"
 
     def _hear(self, events: "queue.Queue[tuple[_Process, dict[str, Any] | None]]") -> None:
         for line in _pipe(self._process.stdout):

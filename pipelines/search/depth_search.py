@@ -133,9 +133,10 @@ class DepthSearch:
     def _listen(self) -> None:
         """Waits for the next end of a trial, or for a moment."""
         ended = [event for event in self.executor.events(seconds=_WAIT_SECONDS) if not isinstance(event, Progressed)]
-        self.ledger.hold()
-        for event in ended:
+        # What went well first: a failure may end the search.
+        for event in sorted(ended, key=lambda event: event.result.outcome is None):
             self._take(event)
+        self.ledger.hold()
 
     def _take(self, event: Ended) -> None:
         trial, began = self._running.pop(event.key)

@@ -1,0 +1,137 @@
+"""A search's ledger in the registry: each method one short transaction."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from cli.application import Context
+from cli.processes import is_gone
+from pipelines.execution.trial_file import TrialFile, TrialOutcome
+from pipelines.tracking import LoggedTrial, Tracking
+from registry.domain.records import Version
+from registry.domain.references import VersionReference
+from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress
+from registry.fault_points import reached
+from registry.services import searches, trials, versions
+from registry.services.blobs import refer_to
+
+LEASE = timedelta(minutes=2)
+"""How long a process may be silent before its trials are taken over. It is heard of every quarter of it."""
+
+
+@dataclass
+class RegistryLedger:
+    """The `pipelines.search.depth_search.Ledger` of one search that this process drives."""
+
+    context: Context
+    search: Search
+    tracking: Tracking
+    files: dict[str, TrialFile] = field(default_factory=dict)
+    """Of the trials that were described, by key: what MLflow is told of them."""
+    _held_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def _runner(self) -> str:
+        assert self.search.runner is not None  # noqa: S101 - this process took it
+        return self.search.runner
+
+    def trials(self) -> Sequence[LedgerTrial]:
+        with self.context.database.read() as session:
+            return searches.get_search(session, self.search.task, self.search.number).trials
+
+    def version(self, number: int) -> Version:
+        with self.context.database.read() as session:
+            return versions.get_version(session, VersionReference(task=self.search.task, number=number))
+
+    def ask_for(self, planned: Sequence[PlannedTrial]) -> None:
+        with self.context.database.write() as session:
+            trials.ask_for(session, self.search, planned)
+
+    def claim(self, key: str) -> bool:
+        now = self.context.now()
+        with self.context.database.write() as session:
+            return trials.claim_trial(
+                session,
+                self.search.task,
+                key,
+                worker=self._runner,
+                until=now + LEASE,
+                is_gone=is_gone,
+                at=now,
+            )
+
+    def hold(self) -> None:
+        if time.monotonic() - self._held_at < LEASE.total_seconds() / 4:
+            return
+        until = self.context.now() + LEASE
+        with self.context.database.write() as session:
+            searches.hold_search(session, self.search, until=until)
+            trials.hold_trials(session, self.search.task, worker=self._runner, until=until)
+        self._held_at = time.monotonic()
+
+    def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
+        assert outcome.version is not None  # noqa: S101 - it was run to its end
+        run = self._log(trial, outcome)
+        new = outcome.version.model_copy(update={"mlflow_run": run})
+        reached("search.run-logged")
+        with self.context.database.write() as session:
+            refer_to(session, self.context.store, new.blobs)
+            version = versions.register_version(session, new, actor=self.context.actor, at=self.context.now())
+            trials.finish_trial(
+                session,
+                self.search.task,
+                trial.key,
+                version=version,
+                score=version.metrics[self.search.metric],
+                progress=self._progress(outcome),
+            )
+        reached("search.trial-registered")
+        if run:
+            self.tracking.tag_version(run, str(version.reference))
+
+    def pause(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
+        with self.context.database.write() as session:
+            trials.pause_trial(
+                session, self.search.task, trial.key, worker=self._runner, progress=self._progress(outcome)
+            )
+        reached("search.trial-paused")
+        self._log(trial, outcome)
+
+    def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:
+        with self.context.database.write() as session:
+            trials.give_back_trial(
+                session, self.search.task, trial.key, worker=self._runner, seconds=seconds, error=error
+            )
+
+    def fail(self, trial: LedgerTrial, *, seconds: float, error: str) -> None:
+        with self.context.database.write() as session:
+            trials.fail_trial(session, self.search.task, trial.key, worker=self._runner, seconds=seconds, error=error)
+
+    def _progress(self, outcome: TrialOutcome) -> TrialProgress:
+        metric = self.search.metric
+        return TrialProgress(
+            epochs_done=outcome.epochs_done,
+            curve={epoch: metrics[metric] for epoch, metrics in outcome.metrics.items()},
+            seconds=outcome.seconds,
+            layer_passes=outcome.layer_passes,
+        )
+
+    def _log(self, trial: LedgerTrial, outcome: TrialOutcome) -> str | None:
+        file = self.files[trial.key]
+        return self.tracking.log_trial(
+            LoggedTrial(
+                task=self.search.task,
+                key=trial.key,
+                frozen_depth=file.frozen_depth,
+                task_layers=file.task_layers,
+                seed=file.seed,
+                recipe=file.recipe,
+                backbone=file.backbone.name,
+                teacher=str(file.teacher.reference) if file.teacher else None,
+                losses=outcome.losses,
+                metrics=outcome.metrics,
+                best=outcome.version.metrics if outcome.version else None,
+            ),
+            parent=self.search.mlflow_run,
+        )

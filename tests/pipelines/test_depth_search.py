@@ -1,0 +1,270 @@
+"""The driver of a search, with a ledger in memory and an executor that ends trials as it is told."""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.execution.executor import Ended, Event, Progressed
+from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialOutcome, TrialResult
+from pipelines.search.depth_search import MOST_ATTEMPTS, DepthSearch
+from registry.domain.searches import LedgerTrial, PlannedTrial, SearchOptions, TrialShape, TrialState
+from registry.errors import Conflict, StorageError, TrainingFailed
+from registry.progress import silent
+
+OPTIONS = SearchOptions(
+    layers=(2, 3, 4),
+    seeds=2,
+    learning_rates=(1e-4,),
+    students=(1,),
+    recipe={"epochs": 5},
+    student_recipe={"epochs": 5, "learning_rate": 1e-4},
+    head={},
+)
+
+
+class MemoryLedger:
+    """As the registry's, for one process."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, LedgerTrial] = {}
+        self.held_elsewhere: set[str] = set()
+        self.events: list[str] = []
+        self.on_hold: Callable[[], None] = lambda: None
+
+    def trials(self) -> Sequence[LedgerTrial]:
+        return list(self.rows.values())
+
+    def version(self, number: int) -> Any:
+        return SimpleNamespace(number=number)
+
+    def ask_for(self, planned: Sequence[PlannedTrial]) -> None:
+        for one in planned:
+            new = LedgerTrial(key=one.key, shape=one.shape, state=TrialState.WAITING, epochs=one.epochs)
+            self.rows.setdefault(one.key, new)
+
+    def claim(self, key: str) -> bool:
+        row = self.rows[key]
+        if key in self.held_elsewhere or row.state in (TrialState.FINISHED, TrialState.FAILED, TrialState.RUNNING):
+            return False
+        self._set(key, state=TrialState.RUNNING, attempts=row.attempts + 1)
+        return True
+
+    def hold(self) -> None:
+        self.on_hold()
+
+    def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
+        assert self.rows[trial.key].state is not TrialState.FINISHED, "finished twice"
+        number = 1 + sum(row.version is not None for row in self.rows.values())
+        score = outcome.metrics[outcome.epochs_done]["accuracy"]
+        self._set(trial.key, state=TrialState.FINISHED, version=number, score=score, epochs_done=outcome.epochs_done)
+
+    def pause(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
+        curve = {epoch: metrics["accuracy"] for epoch, metrics in outcome.metrics.items()}
+        self._set(trial.key, state=TrialState.PAUSED, epochs_done=outcome.epochs_done, curve=curve)
+
+    def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:  # noqa: ARG002
+        self._set(trial.key, state=TrialState.WAITING, error=error)
+
+    def fail(self, trial: LedgerTrial, *, seconds: float, error: str) -> None:  # noqa: ARG002
+        self._set(trial.key, state=TrialState.FAILED, error=error)
+
+    def _set(self, key: str, **changes: Any) -> None:
+        self.events.append(f"{key} {changes['state']}")
+        self.rows[key] = self.rows[key].model_copy(update=changes)
+
+
+class ScriptedExecutor:
+    """Ends every trial at the next look, as `outcome` says; None lets it run on."""
+
+    def __init__(self, outcome: Callable[[TrialFile], TrialResult | None], count: int = 2) -> None:
+        self.outcome, self.count = outcome, count
+        self.running: dict[str, TrialFile] = {}
+        self.started: list[TrialFile] = []
+        self.most_at_once = 0
+        self.closed = False
+
+    def room(self) -> int:
+        return self.count - len(self.running)
+
+    def start(self, file: TrialFile) -> None:
+        assert self.room()
+        self.running[file.key] = file
+        self.started.append(file)
+        self.most_at_once = max(self.most_at_once, len(self.running))
+
+    def events(self, *, seconds: float) -> Sequence[Event]:  # noqa: ARG002
+        found: list[Event] = [Progressed(key, "epoch 1", 0, 1) for key in self.running]
+        for key, file in list(self.running.items()):
+            if (result := self.outcome(file)) is not None:
+                del self.running[key]
+                found.append(Ended(key, result))
+        return found
+
+    def close(self) -> None:
+        self.closed = True
+        self.running.clear()
+
+
+def describe(shape: TrialShape, teacher: Any) -> TrialFile:
+    recipe = SimpleNamespace(epochs=5)
+    return TrialFile.model_construct(
+        key=f"{'t' if teacher is None else 's'} k={shape.frozen_depth} l={shape.task_layers} seed={shape.seed}",
+        frozen_depth=shape.frozen_depth,
+        task_layers=shape.task_layers,
+        seed=shape.seed,
+        recipe=recipe,
+        teacher=teacher,
+        until_epoch=None,
+    )
+
+
+def went_well(file: TrialFile) -> TrialResult:
+    epoch = file.until_epoch or 5
+    outcome = TrialOutcome.model_construct(
+        epochs_done=epoch,
+        metrics={epoch: {"accuracy": file.task_layers / 10 + file.seed / 100 + epoch / 1000}},
+        losses={},
+        seconds=1.0,
+        layer_passes=1.0,
+        version=None if file.until_epoch else SimpleNamespace(),
+    )
+    return TrialResult.model_construct(outcome=outcome, failure=None)
+
+
+def failed(kind: Any, message: str = "it broke") -> TrialResult:
+    return TrialResult(failure=TrialFailure(kind=kind, message=message))
+
+
+def search(ledger: MemoryLedger, executor: ScriptedExecutor, warnings: list[str] | None = None) -> DepthSearch:
+    return DepthSearch(
+        options=OPTIONS,
+        backbone_layers=4,
+        ledger=ledger,
+        executor=executor,
+        describe=describe,
+        report=silent,
+        warn=(warnings if warnings is not None else []).append,
+        clock=lambda: 0.0,
+    )
+
+
+def test_it_runs_what_the_plan_wants_and_ends_with_its_choice():
+    ledger, executor = MemoryLedger(), ScriptedExecutor(went_well)
+    choice = search(ledger, executor).run()
+    assert choice.layers == 4
+    assert ledger.rows["t k=0 l=4 seed=1"].version == choice.teacher
+    assert executor.most_at_once == 2
+    assert executor.closed
+
+
+def test_a_promoted_trial_is_asked_to_go_on_and_not_to_begin_again():
+    executor = ScriptedExecutor(went_well)
+    search(MemoryLedger(), executor).run()
+    untils = [file.until_epoch for file in executor.started if file.key == "t k=0 l=4 seed=0"]
+    assert untils == [1, None]
+
+
+def test_an_interrupted_search_gives_its_trials_back_and_ends_as_an_unbroken_one_does():
+    unbroken = MemoryLedger()
+    expected = search(unbroken, ScriptedExecutor(went_well)).run()
+    runs = sum(event.endswith(("paused", "finished")) for event in unbroken.events)
+    for stop_after in range(runs):
+        ledger, looks = MemoryLedger(), iter(range(1000))
+
+        def interrupted(file: TrialFile, looks: Any = looks, stop_after: int = stop_after) -> TrialResult:
+            if next(looks) >= stop_after:
+                raise KeyboardInterrupt
+            return went_well(file)
+
+        executor = ScriptedExecutor(interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search(ledger, executor).run()
+        assert executor.closed
+        assert TrialState.RUNNING not in {row.state for row in ledger.rows.values()}
+        choice = search(ledger, ScriptedExecutor(went_well)).run()
+        assert (choice.layers, choice.statistic) == (expected.layers, expected.statistic)
+        best = next(row.shape for row in ledger.rows.values() if row.version == choice.teacher)
+        assert best == next(row.shape for row in unbroken.rows.values() if row.version == expected.teacher)
+
+
+def test_a_trial_that_diverges_fails_at_once_and_the_search_goes_on_and_says_so():
+    warnings: list[str] = []
+    ledger = MemoryLedger()
+    diverges = "t k=1 l=3 seed=0"
+    executor = ScriptedExecutor(
+        lambda file: failed("diverged", "the loss became nan") if file.key == diverges else went_well(file)
+    )
+    assert search(ledger, executor, warnings).run().layers == 4
+    assert ledger.rows[diverges].state is TrialState.FAILED
+    assert len([file for file in executor.started if file.key == diverges]) == 1
+    assert len(warnings) == 1
+    assert "k=1 l=3" in warnings[0]
+    assert "goes on without it: the loss became nan" in warnings[0]
+
+
+def test_a_broken_attempt_is_repeated_and_a_trial_that_always_breaks_fails():
+    warnings: list[str] = []
+    ledger = MemoryLedger()
+    breaks = "t k=1 l=3 seed=0"
+    executor = ScriptedExecutor(lambda file: failed("broken") if file.key == breaks else went_well(file))
+    search(ledger, executor, warnings).run()
+    assert len([file for file in executor.started if file.key == breaks]) == MOST_ATTEMPTS
+    assert ledger.rows[breaks].state is TrialState.FAILED
+    assert [("trying again" in warning) for warning in warnings] == [True, True, False]
+
+
+def test_where_trials_cannot_be_run_the_search_ends_and_loses_nothing():
+    ledger = MemoryLedger()
+    executor = ScriptedExecutor(
+        lambda file: failed("refused", "the disk is full") if file.key == "t k=0 l=4 seed=1" else went_well(file)
+    )
+    with pytest.raises(StorageError, match="the disk is full"):
+        search(ledger, executor).run()
+    assert TrialState.RUNNING not in {row.state for row in ledger.rows.values()}
+    assert search(ledger, ScriptedExecutor(went_well)).run().layers == 4
+
+
+def test_a_search_of_which_every_teacher_fails_says_why():
+    executor = ScriptedExecutor(lambda file: failed("diverged", "the loss became nan"))
+    with pytest.raises(TrainingFailed, match="no teacher reached the end: the loss became nan"):
+        search(MemoryLedger(), executor).run()
+
+
+def test_what_another_process_runs_is_waited_for_and_not_run_twice():
+    ledger, held = MemoryLedger(), "t k=0 l=4 seed=0"
+    ledger.held_elsewhere.add(held)
+    looks = 0
+
+    def elsewhere_it_ends() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            ledger.held_elsewhere.clear()
+            ledger.pause(ledger.rows[held], went_well(describe_until(held, 1)).outcome)
+
+    ledger.on_hold = elsewhere_it_ends
+    executor = ScriptedExecutor(went_well)
+    assert search(ledger, executor).run().layers == 4
+    assert [file.until_epoch for file in executor.started if file.key == held] == [None]
+
+
+def describe_until(key: str, epoch: int) -> TrialFile:
+    assert key == "t k=0 l=4 seed=0"
+    shape = TrialShape(frozen_depth=0, task_layers=4, learning_rate=1e-4, seed=0)
+    return describe(shape, None).model_copy(update={"until_epoch": epoch})
+
+
+def test_a_task_that_changed_meanwhile_ends_the_search():
+    ledger = MemoryLedger()
+
+    def changed() -> None:
+        raise Conflict("task rte was redefined")
+
+    ledger.on_hold = changed
+    executor = ScriptedExecutor(lambda file: None)
+    with pytest.raises(Conflict, match="redefined"):
+        search(ledger, executor).run()
+    assert executor.closed
+    assert TrialState.RUNNING not in {row.state for row in ledger.rows.values()}
