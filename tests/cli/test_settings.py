@@ -126,10 +126,17 @@ def test_the_size_of_local_copies_is_counted_in_gigabytes(tmp_path: Path, named:
     assert settings.blob_cache_bytes == size
 
 
+@pytest.mark.parametrize(("named", "size"), [("", 50_000_000_000), ("0.5", 500_000_000), ("300", 300_000_000_000)])
+def test_the_size_of_the_activation_cache_is_counted_in_gigabytes(tmp_path: Path, named: str, size: int) -> None:
+    settings = Settings.from_environment({"TRUNKLINE_ACTIVATION_CACHE_GB": named}, tmp_path, actor="a")
+    assert settings.activation_cache_bytes == size
+
+
+@pytest.mark.parametrize("variable", ["TRUNKLINE_BLOB_CACHE_GB", "TRUNKLINE_ACTIVATION_CACHE_GB"])
 @pytest.mark.parametrize("named", ["0", "-1", "much", "nan", "inf", "1GB"])
-def test_a_size_that_is_none_is_refused(tmp_path: Path, named: str) -> None:
-    with pytest.raises(UsageError, match=f"TRUNKLINE_BLOB_CACHE_GB={named}: must be a number of gigabytes above 0"):
-        Settings.from_environment({"TRUNKLINE_BLOB_CACHE_GB": named}, tmp_path, actor="a")
+def test_a_size_that_is_none_is_refused(tmp_path: Path, variable: str, named: str) -> None:
+    with pytest.raises(UsageError, match=f"{variable}={named}: must be a number of gigabytes above 0"):
+        Settings.from_environment({variable: named}, tmp_path, actor="a")
 
 
 def test_unknown_variables_of_ours_are_doubted_with_a_near_one_and_without_their_values() -> None:
