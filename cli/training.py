@@ -65,6 +65,9 @@ def train(
     pooling: Annotated[
         Pooling, typer.Option(help="What the head reads of a text: its first piece, or the mean of all.")
     ] = "first",
+    crf: Annotated[
+        bool, typer.Option("--crf", help="Learn what tag follows what, and answer with legal BIO only.")
+    ] = False,
     seed: Seed = 0,
     recipe: RecipeOption = "default",
     learning_rate: LearningRate = None,
@@ -90,7 +93,7 @@ def train(
         trunk,
         frozen_depth=trunk.layer_count - layers,
         layers=layers,
-        head=_head(found.spec, pooling=pooling),
+        head=_head(found.spec, pooling=pooling, crf=crf),
         teacher=None,
         run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
         distillation=None,
@@ -181,11 +184,11 @@ def refuse_retired(task: str, state: TaskState) -> None:
         )
 
 
-def _head(spec: TaskSpec, *, pooling: Pooling) -> HeadConfig:
+def _head(spec: TaskSpec, *, pooling: Pooling, crf: bool) -> HeadConfig:
     """The head that was asked for; raises UsageError with every reason why this task cannot have it."""
-    if problems := head_problems(type=spec.type, tag_scheme=spec.tag_scheme, pooling=pooling, crf=False):
+    if problems := head_problems(type=spec.type, tag_scheme=spec.tag_scheme, pooling=pooling, crf=crf):
         raise UsageError(f"task {spec.task} cannot have this head: {'; '.join(problems)}")
-    return HeadConfig(type=spec.type, outputs=spec.output_count, pooling=pooling)
+    return HeadConfig(type=spec.type, outputs=spec.output_count, pooling=pooling, crf=crf)
 
 
 def _distillation(**chosen: object) -> "Distillation":

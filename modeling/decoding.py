@@ -1,11 +1,12 @@
 """What an answer is: from one row's raw outputs to labels, numbers, spans and tags with offsets into the text."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from modeling.crf import Transitions, log_marginals, viterbi
 from modeling.text import NO_TOKEN, EncodedText, Word, continued_tag
 from registry.domain.plain_data import Plain
 from registry.domain.task_specs import TagScheme, TaskType
@@ -56,9 +57,7 @@ class TagsAnswer(Plain):
 Answer = LabelAnswer | NumberAnswer | SpansAnswer | TagsAnswer
 
 
-class _Decision(NamedTuple):
-    label: str
-    probability: float
+_Said = TypeVar("_Said", str, float)
 
 
 def decode(
@@ -69,13 +68,18 @@ def decode(
     tag_scheme: TagScheme | None,
     text: str,
     encoded: EncodedText,
+    transitions: Transitions | None = None,
 ) -> Answer:
     """One row's answer.
+
+    With a CRF a word's tag is that of the likeliest sequence (Viterbi), which is always legal BIO, and its probability
+    is the word's own: that of all sequences that give it this tag (forward-backward).
 
     Args:
         outputs: raw, [outputs], or [W, outputs] with W at least the row's number of words.
         labels: what each output stands for (`TaskSpec.output_labels`).
         text: the row's first text, as it was encoded.
+        transitions: of the module's CRF, where it has one.
     """
     if type is TaskType.REGRESSION:
         return NumberAnswer(value=outputs[0].item())
@@ -83,27 +87,31 @@ def decode(
         probabilities = dict(zip(labels, _probabilities(outputs).tolist(), strict=True))
         label = max(probabilities, key=probabilities.__getitem__)
         return LabelAnswer(label=label, probability=probabilities[label], probabilities=probabilities)
-    decisions = _word_decisions(outputs, labels, encoded, tag_scheme)
-    if tag_scheme is TagScheme.BIO:
-        return SpansAnswer(spans=_spans(text, encoded.words, decisions))
+    emissions = _of_words_with_a_piece(outputs, encoded)
+    chosen = _chosen(emissions, transitions)
+    bio = tag_scheme is TagScheme.BIO
+    tags = _tags(chosen, labels, encoded, bio)
+    sure = _by_word(_sureness(emissions, chosen, transitions), encoded, before=1.0 if bio else None, goes_on=float)
+    if bio:
+        return SpansAnswer(spans=_spans(text, encoded.words, tags, sure))
     return TagsAnswer(
         words=tuple(
             TaggedWord(
-                start=word.start,
-                end=word.end,
-                text=text[word.start : word.end],
-                label=decision.label if decision else None,
-                probability=decision.probability if decision else None,
+                start=word.start, end=word.end, text=text[word.start : word.end], label=tag, probability=probability
             )
-            for word, decision in zip(encoded.words, decisions, strict=True)
+            for word, tag, probability in zip(encoded.words, tags, sure, strict=True)
         )
     )
 
 
 def word_labels(
-    outputs: Tensor, labels: Sequence[str], encoded: EncodedText, tag_scheme: TagScheme | None
+    outputs: Tensor,
+    labels: Sequence[str],
+    encoded: EncodedText,
+    tag_scheme: TagScheme | None,
+    transitions: Transitions | None = None,
 ) -> list[str | None]:
-    """One output label a word: the likeliest of its first piece.
+    """One output label a word: the likeliest of its first piece, or with a CRF that of the likeliest sequence.
 
     A word without a piece of its own takes that of the word before it (`B-x` becomes `I-x`); before the first piece
     it is `O`, or None where there is no `O`. A word that was cut off by `max_length` is None.
@@ -111,41 +119,79 @@ def word_labels(
     Args:
         outputs: raw, [W, outputs], with W at least the row's number of words.
     """
-    return [d.label if d else None for d in _word_decisions(outputs, labels, encoded, tag_scheme)]
+    chosen = _chosen(_of_words_with_a_piece(outputs, encoded), transitions)
+    return _tags(chosen, labels, encoded, tag_scheme is TagScheme.BIO)
 
 
 def _probabilities(outputs: Tensor) -> Tensor:
     return torch.softmax(outputs.to("cpu", torch.float64), dim=-1)
 
 
-def _word_decisions(
-    outputs: Tensor, labels: Sequence[str], encoded: EncodedText, tag_scheme: TagScheme | None
-) -> list[_Decision | None]:
-    best = _probabilities(outputs).max(dim=-1)
-    chosen = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    bio = tag_scheme is TagScheme.BIO
-    decisions: list[_Decision | None] = []
-    current = _Decision("O", 1.0) if bio else None
+def _of_words_with_a_piece(outputs: Tensor, encoded: EncodedText) -> Tensor:
+    """[words with a piece, outputs], float64."""
+    seen = [number for number, token in enumerate(encoded.word_tokens) if token != NO_TOKEN]
+    return outputs[seen].to("cpu", torch.float64)
+
+
+def _chosen(emissions: Tensor, transitions: Transitions | None) -> list[int]:
+    if transitions is None:
+        best: list[int] = emissions.argmax(dim=-1).tolist()
+        return best
+    return viterbi(emissions, transitions.like(emissions))
+
+
+def _sureness(emissions: Tensor, chosen: Sequence[int], transitions: Transitions | None) -> list[float]:
+    """The probability of each word's chosen tag."""
+    if not chosen:
+        return []
+    if transitions is None:
+        probabilities = _probabilities(emissions)
+    else:
+        all_seen = torch.ones(1, len(emissions), dtype=torch.bool)
+        probabilities = log_marginals(emissions[None], all_seen, transitions.like(emissions))[0].exp()
+    sure: list[float] = probabilities[range(len(chosen)), list(chosen)].tolist()
+    return sure
+
+
+def _tags(chosen: Sequence[int], labels: Sequence[str], encoded: EncodedText, bio: bool) -> list[str | None]:
+    tags = [labels[number] for number in chosen]
+    if bio:
+        return _by_word(tags, encoded, before="O", goes_on=continued_tag)
+    return _by_word(tags, encoded, before=None, goes_on=str)
+
+
+def _by_word(
+    said: Sequence[_Said], encoded: EncodedText, *, before: _Said | None, goes_on: Callable[[_Said], _Said]
+) -> list[_Said | None]:
+    """From the words that have a piece to all words, as `word_labels` tells.
+
+    Args:
+        before: of words before the first piece.
+        goes_on: what a word without a piece makes of that of the word before it.
+    """
+    of_pieces = iter(said)
+    current = before
+    of_words: list[_Said | None] = []
     for number, token in enumerate(encoded.word_tokens):
         if number >= encoded.words_seen:
             current = None
         elif token != NO_TOKEN:
-            index, probability = chosen[number]
-            current = _Decision(labels[index], probability)
-        elif bio and current:
-            current = _Decision(continued_tag(current.label), current.probability)
-        decisions.append(current)
-    return decisions
+            current = next(of_pieces)
+        elif current is not None:
+            current = goes_on(current)
+        of_words.append(current)
+    return of_words
 
 
-def _spans(text: str, words: Sequence[Word], decisions: Sequence[_Decision | None]) -> tuple[Span, ...]:
+def _spans(
+    text: str, words: Sequence[Word], tags: Sequence[str | None], sure: Sequence[float | None]
+) -> tuple[Span, ...]:
     """Reads BIO leniently: an I-x that continues no x begins one."""
     groups: list[tuple[str, list[int]]] = []
     label_before = None
-    for number, decision in enumerate(decisions):
-        tag = decision.label if decision else "O"
-        label = None if tag == "O" else tag[2:]
-        if label is not None and tag.startswith("I-") and label == label_before:
+    for number, tag in enumerate(tags):
+        label = None if tag is None or tag == "O" else tag[2:]
+        if tag is not None and label is not None and tag.startswith("I-") and label == label_before:
             groups[-1][1].append(number)
         elif label is not None:
             groups.append((label, [number]))
@@ -156,7 +202,7 @@ def _spans(text: str, words: Sequence[Word], decisions: Sequence[_Decision | Non
             end=words[members[-1]].end,
             text=text[words[members[0]].start : words[members[-1]].end],
             label=label,
-            probability=min(d.probability for d in (decisions[member] for member in members) if d),
+            probability=min(probability for member in members if (probability := sure[member]) is not None),
         )
         for label, members in groups
     )

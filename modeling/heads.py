@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from modeling.crf import TagTransitions, Transitions
 from registry.domain.families import FAMILIES
 from registry.domain.manifests import HeadConfig, Reading
 from registry.domain.task_specs import TaskType
@@ -50,6 +51,10 @@ class TextHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, head.outputs)
 
+    @property
+    def transitions(self) -> None:
+        """A text has one label: nothing follows it."""
+
     def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
         """features [B, H], what `read` gave -> [B, outputs]."""
         outputs: Tensor = self.linear(self.dropout(features))
@@ -89,7 +94,10 @@ class RegressionHead(TextHead):
 
 
 class TokenHead(nn.Module):
-    """The first piece of every word, dropout, linear: [B, W, outputs]; zeros for a word without a piece."""
+    """The first piece of every word, dropout, linear: [B, W, outputs]; zeros for a word without a piece.
+
+    With a CRF the outputs are its emissions: what they say together is for `transitions` to decide.
+    """
 
     first_piece_only = False
 
@@ -98,6 +106,12 @@ class TokenHead(nn.Module):
         self.read = READS[head.reading]
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, head.outputs)
+        self.crf = TagTransitions(head.outputs) if head.crf else None
+
+    @property
+    def transitions(self) -> Transitions | None:
+        """What a CRF lets follow what; None without one."""
+        return None if self.crf is None else self.crf.scores()
 
     def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:
         """features [B, W, H], what `read` gave; word_tokens [B, W] int64 -> [B, W, outputs]."""
@@ -106,6 +120,9 @@ class TokenHead(nn.Module):
 
 
 Head = TextHead | TokenHead
+
+SCALARS = (TagTransitions,)
+"""The parts of a head that are trained at a rate of their own: they weigh things by single numbers near 1."""
 
 _HEADS: dict[TaskType, type[TextHead] | type[TokenHead]] = {
     TaskType.CLASSIFICATION: TextHead,
@@ -121,7 +138,10 @@ def build_head(head: HeadConfig, config: PreTrainedConfig) -> Head:
 
 
 def initialise_head(head: Head, *, deviation: float, seed: int) -> None:
-    """Weights from a normal distribution, bias zero, from the seed alone: the global generator is left as it is."""
+    """Weights from a normal distribution, bias zero, from the seed alone: the global generator is left as it is.
+
+    A CRF's scores stay at zero, where it says what its emissions say, less what BIO forbids.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.linear.weight.normal_(0.0, deviation, generator=generator)

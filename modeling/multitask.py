@@ -12,7 +12,7 @@ from modeling.backbone import Attention, Trunk, load_trunk
 from modeling.task_module import TaskModule, load_task_module
 from modeling.text import Batch
 from registry.artifacts.store import ArtifactStore
-from registry.domain.manifests import BranchManifest, Manifest
+from registry.domain.manifests import BranchManifest, Manifest, head_problems
 from registry.errors import ArtifactError, InvalidWeights, NotFound
 
 
@@ -104,6 +104,10 @@ def _load_branch(
             f"{subject}: a {branch.head.type} head of {branch.head.outputs} outputs does not fit "
             f"a {branch.type} task of {len(branch.labels)} labels"
         )
+    if problems := head_problems(
+        type=branch.type, tag_scheme=branch.tag_scheme, pooling=branch.head.pooling, crf=branch.head.crf
+    ):
+        raise InvalidWeights(f"{subject}: its head does not fit the task: {'; '.join(problems)}")
     try:
         path = store.fetch(branch.module)
     except ArtifactError as error:

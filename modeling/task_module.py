@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from modeling.backbone import Attention, compute_buffers, fill_part, layers_of, meta_model
+from modeling.crf import Transitions
 from modeling.encoder_layers import layer_states
 from modeling.heads import Head, build_head, initialise_head
 from modeling.weights import fill
@@ -43,6 +44,11 @@ class TaskModule(nn.Module):
             list(self.layers), self.config, hidden, batch_mask, first_piece_only=self.head.first_piece_only
         )
         return self.head.read(states[-1], batch_mask, word_tokens)
+
+    @property
+    def transitions(self) -> Transitions | None:
+        """What a CRF lets follow what, for decoding the outputs; None of a head without one."""
+        return self.head.transitions
 
     def forward(self, hidden: Tensor, batch_mask: Tensor, word_tokens: Tensor) -> Tensor:
         """Raw outputs, before any softmax: [B, outputs], or [B, W, outputs] for token classification.

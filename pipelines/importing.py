@@ -126,7 +126,7 @@ def evaluate_module(
     reached("import.dev-rows-cached")
     module = module.to(device)
     outputs = evaluation.outputs(module)
-    if not all(answer.isfinite().all() for answer in outputs):
+    if not all(answer.isfinite().all() for answer in outputs.rows):
         raise InvalidWeights(f"{subject}: the module answers with NaN or infinity on the task's dev data")
     metrics = evaluation.metrics(outputs)
     if problems := planned.manifest.claim_problems(metrics):

@@ -60,7 +60,7 @@ class LoadedRelease:
         encoded = self._encode(texts)
         predictions = [Prediction({}, row.truncated) for row in encoded]
         for task, outputs in self._outputs(texts, encoded, tasks).items():
-            branch = self.manifest.tasks[task]
+            branch, transitions = self.manifest.tasks[task], self.model.branch(task).transitions
             for row, values in outputs.items():
                 predictions[row].answers[task] = decode(
                     values,
@@ -69,6 +69,7 @@ class LoadedRelease:
                     tag_scheme=branch.tag_scheme,
                     text=texts[row].text,
                     encoded=encoded[row],
+                    transitions=transitions,
                 )
         return predictions
 

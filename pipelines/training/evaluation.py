@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modeling.backbone import Trunk
 from modeling.batching import row_outputs
+from modeling.crf import Transitions
 from modeling.decoding import word_labels
 from modeling.parity import TOLERANCE, compare
 from modeling.task_module import TaskModule
@@ -29,13 +30,23 @@ Decision = str | float | list[str | None]
 """A label, a number, or one tag a word (None where the text was cut off)."""
 
 
-def decide(spec: TaskSpec, outputs: Tensor, encoded: EncodedText) -> Decision:
+def decide(spec: TaskSpec, outputs: Tensor, encoded: EncodedText, transitions: Transitions | None = None) -> Decision:
     """What one row's raw outputs, [O] or [words, O], say in the words of the task."""
     if spec.type is TaskType.REGRESSION:
         return outputs.item()
     if spec.type is TaskType.CLASSIFICATION:
         return spec.output_labels[int(outputs.argmax())]
-    return word_labels(outputs, spec.output_labels, encoded, spec.tag_scheme)
+    return word_labels(outputs, spec.output_labels, encoded, spec.tag_scheme, transitions)
+
+
+@dataclass(frozen=True)
+class DevOutputs:
+    """What a module answers to the dev data."""
+
+    rows: Sequence[Tensor]
+    """Raw outputs in fp32, one tensor a row: [O], or [words(row), O]."""
+    transitions: Transitions | None
+    """Of the module's CRF, without which its outputs cannot be read; None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +66,30 @@ class DevEvaluation:
         activations = cache.frozen(rows, depth=depth, precision="fp32", stage="dev data")
         return cls(spec=spec, dataset=dataset, rows=rows, activations=activations, device=cache.device)
 
-    def outputs(self, module: TaskModule, *, precision: Precision = "fp32") -> list[Tensor]:
-        """The module's raw outputs as fp32, computed in a precision, one tensor a row: [O], or [words(row), O]."""
+    def outputs(self, module: TaskModule, *, precision: Precision = "fp32") -> DevOutputs:
+        """What the module answers, computed in a precision."""
         found: dict[int, Tensor] = {}
         for numbers, values in module_outputs(
             module, self.activations, self.rows, precision=precision, device=self.device
         ):
             found.update(zip(numbers, values, strict=True))
-        return [found[row] for row in range(len(self.rows))]
+        with torch.no_grad():
+            return DevOutputs([found[row] for row in range(len(self.rows))], module.transitions)
 
-    def decisions(self, outputs: Sequence[Tensor]) -> list[Decision]:
-        return [decide(self.spec, of_row, encoded) for of_row, encoded in zip(outputs, self.rows.encoded, strict=True)]
+    def decisions(self, outputs: DevOutputs) -> list[Decision]:
+        return [
+            decide(self.spec, of_row, encoded, outputs.transitions)
+            for of_row, encoded in zip(outputs.rows, self.rows.encoded, strict=True)
+        ]
 
     def score(self, module: TaskModule, *, precision: Precision) -> dict[str, float]:
         return self.metrics(self.outputs(module, precision=precision))
 
-    def metrics(self, outputs: Sequence[Tensor]) -> dict[str, float]:
+    def metrics(self, outputs: DevOutputs) -> dict[str, float]:
         """Every metric that fits the task, of what a module answered."""
         return score(self.spec, [example.target for example in self.dataset.examples], self.decisions(outputs))
 
-    def predictions(self, outputs: Sequence[Tensor]) -> bytes:
+    def predictions(self, outputs: DevOutputs) -> bytes:
         """JSON Lines, one a row in the order of the dev data: row number, gold target and prediction."""
         rows = zip(self.dataset.examples, self.decisions(outputs), strict=True)
         return b"".join(
@@ -84,7 +99,7 @@ class DevEvaluation:
 
 
 def golden_examples(
-    trunk: Trunk, module: TaskModule, dev: DevEvaluation, outputs: Sequence[Tensor], encoder: TextEncoder, *, depth: int
+    trunk: Trunk, module: TaskModule, dev: DevEvaluation, outputs: DevOutputs, encoder: TextEncoder, *, depth: int
 ) -> GoldenExamples:
     """Dev rows spread evenly over the lengths, each answered alone, without padding and without any cache.
 
@@ -102,7 +117,7 @@ def golden_examples(
         _stand_alone(trunk, module, dev.rows.encoded[row], depth=depth, pad_id=encoder.pad_id, device=dev.device)
         for row in rows
     ]
-    parity = compare(alone, [outputs[row] for row in rows], type=dev.spec.type, tolerance=TOLERANCE["fp32"])
+    parity = compare(alone, [outputs.rows[row] for row in rows], type=dev.spec.type, tolerance=TOLERANCE["fp32"])
     if not parity.passed:
         raise ArtifactDamaged(
             f"task {dev.spec.task}: answers from the activation cache differ from the model's own by "

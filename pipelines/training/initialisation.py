@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from modeling.crf import Transitions
 from modeling.heads import RegressionHead
 from modeling.task_module import TaskModule, copy_backbone_layers, load_task_module, new_task_module
 from pipelines.training.trials import Trial
@@ -21,6 +22,11 @@ def teacher_module(trial: Trial, teacher: Version, store: ArtifactStore) -> Task
         head=teacher.head,
         task_layers=teacher.task_layers,
     ).eval()
+
+
+def teacher_transitions(trial: Trial, store: ArtifactStore) -> Transitions | None:
+    """Of the CRF of the trial's teacher; None without one."""
+    return teacher_module(trial, trial.teacher, store).transitions if trial.teacher and trial.head.crf else None
 
 
 def initial_module(trial: Trial, targets: Sequence[Tensor], store: ArtifactStore) -> TaskModule:

@@ -9,11 +9,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from modeling.heads import SCALARS
 from modeling.task_module import TaskModule
 from pipelines.training.activation_cache import EncodedRows, computing_in
 from pipelines.training.batches import cached_batch, epoch_batches
@@ -65,12 +67,19 @@ def learning_rate_at(step: int, total: int, recipe: Recipe) -> float:
 
 
 def new_optimiser(module: TaskModule, recipe: Recipe) -> AdamW:
-    """AdamW with decoupled decay on matrices only; biases and layer norms are left out, as BERT does."""
-    parameters = list(module.parameters())
-    groups = [
+    """AdamW with decoupled decay on matrices only; biases and layer norms are left out, as BERT does.
+
+    A CRF's scores do not decay either, and have a rate of their own (`Recipe.scalar_rate`).
+    """
+    scalars = [p for part in module.modules() if isinstance(part, SCALARS) for p in part.parameters()]
+    of_their_own = set(map(id, scalars))
+    parameters = [p for p in module.parameters() if id(p) not in of_their_own]
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+    if scalars:
+        groups.append({"params": scalars, "weight_decay": 0.0, "times": recipe.scalar_rate / recipe.learning_rate})
     return AdamW(groups, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon, fused=True)
 
 
@@ -143,7 +152,7 @@ def optimise(
 
 def _set_learning_rate(optimiser: AdamW, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("times", 1.0)
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -20,7 +20,7 @@ from pipelines.training.activation_cache import ActivationCache, EncodedRows
 from pipelines.training.evaluation import DevEvaluation, golden_examples
 from pipelines.training.frozen_check import check_frozen
 from pipelines.training.head_features import teacher_features
-from pipelines.training.initialisation import initial_module, spread, teacher_module
+from pipelines.training.initialisation import initial_module, spread, teacher_module, teacher_transitions
 from pipelines.training.objectives import Objective
 from pipelines.training.optimisation import TrainingRows, optimise
 from pipelines.training.packed_rows import RowTensors
@@ -194,6 +194,7 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -
             type=trial.spec.type,
             target_scale=spread(targets)[1] if trial.spec.type is TaskType.REGRESSION else 1.0,
             distillation=trial.recipe.distillation if trial.teacher else None,
+            teacher_transitions=teacher_transitions(trial, store),
         ),
         teacher_outputs=_teacher_outputs(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
         teacher_features=_teacher_features(trial, trial.teacher, rows, cache, store) if trial.teacher else None,

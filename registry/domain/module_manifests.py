@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import Field, JsonValue, ValidationError
 
+from registry.domain.manifests import Pooling, head_problems
 from registry.domain.plain_data import Plain
 from registry.domain.records import Backbone, ProposedVersion, Version, VersionKind
 from registry.domain.references import Name
@@ -24,6 +25,8 @@ class ModuleManifest(Plain):
     kind: VersionKind
     teacher: int | None = Field(default=None, ge=1)
     """Version number of the teacher, of the same task."""
+    pooling: Pooling = "first"
+    crf: bool = False
     prefix_digest: HexDigest | None = None
     """P(k) of the backbone that it was trained on; where it is left out, the backbone's name is believed."""
     spec_revision: int | None = Field(default=None, ge=1)
@@ -37,6 +40,10 @@ class ModuleManifest(Plain):
     trained_by: str = ""
     source: str = ""
     notes: str = ""
+
+    def head_problems(self, spec: TaskSpec) -> list[str]:
+        """Why this task cannot have the head that the manifest describes."""
+        return head_problems(type=spec.type, tag_scheme=spec.tag_scheme, pooling=self.pooling, crf=self.crf)
 
     def said(self) -> dict[str, Any]:
         """What it says about how the module was made: kept with the version, and believed by nobody."""

@@ -48,6 +48,7 @@ def plan_import(session: Session, task: str, manifest: ModuleManifest, subject: 
     if spec:
         foreign = sorted(set(manifest.metrics) - set(METRICS_OF[spec.type]))
         problems += [f"metrics.{metric}: is not one of a {spec.type} task" for metric in foreign]
+        problems += manifest.head_problems(spec)
     if not (spec and backbone):
         raise InvalidInput(subject, problems)
     proposed = _proposed(manifest, task, revision, spec, backbone)
@@ -73,5 +74,11 @@ def _proposed(
         task_layers=manifest.task_layers,
         prefix_digest=manifest.prefix_digest or own,
         teacher=manifest.teacher,
-        head=HeadConfig(type=spec.type, outputs=spec.output_count),
+        head=_head(manifest, spec),
     )
+
+
+def _head(manifest: ModuleManifest, spec: TaskSpec) -> HeadConfig:
+    """The described head; the task's plain one where it cannot have that, so that the other checks can go on."""
+    chosen = {} if manifest.head_problems(spec) else {"pooling": manifest.pooling, "crf": manifest.crf}
+    return HeadConfig.model_validate({"type": spec.type, "outputs": spec.output_count, **chosen})

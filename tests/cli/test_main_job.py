@@ -199,6 +199,7 @@ def test_a_retired_task_takes_no_training_and_no_place(trained):
         (("distil", "token/1", "--layers", 1, "--hidden-weight", "-1"), 2, "hidden_weight"),
         (("distil", "token/1", "--layers", 1, "--init", "nobody"), 2, "--init"),
         (("train", "token", "--layers", 2, "--pooling", "mean"), 2, "pooling: a token_classification head reads the"),
+        (("train", "regression", "--layers", 2, "--crf"), 2, "cannot have this head: crf: only tags follow each other"),
         (("release", "assemble"), 2, "exactly one of --select ALIAS, --lock FILE and --task VERSION"),
         (("release", "assemble", "--select", "nobody"), 2, "no version is selected"),
         (("release", "assemble", "--task", "token/1", "--task", "token/2"), 2, "selected twice: token"),
@@ -396,9 +397,14 @@ def test_head_and_distillation_are_chosen_recorded_and_served(trained):
         "soft_weight": 0.6,
         "hidden_weight": 0.5,
     }
-    assert trained("release", "assemble", "--task", "classification/4", "--task", "token/2").code == 0
+    tagger = trained("train", "token", "--layers", 2, "--crf", *RUN, "--json")
+    assert tagger.json["head"] == {"type": "token_classification", "outputs": 3, "pooling": "first", "crf": True}
+    assert "crf True" in trained.done("version", "show", "token/3")
+    assert trained("release", "assemble", "--task", "classification/4", "--task", "token/3").code == 0
     (line,) = trained.done("predict", "r1", "anna saw new york", "--json").splitlines()
-    assert json.loads(line)["answers"]["classification"]["label"] in {"city", "other"}
+    answers = json.loads(line)["answers"]
+    assert answers["classification"]["label"] in {"city", "other"}
+    assert all(0 < span["probability"] <= 1 for span in answers["token"]["spans"])
 
 
 def test_a_student_far_below_its_teacher_is_warned_about(trained):

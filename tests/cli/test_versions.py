@@ -140,6 +140,19 @@ def test_a_manifest_may_be_json_and_what_it_says_is_shown(
         assert part in " ".join(shown.split())
 
 
+def test_a_module_comes_with_the_head_that_its_manifest_describes(trunkline, pinned, labelled, manifest):
+    register_tasks(trunkline, pinned, labelled)
+    trained = trunkline("train", "token", "--layers", 2, "--crf", "--epochs", 1, "--lr", "0.003", "--json").json
+    blob = trunkline.home / "artifacts" / "sha256" / trained["module"][:2] / trained["module"][2:]
+    version = trained | {"file": str(blob)}
+    refused = trunkline("version", "import", "token", blob, "--manifest", manifest(version))
+    assert refused.code == 1
+    assert "tensor head.crf.between does not belong there" in refused.problem
+    found = imported(trunkline, version, manifest(version, crf=True))
+    assert (found["head"], found["metrics"]) == (trained["head"], trained["metrics"])
+    assert found["head"]["crf"] is True
+
+
 def test_a_student_names_its_teacher_and_is_held_to_it(
     trunkline: Any, elsewhere: dict[str, dict[str, Any]], manifest: Callable[..., Path]
 ) -> None:

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling.crf import TagTransitions
 from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer, TagsAnswer, decode, word_labels
 from modeling.text import EncodedText, TextEncoder, split_words
 from registry.domain.task_specs import TagScheme, TaskType
@@ -193,3 +194,79 @@ def test_spans_point_into_the_text_that_was_encoded(metaspace_json: bytes) -> No
     )
     assert isinstance(answer, SpansAnswer)
     assert [(text[span.start : span.end], span.label) for span in answer.spans] == [("New York", "city"), ("ab", "day")]
+
+
+def crf(**scores: float) -> TagTransitions:
+    """Scores zero but for those named `from_to`, O, B and I of a city."""
+    learnt = TagTransitions(3)
+    with torch.no_grad():
+        for pair, score in scores.items():
+            before, after = (["O", "B", "I"].index(tag) for tag in pair.split("_"))
+            learnt.between[before, after] = score
+    return learnt.requires_grad_(False)
+
+
+def answer_of(outputs: torch.Tensor, word_tokens: list[int], learnt: TagTransitions | None) -> list[tuple[str, float]]:
+    answer = decode(
+        outputs,
+        type=TaskType.TOKEN_CLASSIFICATION,
+        labels=BIO[:3],
+        tag_scheme=TagScheme.BIO,
+        text=TEXT,
+        encoded=encoded_text(TEXT, word_tokens),
+        transitions=learnt.scores() if learnt else None,
+    )
+    assert isinstance(answer, SpansAnswer)
+    return [(span.text, span.probability) for span in answer.spans]
+
+
+def test_a_crf_answers_with_the_likeliest_sequence_that_is_legal() -> None:
+    outputs = outputs_for(["O", "I-city", "I-city", "O", "O"], BIO[:3])
+    outputs[1, 1] = 4.0
+    assert word_labels(outputs, BIO[:3], encoded_text(TEXT, [1, 2, 3, 4, 5]), TagScheme.BIO, crf().scores()) == [
+        "O",
+        "B-city",
+        "I-city",
+        "O",
+        "O",
+    ]
+    breaks = crf(B_I=-50.0, B_B=50.0)
+    assert word_labels(outputs, BIO[:3], encoded_text(TEXT, [1, 2, 3, 4, 5]), TagScheme.BIO, breaks.scores())[1:3] == [
+        "B-city",
+        "B-city",
+    ]
+
+
+def test_a_crf_runs_over_the_words_that_have_a_piece() -> None:
+    outputs = outputs_for(["O", "B-city", "O", "I-city", "O"], BIO[:3])
+    outputs[2] = torch.tensor([1e6, 0.0, 0.0])  # nothing was read there
+    assert [text for text, _ in answer_of(outputs, [1, 2, -1, 4, 5], crf())] == ["New York to"]
+    assert answer_of(outputs, [-1, -1, -1, -1, -1], crf()) == []
+
+
+def test_a_spans_probability_under_a_crf_is_that_of_all_sequences_that_agree_with_its_least_sure_word() -> None:
+    outputs = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.0]])
+    learnt = crf(B_I=1.0)
+    start, between, end = learnt.scores()
+    weights = {
+        (a, b): (start[a] + outputs[0, a] + between[a, b] + outputs[1, b] + end[b]).exp().item()
+        for a in range(3)
+        for b in range(3)
+    }
+    assert max(weights, key=weights.__getitem__) == (1, 2)
+    total = sum(weights.values())
+    first = sum(weight for (a, _), weight in weights.items() if a == 1) / total
+    second = sum(weight for (_, b), weight in weights.items() if b == 2) / total
+    text = "New York"
+    answer = decode(
+        outputs,
+        type=TaskType.TOKEN_CLASSIFICATION,
+        labels=BIO[:3],
+        tag_scheme=TagScheme.BIO,
+        text=text,
+        encoded=encoded_text(text, [1, 2]),
+        transitions=learnt.scores(),
+    )
+    assert isinstance(answer, SpansAnswer)
+    assert [span.text for span in answer.spans] == ["New York"]
+    assert answer.spans[0].probability == pytest.approx(min(first, second))

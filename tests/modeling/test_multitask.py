@@ -9,7 +9,7 @@ from modeling.backbone import Attention, load_trunk
 from modeling.multitask import MergedModel, load_merged_model
 from modeling.text import Batch
 from registry.domain.manifests import HeadConfig, Manifest
-from registry.domain.task_specs import TaskType
+from registry.domain.task_specs import TagScheme, TaskType
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidWeights, NotFound
 from tests.conftest import Branch, Pinned
 
@@ -307,6 +307,15 @@ def test_a_head_that_does_not_fit_the_task_is_refused(
     manifest = manifest.model_copy(update={"tasks": {**manifest.tasks, "topic": branch}})
     with pytest.raises(InvalidWeights, match=r"topic/1: a .* head of 3 outputs does not fit"):
         load_merged_model(manifest, pinned.store)
+
+
+def test_a_crf_over_tags_that_are_not_bio_is_refused(
+    pinned: Pinned, make_branch: Callable[..., Branch], make_manifest: Callable[..., Manifest]
+) -> None:
+    manifest = make_manifest(pinned, {"tagger": make_branch(pinned, TOKENS, crf=True)})
+    branch = manifest.tasks["tagger"].model_copy(update={"tag_scheme": TagScheme.PLAIN})
+    with pytest.raises(InvalidWeights, match="tagger/1: its head does not fit the task: crf: its transitions are"):
+        load_merged_model(manifest.model_copy(update={"tasks": {"tagger": branch}}), pinned.store)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -188,6 +188,28 @@ def test_a_damaged_file_is_refused_with_the_tasks_name(
     assert refused(pinned, branch, damage(module_bytes(branch.module)), tmp_path).startswith("weights of rte/3: ")
 
 
+@pytest.mark.parametrize(
+    ("kind", "choices"),
+    [(TaskType.CLASSIFICATION, {"pooling": "mean"}), (TaskType.TOKEN_CLASSIFICATION, {"crf": True})],
+)
+def test_a_module_of_any_head_survives_its_file_and_fits_no_other_head(
+    pinned: Pinned, make_branch: Callable[..., Branch], kind: TaskType, choices: dict[str, Any], tmp_path: Path
+) -> None:
+    branch = make_branch(pinned, kind, **choices)
+    path = pinned.store.fetch(branch.manifest.module)
+    loaded = load_task_module(
+        path, subject="rte/3", config=pinned.backbone.config, head=branch.manifest.head, task_layers=1
+    )
+    assert torch.equal(loaded(*module_inputs()), branch.module(*module_inputs()))
+    assert module_bytes(loaded) == path.read_bytes()
+    if branch.manifest.head.crf:
+        message = refused(pinned, branch, path.read_bytes(), tmp_path, head=HEADS[kind])
+        assert "tensor head.crf.between does not belong there" in message
+        without = make_branch(pinned, kind).module
+        message = refused(pinned, branch, module_bytes(without), tmp_path)
+        assert "tensor head.crf.between is missing; tensor head.crf.end is missing" in message
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", list(TaskType))
 def test_a_module_trains_in_bf16_on_cached_bf16_activations(

@@ -2,6 +2,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from modeling.crf import TagTransitions
 from pipelines.training.optimisation import learning_rate_at, new_optimiser
 from pipelines.training.recipes import Recipe, default_learning_rate, make_recipe
 from registry.errors import UsageError
@@ -45,6 +46,15 @@ def test_the_rate_warms_up_and_decays_to_zero():
     assert learning_rate_at(100, 100, recipe) == 0.0
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_crfs_scores_have_a_rate_of_their_own_and_do_not_decay():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), TagTransitions(3))
+    recipe = Recipe(learning_rate=1e-4, scalar_rate=0.02)
+    _, _, scores = new_optimiser(module, recipe).param_groups
+    assert sorted(tuple(p.shape) for p in scores["params"]) == [(3,), (3,), (3, 3)]
+    assert scores["weight_decay"] == 0.0
+    assert recipe.learning_rate * scores["times"] == pytest.approx(0.02)
 
 
 def test_only_matrices_decay():
