@@ -1,14 +1,42 @@
 """A branch's transformer layers on hidden states: one after the other, and of the last one no more than is read.
 
-B = rows, T = pieces, H = hidden size.
+Without gradients these are transformers' own layers. With gradients the same function of the same weights is written
+out here, because on a CPU most of a training step through transformers' layers goes into what is no matrix product:
+SDPA with dropout takes its slowest path, and the masks of every dropout are drawn one number at a time.
+
+B = rows, T = pieces, Q = pieces that are asked for (T, or 1), H = hidden size, N = heads, D = size of a head.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from modeling.backbone import attention_mask
+from modeling.dropout_masks import dropout_mask
+from registry.domain.families import FAMILIES
+
+FIRST_PIECE_SHARE = 1 / 6
+"""Share of a layer's matrix products that remain where of its state only the first piece is read.
+
+A layer multiplies every piece by 12·H² weights, its inner width being 4·H: 3·H² for query, key and value, H² for the
+attention's output, 8·H² for the feed-forward part. For all pieces remain key and value: 2 of 12. The rest is computed
+for one piece of T, and left out of account, as attention is, whose products are few beside these for short texts.
+"""
+
+
+def step_layer_passes(task_layers: int, first_piece_only: bool) -> float:
+    """Layer passes per example of a training step: a layer's forward counts 1 and its backward 2.
+
+    3·l; with `first_piece_only`, 3·(l - 1 + FIRST_PIECE_SHARE).
+    """
+    if not task_layers:
+        return 0.0
+    return 3.0 * (task_layers - 1 + (FIRST_PIECE_SHARE if first_piece_only else 1.0))
 
 
 def layer_states(
@@ -17,21 +45,152 @@ def layer_states(
     hidden: Tensor,
     batch_mask: Tensor,
     *,
-    first_piece_only: bool,  # noqa: ARG001 - may be used to save work; callers must take both shapes
+    first_piece_only: bool,
 ) -> list[Tensor]:
     """The hidden state after each layer.
+
+    Where gradients are recorded the products are computed in autocast's dtype if it is on, and in that of `hidden`
+    otherwise; the offsets of the dropout masks come from torch's generator of the CPU.
 
     Args:
         hidden: [B, T, H], what the first layer reads.
         batch_mask: [B, T] bool, False on padding.
-        first_piece_only: nobody reads more than the first piece of the last state, which may then be [B, 1, H].
+        first_piece_only: nobody reads more than the first piece of the last state, which then is [B, 1, H].
 
     Returns:
-        One [B, T, H] a layer.
+        One [B, T, H] a layer; the last one [B, 1, H] where only the first piece is read.
     """
-    mask = attention_mask(config, hidden, batch_mask)
+    if not len(hidden) or not layers:  # a batch of no rows cannot be reshaped
+        return [hidden]
+    parts = [_LayerParts.of(layer, config) for layer in layers]
+    pieces = [hidden.shape[1]] * len(parts)
+    if first_piece_only:
+        pieces[-1] = 1
+    device = hidden.device.type
+    trained = torch.is_grad_enabled() and any(p.requires_grad for layer in layers for p in layer.parameters())
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     states = []
-    for layer in layers if len(hidden) else ():  # transformers' layers cannot reshape a batch of no rows
-        hidden = layer(hidden, mask)
+    if trained:
+        with torch.autocast(device, enabled=False):
+            hidden = hidden.to(dtype)
+            bias = _key_bias(batch_mask, dtype)
+            for part, count in zip(parts, pieces, strict=True):
+                hidden = _layer(part, hidden, bias, count)
+                states.append(hidden)
+        return states
+    mask = attention_mask(config, hidden, batch_mask)
+    for layer, part, count in zip(layers, parts, pieces, strict=True):
+        if count == hidden.shape[1]:
+            hidden = layer(hidden, mask)
+        else:
+            with torch.autocast(device, enabled=False):
+                hidden = _layer(part, hidden.to(dtype), _key_bias(batch_mask, dtype), count)
         states.append(hidden)
-    return states or [hidden]
+    return states
+
+
+@dataclass(frozen=True)
+class _LayerParts:
+    """The parts of one of transformers' layers that hold weights or numbers."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attention_output: nn.Linear
+    attention_norm: nn.LayerNorm
+    expansion: nn.Linear
+    activation: nn.Module
+    contraction: nn.Linear
+    output_norm: nn.LayerNorm
+    heads: int
+    attention_dropout: float
+    attention_output_dropout: float
+    output_dropout: float
+    """Dropout rates as they apply now: 0 in eval mode."""
+
+    @classmethod
+    def of(cls, layer: nn.Module, config: PreTrainedConfig) -> Self:
+        names = FAMILIES[config.model_type].layer_parts
+
+        def rate(name: str | None) -> float:
+            return cast(nn.Dropout, layer.get_submodule(name)).p if name and layer.training else 0.0
+
+        return cls(
+            query=cast(nn.Linear, layer.get_submodule(names.query)),
+            key=cast(nn.Linear, layer.get_submodule(names.key)),
+            value=cast(nn.Linear, layer.get_submodule(names.value)),
+            attention_output=cast(nn.Linear, layer.get_submodule(names.attention_output)),
+            attention_norm=cast(nn.LayerNorm, layer.get_submodule(names.attention_norm)),
+            expansion=cast(nn.Linear, layer.get_submodule(names.expansion)),
+            activation=layer.get_submodule(names.activation),
+            contraction=cast(nn.Linear, layer.get_submodule(names.contraction)),
+            output_norm=cast(nn.LayerNorm, layer.get_submodule(names.output_norm)),
+            heads=config.num_attention_heads,
+            attention_dropout=rate(names.attention_dropout),
+            attention_output_dropout=rate(names.attention_output_dropout),
+            output_dropout=rate(names.output_dropout),
+        )
+
+
+def _key_bias(batch_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, 1, T]: what is added to a score, 0 or the least number: a row of padding alone does not become NaN."""
+    return torch.zeros_like(batch_mask, dtype=dtype).masked_fill(~batch_mask, torch.finfo(dtype).min)[:, None]
+
+
+def _layer(parts: _LayerParts, hidden: Tensor, bias: Tensor, pieces: int) -> Tensor:
+    """One layer for the first pieces [B, Q, H] of hidden [B, T, H]."""
+    rows, width = len(hidden), hidden.shape[2]
+    asked = hidden[:, :pieces].reshape(-1, width)
+    context = _attention(parts, hidden, asked, bias)
+    attended = _linear(context, [parts.attention_output])
+    attended = _add(asked, attended, parts.attention_output_dropout)
+    attended = _norm(attended, parts.attention_norm)
+    expanded = parts.activation(_linear(attended, [parts.expansion]))
+    output = _linear(expanded, [parts.contraction])
+    output = _norm(_add(attended, output, parts.output_dropout), parts.output_norm)
+    return output.view(rows, pieces, width)
+
+
+def _attention(parts: _LayerParts, hidden: Tensor, asked: Tensor, bias: Tensor) -> Tensor:
+    """Multi-head attention of the asked pieces [B·Q, H] to all of hidden [B, T, H], before its output product."""
+    rows, length, width = hidden.shape
+    pieces = len(asked) // rows
+    whole = hidden.view(-1, width)
+    if pieces == length:
+        query, key, value = _heads(_linear(whole, [parts.query, parts.key, parts.value]), 3, rows, parts.heads)
+    else:
+        (query,) = _heads(_linear(asked, [parts.query]), 1, rows, parts.heads)
+        key, value = _heads(_linear(whole, [parts.key, parts.value]), 2, rows, parts.heads)
+    scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
+    scores = scores.view(rows, -1, length) + bias
+    weights = scores.softmax(-1).view(-1, pieces, length)
+    if parts.attention_dropout:
+        weights = weights * _mask(weights, parts.attention_dropout)
+    context = torch.bmm(weights, value)
+    return context.view(rows, parts.heads, pieces, -1).transpose(1, 2).reshape(rows * pieces, -1)
+
+
+def _heads(projected: Tensor, count: int, rows: int, heads: int) -> Sequence[Tensor]:
+    """[B·T, count·N·D] -> count of [B·N, T, D]."""
+    parted = projected.view(rows, -1, count, heads, projected.shape[1] // (count * heads)).permute(2, 0, 3, 1, 4)
+    return parted.reshape(count, rows * heads, parted.shape[3], parted.shape[4]).unbind(0)
+
+
+def _linear(x: Tensor, parts: Sequence[nn.Linear]) -> Tensor:
+    """x [M, in] through linear layers of the same input at once, with weights in the dtype of x: [M, sum of out]."""
+    weight = torch.cat([part.weight.to(x.dtype) for part in parts]) if len(parts) > 1 else parts[0].weight.to(x.dtype)
+    bias = torch.cat([part.bias for part in parts]).to(x.dtype) if len(parts) > 1 else parts[0].bias.to(x.dtype)
+    return functional.linear(x, weight, bias)
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _add(residual: Tensor, x: Tensor, rate: float) -> Tensor:
+    """residual + dropout(x)."""
+    return torch.addcmul(residual, x, _mask(x, rate)) if rate else residual + x
+
+
+def _mask(x: Tensor, rate: float) -> Tensor:
+    return dropout_mask(x.shape, rate, dtype=x.dtype, device=x.device)

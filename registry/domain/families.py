@@ -10,6 +10,24 @@ from registry.domain.plain_data import Plain
 from registry.errors import InvalidInput
 
 
+class LayerParts(Plain):
+    """Where in one of transformers' layers its parts are. The defaults are BERT's names, which most families share."""
+
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_dropout: str = "attention.self.dropout"
+    attention_output: str = "attention.output.dense"
+    attention_output_dropout: str | None = "attention.output.dropout"
+    """None in a family that has none there."""
+    attention_norm: str = "attention.output.LayerNorm"
+    expansion: str = "intermediate.dense"
+    activation: str = "intermediate.intermediate_act_fn"
+    contraction: str = "output.dense"
+    output_dropout: str = "output.dropout"
+    output_norm: str = "output.LayerNorm"
+
+
 class BackboneFamily(Plain):
     """How one model type is laid out, in its files and in transformers.
 
@@ -24,6 +42,7 @@ class BackboneFamily(Plain):
     """The module that takes the embeddings' output to the layers' width, where those widths differ."""
     layers_attribute: str = "encoder.layer"
     """Path of the layer list in the transformers model, and in a checkpoint the layers' prefix."""
+    layer_parts: LayerParts = LayerParts()
     function_defaults: Mapping[str, Any]
     """The config fields that change the function, with transformers' values for a file that leaves them out.
 
@@ -115,6 +134,20 @@ DISTILBERT = BackboneFamily(
     model_type="distilbert",
     checkpoint_prefixes=("distilbert.", ""),
     layers_attribute="transformer.layer",
+    layer_parts=LayerParts(
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_dropout="attention.dropout",
+        attention_output="attention.out_lin",
+        attention_output_dropout=None,
+        attention_norm="sa_layer_norm",
+        expansion="ffn.lin1",
+        activation="ffn.activation",
+        contraction="ffn.lin2",
+        output_dropout="ffn.dropout",
+        output_norm="output_layer_norm",
+    ),
     # The layer norms' epsilon is fixed.
     function_defaults={
         "activation": "gelu",

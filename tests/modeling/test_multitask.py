@@ -70,7 +70,8 @@ def count_calls(model: MergedModel) -> dict[str, int]:
         layer.register_forward_hook(counter(f"trunk {number}"))
     for task in model.frozen_depths:
         for number, layer in enumerate(model.branch(task).layers, start=1):
-            layer.register_forward_hook(counter(f"{task} {number}"))
+            # Of a branch's last layer nothing but its parts need run, for a head that reads the first piece only.
+            layer.intermediate.intermediate_act_fn.register_forward_hook(counter(f"{task} {number}"))
     return calls
 
 

@@ -1,0 +1,218 @@
+"""The layers as written out here against transformers' own layers of the same weights."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from modeling import encoder_layers
+from modeling.backbone import attention_mask, layers_of
+from modeling.dropout_masks import dropout_mask
+from modeling.encoder_layers import layer_states, step_layer_passes
+from registry.domain.families import FAMILIES
+from tests.conftest import family_config, randomise
+
+every_family = pytest.mark.parametrize("model_type", list(FAMILIES))
+both_attentions = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+one_piece_or_all = pytest.mark.parametrize("first_piece_only", [False, True])
+
+CPU = torch.device("cpu")
+LENGTHS = (7, 5, 1)
+ATTENTION_RATE, HIDDEN_RATE = 0.3, 0.2
+
+Layers = tuple[nn.ModuleList, PreTrainedConfig]
+
+
+def random_layers(model_type: str, attention: str = "sdpa", **changes: Any) -> Layers:
+    """Two layers in double precision, where an error of the function cannot pass for rounding."""
+    rate = "attention_dropout" if model_type == "distilbert" else "attention_probs_dropout_prob"
+    dropout = {rate: ATTENTION_RATE, "hidden_dropout_prob": HIDDEN_RATE}
+    config = family_config(model_type, **dropout, **changes)
+    model = AutoModel.from_config(AutoConfig.for_model(**config), attn_implementation=attention).double().eval()
+    randomise(model, seed=3, dtype=torch.float64)
+    return layers_of(model, config)[:2], model.config
+
+
+def random_inputs() -> tuple[Tensor, Tensor]:
+    hidden = torch.randn(3, 7, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return hidden, torch.arange(7) < torch.tensor(LENGTHS)[:, None]
+
+
+def transformers_states(layers: nn.ModuleList, config: PreTrainedConfig, hidden: Tensor, mask: Tensor) -> list[Tensor]:
+    states, whole = [], attention_mask(config, hidden, mask)
+    for layer in layers:
+        hidden = layer(hidden, whole)
+        states.append(hidden)
+    return states
+
+
+def gradients_of(layers: nn.ModuleList, states: list[Tensor], mask: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+    """Of a weighted sum over the first state's pieces and the last state's first piece."""
+    weights = torch.linspace(-1, 1, 24, dtype=torch.float64)
+    loss = (states[-1][:, 0] * weights).sum() + (states[0] * mask[:, :, None] * weights.square()).sum()
+    parameters = dict(layers.named_parameters())
+    found = torch.autograd.grad(loss, [hidden, *parameters.values()])
+    return dict(zip(["hidden", *parameters], found, strict=True))
+
+
+@both_attentions
+@one_piece_or_all
+@every_family
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_states_and_gradients_are_those_of_transformers_layers(
+    model_type: str, first_piece_only: bool, attention: str, activation: str
+) -> None:
+    layers, config = random_layers(model_type, attention, hidden_act=activation)
+    hidden, mask = random_inputs()
+    hidden.requires_grad_()
+    expected = transformers_states(layers, config, hidden, mask)
+    found = layer_states(layers, config, hidden, mask, first_piece_only=first_piece_only)
+    assert found[-1].shape == (3, 1 if first_piece_only else 7, 24)
+    for ours, theirs in zip(found, expected, strict=True):
+        asked = mask[:, : ours.shape[1]]
+        torch.testing.assert_close(ours[asked], theirs[:, : ours.shape[1]][asked], rtol=0, atol=1e-10)
+    theirs = gradients_of(layers, expected, mask, hidden)
+    for name, ours in gradients_of(layers, found, mask, hidden).items():
+        torch.testing.assert_close(ours, theirs[name], rtol=1e-8, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@both_attentions
+@every_family
+def test_without_gradients_the_first_piece_is_that_of_the_whole_layer(model_type: str, attention: str) -> None:
+    layers, config = random_layers(model_type, attention)
+    hidden, mask = random_inputs()
+    with torch.no_grad():
+        expected = transformers_states(layers, config, hidden, mask)
+        found = layer_states(layers, config, hidden, mask, first_piece_only=True)
+        whole = layer_states(layers, config, hidden, mask, first_piece_only=False)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1][:, :1], rtol=0, atol=1e-10)
+    assert torch.equal(whole[1], expected[1])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_batch_of_no_rows_and_a_branch_of_no_layers_pass_through(trained: bool) -> None:
+    layers, config = random_layers("bert")
+    hidden, mask = random_inputs()
+    with torch.set_grad_enabled(trained):
+        (empty,) = layer_states(layers, config, hidden[:0], mask[:0], first_piece_only=True)
+        (same,) = layer_states([], config, hidden, mask, first_piece_only=False)
+    assert empty.shape == (0, 7, 24)
+    assert same is hidden
+
+
+def test_a_row_of_padding_alone_gives_numbers_and_gradients() -> None:
+    layers, config = random_layers("bert")
+    hidden, mask = random_inputs()
+    mask[2] = False
+    states = layer_states(layers, config, hidden, mask, first_piece_only=False)
+    states[-1].sum().backward()
+    assert all(state.isfinite().all() for state in states)
+    assert all(parameter.grad.isfinite().all() for parameter in layers.parameters())
+
+
+@every_family
+def test_dropout_is_applied_where_transformers_applies_it(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, config = random_layers(model_type, "eager")
+    layers.train()
+    ours: list[tuple[int, float]] = []
+    theirs: list[tuple[int, float]] = []
+    real = nn.functional.dropout
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        theirs.append((x.numel(), p))
+        return real(x, p, training, inplace)
+
+    def mask_of(shape: tuple[int, ...], rate: float, **kind: Any) -> Tensor:
+        ours.append((torch.Size(shape).numel(), rate))
+        return dropout_mask(shape, rate, **kind)
+
+    monkeypatch.setattr(nn.functional, "dropout", dropout)
+    monkeypatch.setattr(encoder_layers, "dropout_mask", mask_of)
+    hidden, mask = random_inputs()
+    transformers_states(layers, config, hidden, mask)
+    layer_states(layers, config, hidden, mask, first_piece_only=False)
+    assert ours == theirs
+    assert {rate for _, rate in ours} == {ATTENTION_RATE, HIDDEN_RATE}
+
+
+def test_the_generators_seed_decides_every_mask_and_eval_mode_has_none() -> None:
+    layers, config = random_layers("bert")
+    hidden, mask = random_inputs()
+
+    def last_state(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return layer_states(layers, config, hidden, mask, first_piece_only=False)[-1]
+
+    with torch.random.fork_rng():
+        assert torch.equal(last_state(1), last_state(2))
+        layers.train()
+        assert torch.equal(last_state(1), last_state(1))
+        assert not torch.equal(last_state(1), last_state(2))
+
+
+def test_the_same_layer_twice_drops_different_entries() -> None:
+    layers, config = random_layers("bert")
+    twin = nn.ModuleList([layers[0], copy.deepcopy(layers[0])]).train()
+    hidden, mask = random_inputs()
+    first = layer_states(twin[:1], config, hidden, mask, first_piece_only=False)[-1]
+    second = layer_states(twin[1:], config, hidden, mask, first_piece_only=False)[-1]
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masks_drop_at_their_rate_and_keep_the_mean(rate: float, dtype: torch.dtype) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        masks = torch.stack([dropout_mask((64, 50), rate, dtype=dtype, device=CPU) for _ in range(200)]).double()
+    # 640,000 entries; were they independent, the share's standard deviation would be at most 0.0006.
+    assert masks.eq(0).double().mean().item() == pytest.approx(rate, abs=0.004)
+    assert masks.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert masks.unique().tolist() == [0.0, torch.tensor(1 / (1 - rate), dtype=dtype).item()]
+    # Rows, columns and masks are independent of each other: products of neighbours have the product's mean.
+    dropped = masks.eq(0).double()
+    for one, other in (
+        (dropped[1:], dropped[:-1]),
+        (dropped[:, 1:], dropped[:, :-1]),
+        (dropped[:, :, 1:], dropped[:, :, :-1]),
+    ):
+        assert (one * other).mean().item() == pytest.approx(rate**2, abs=0.005)
+
+
+def test_a_mask_longer_than_a_window_is_made_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling.dropout_masks._LONGEST", 1000)
+    whole = dropout_mask((7, 500), 0.3, dtype=torch.float32, device=CPU)
+    assert whole.shape == (7, 500)
+    assert not torch.equal(whole[0:2], whole[2:4])
+    assert whole.eq(0).float().mean().item() == pytest.approx(0.3, abs=0.05)
+
+
+def test_an_empty_mask_is_a_mask() -> None:
+    assert dropout_mask((0, 3), 0.1, dtype=torch.float32, device=CPU).shape == (0, 3)
+
+
+def test_products_are_computed_in_autocasts_dtype(pinned_family: Callable[[str], Any]) -> None:
+    pinned = pinned_family("bert")
+    layers = pinned.model.encoder.layer
+    hidden = torch.randn(2, 5, 24)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    plain = layer_states(layers, pinned.model.config, hidden, mask, first_piece_only=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = layer_states(layers, pinned.model.config, hidden, mask, first_piece_only=True)
+    assert {state.dtype for state in plain} == {torch.float32}
+    assert {state.dtype for state in cast} == {torch.bfloat16}
+    cast[-1].sum().backward()
+    assert {p.grad.dtype for p in layers[:-1].parameters()} == {torch.float32}
+    layers.zero_grad()
+
+
+def test_layer_passes_of_a_step_count_the_last_layer_as_what_is_computed_of_it() -> None:
+    assert step_layer_passes(4, first_piece_only=False) == 12.0
+    assert step_layer_passes(4, first_piece_only=True) == pytest.approx(9.5)
+    assert step_layer_passes(1, first_piece_only=True) == pytest.approx(0.5)
+    assert step_layer_passes(0, first_piece_only=True) == 0.0
