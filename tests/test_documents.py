@@ -32,9 +32,9 @@ def test_a_command_in_the_documents_is_one_of_ours_with_its_options(line):
     command, context = root_command(), None
     while hasattr(command, "commands") and arguments:
         context = command.make_context(command.name, [], parent=context, resilient_parsing=True)
-        name = arguments.pop(0)
-        assert name in command.commands, f"{line}: there is no command {name!r}"
-        command = command.commands[name]
+        _, found, arguments = command.resolve_command(context, arguments)  # which ends the test if there is no such
+        assert found is not None, line
+        command = found
     redirected = arguments.index(">") if ">" in arguments else len(arguments)
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for argument in arguments[:redirected]:
