@@ -162,7 +162,8 @@ def _holds(row: SearchRow, at: datetime) -> bool:
 
 
 def _row(session: Session, task: TaskRow, number: int) -> SearchRow:
-    row = session.scalar(select(SearchRow).where(SearchRow.task_id == task.id, SearchRow.number == number))
+    query = select(SearchRow).where(SearchRow.task_id == task.id, SearchRow.number == number)
+    row = session.scalar(query.execution_options(populate_existing=True))
     if row is None:
         raise NotFound(f"task {task.name} has no search {number}: `trunkline search list {task.name}` lists them")
     return row

@@ -30,7 +30,7 @@ from registry.fault_points import arm
 from registry.services.aliases import promote
 from registry.services.audit import chain_report, list_events
 from registry.services.releases import list_releases, register_release
-from registry.services.searches import begin_search, get_search
+from registry.services.searches import begin_search
 from registry.services.tasks import list_tasks
 from registry.services.teams import create_team
 from registry.services.trials import ask_for
