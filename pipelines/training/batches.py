@@ -42,17 +42,15 @@ class CachedBatch:
 def cached_batch(
     activations: RowTensors, encoded: Sequence[EncodedText], rows: Sequence[int], device: torch.device
 ) -> CachedBatch:
-    """Pads the cached hidden states of some rows to a multiple of 8 tokens."""
+    """Pads the cached hidden states of some rows to the longest of them, and no further: padding is computed too."""
     hidden = activations.rows(rows)
     lengths = torch.tensor([len(one) for one in hidden])
-    longest = int(lengths.max())
-    longest += -longest % 8
-    padded = hidden[0].new_zeros(len(rows), longest, hidden[0].shape[1])
-    for place, one in enumerate(hidden):
-        padded[place, : len(one)] = one
+    padded = pad_sequence(hidden, batch_first=True)
     words = pad_sequence(
         [torch.tensor(encoded[row].word_tokens, dtype=torch.int64) for row in rows],
         batch_first=True,
         padding_value=NO_TOKEN,
     )
-    return CachedBatch(padded.to(device), (torch.arange(longest) < lengths[:, None]).to(device), words.to(device))
+    return CachedBatch(
+        padded.to(device), (torch.arange(padded.shape[1]) < lengths[:, None]).to(device), words.to(device)
+    )

@@ -119,6 +119,7 @@ def optimise(
     total = steps * recipe.epochs
     last_epoch = min(until_epoch or recipe.epochs, recipe.epochs)
     lengths = train.rows.lengths
+    losses = _Losses(state, recipe)
     saved_at = time.monotonic()
     while state.step < steps * last_epoch:
         epoch = state.step // steps + 1
@@ -127,12 +128,14 @@ def optimise(
         for batch in batches[state.step % steps :]:
             _set_learning_rate(optimiser, learning_rate_at(state.step, total, recipe))
             seed_of_step = _step_seed(seed, state.step)
-            state.loss_sum += _step(module, optimiser, train, batch, recipe=recipe, seed=seed_of_step, device=device)
+            losses.add(training_step(module, optimiser, train, batch, recipe=recipe, seed=seed_of_step, device=device))
             state.step += 1
             report(f"epoch {epoch} of {recipe.epochs}", state.step, total)
             if state.step % steps and time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+                losses.read()
                 folder.save(state, module, optimiser)
                 saved_at = time.monotonic()
+        losses.read()
         state.epoch_losses[epoch], state.loss_sum = state.loss_sum / steps, 0.0
         if epoch >= min(recipe.evaluate_from, last_epoch):
             _score_epoch(state, module, epoch=epoch, score=score)
@@ -159,7 +162,7 @@ def _step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:7])
 
 
-def _step(
+def training_step(
     module: TaskModule,
     optimiser: AdamW,
     train: TrainingRows,
@@ -168,12 +171,16 @@ def _step(
     recipe: Recipe,
     seed: int,
     device: torch.device,
-) -> float:
-    """One optimiser step over the batch's rows; returns its loss."""
-    cached = cached_batch(train.activations, train.rows.encoded, batch, device)
+) -> Tensor | None:
+    """One optimiser step over the batch's rows.
+
+    Returns:
+        Its loss, a scalar on the device; None when the batch has nothing to learn from.
+    """
     targets = torch.cat([train.targets[row] for row in batch]).to(device)
     if not len(targets):  # words the tokenizer swallows whole leave nothing to learn
-        return 0.0
+        return None
+    cached = cached_batch(train.activations, train.rows.encoded, batch, device)
     teacher = train.teacher_answers(batch, device)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -185,11 +192,41 @@ def _step(
     torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    if not math.isfinite(value := loss.item()):
-        raise TrainingFailed(
-            f"training diverged: the loss became {value} at learning rate {recipe.learning_rate:g}; choose a lower --lr"
-        )
-    return value
+    return loss.detach()
+
+
+class _Losses:
+    """Losses on their way to the state's sum. Reading one waits for the device, so they are read some at a time."""
+
+    _READ_AT = 16
+
+    def __init__(self, state: TrialState, recipe: Recipe) -> None:
+        self._state = state
+        self._recipe = recipe
+        self._unread: list[Tensor] = []
+
+    def add(self, loss: Tensor | None) -> None:
+        """Raises TrainingFailed when a loss was no number, some steps later at most."""
+        if loss is not None:
+            self._unread.append(loss)
+        if len(self._unread) >= self._READ_AT:
+            self.read()
+
+    def read(self) -> None:
+        """Adds up what was not read yet, in the order of the steps; to be called before the state is saved.
+
+        Raises:
+            TrainingFailed: a loss is no number.
+        """
+        values: list[float] = torch.stack(self._unread).tolist() if self._unread else []
+        self._unread.clear()
+        for value in values:
+            if not math.isfinite(value):
+                raise TrainingFailed(
+                    f"training diverged: the loss became {value} at learning rate {self._recipe.learning_rate:g}; "
+                    "choose a lower --lr"
+                )
+            self._state.loss_sum += value
 
 
 def _score_epoch(state: TrialState, module: TaskModule, *, epoch: int, score: Score) -> None:

@@ -44,10 +44,10 @@ def test_a_cached_batch_is_padded_with_zeros_and_masked():
         EncodedText((1, 2, 3), (0, 0, 0), (), (NO_TOKEN,), 1),
     ]
     batch = cached_batch(PackedRows(values, [0, 2, 5]), encoded, [1, 0], torch.device("cpu"))
-    assert batch.hidden.shape == (2, 8, 2)
-    assert torch.equal(batch.hidden[0, :3], values[2:])
+    assert batch.hidden.shape == (2, 3, 2)
+    assert torch.equal(batch.hidden[0], values[2:])
     assert torch.equal(batch.hidden[1, :2], values[:2])
-    assert batch.hidden[0, 3:].eq(0).all()
+    assert batch.hidden[1, 2:].eq(0).all()
     assert batch.mask.sum(1).tolist() == [3, 2]
     assert batch.word_tokens.tolist() == [[NO_TOKEN, NO_TOKEN], [0, 1]]
 
