@@ -243,7 +243,7 @@ def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json:
     from pipelines.training.trial_run import open_trial
 
     reached("train.data-read")
-    with open_trial(trial, context.settings.home) as held:
+    with open_trial(trial, context.settings.home, cache_bytes=context.settings.activation_cache_bytes) as held:
         with context.database.read() as session:
             version = versions.find_trial(session, trial.spec.task, trial.key)
         if version is None:

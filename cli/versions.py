@@ -93,6 +93,7 @@ def import_(
             caches=context.settings.home / "cache",
             device=chosen_device(device),
             report=report,
+            cache_bytes=context.settings.activation_cache_bytes,
         )
     new = imported.to_version(context.store)
     reached("import.blobs-stored")

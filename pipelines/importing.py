@@ -106,12 +106,14 @@ def evaluate_module(
     caches: Path,
     device: torch.device,
     report: Report,
+    cache_bytes: int | None = None,
 ) -> ImportedModule:
     """Measures the module on the task's dev data, on this backbone's frozen layers, in the precision of a release.
 
     Args:
         subject: names the manifest in the error.
         caches: folder of the activation caches.
+        cache_bytes: limit of the activation cache; None: none.
     Raises:
         InvalidInput: it does not reach what its manifest claims; lists every metric.
         InvalidWeights: it answers with NaN or infinity.
@@ -121,7 +123,7 @@ def evaluate_module(
     trunk = load_trunk(
         config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:depth], store=store
     ).to(device)
-    cache = ActivationCache(caches, trunk, encoder, backbone.prefix_digests, device, report)
+    cache = ActivationCache(caches, trunk, encoder, backbone.prefix_digests, device, report, limit_bytes=cache_bytes)
     evaluation = DevEvaluation.of(planned.spec, dev, cache, depth=depth)
     reached("import.dev-rows-cached")
     module = module.to(device)

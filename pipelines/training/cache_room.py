@@ -97,7 +97,9 @@ class CacheRoom:
                 self._make_room(size)
                 return _allocated(path, size)
         except OSError as error:
-            raise StorageError(f"cannot write the cache {path.parent}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot write the cache {path.parent}: {error.strerror}; free some space there"
+            ) from error
 
     def _make_room(self, size: int) -> None:
         files = sorted(self._files())

@@ -25,6 +25,10 @@ from registry.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
+_MOST_SEGMENTS, _KEPT_SEGMENTS = 64, 16
+"""Rows that lie in more segments than the first number are computed again into one, except those of the segments that
+have most: each segment in use is an open file, and data that are corrected daily leave one a day."""
+
 Compute = Callable[[Sequence[int], Sequence[RowGroup]], Iterable[tuple[Sequence[int], Sequence[Sequence[Tensor]]]]]
 """Row numbers and groups -> batches: some of the numbers, and for each group their values. Every row once."""
 
@@ -199,28 +203,54 @@ class RowCache:
         """
         segment_of, row_of = np.full(len(digests), -1), np.zeros(len(digests), np.int64)
         segments: list[Segment] = []
-        for path, segment in self._segments(group, mend=mend):
-            places = segment.find(digests)
-            mine = np.flatnonzero((places >= 0) & (segment_of < 0))
-            if not len(mine):
-                continue
-            if not whole and path not in trusted and not segment.is_whole():
-                _damaged(path, "its bytes are not those that were written", mend=mend)
+        # Those that have most of the rows first, so that few are used; each is opened again then, because a process
+        # may not have very many files open at once.
+        for path, wanted, places in sorted(self._having(group, digests, mend=mend), key=lambda one: -len(one[1])):
+            new = np.flatnonzero(segment_of[wanted] < 0)
+            if not len(new) or (segment := _opened(path, group, mend=mend)) is None:
                 continue
             if not whole:
+                if path not in trusted and not _is_whole(segment, mend=mend):
+                    continue
                 _mark_used(path)
-            segment_of[mine], row_of[mine] = len(segments), places[mine]
+            segment_of[wanted[new]], row_of[wanted[new]] = len(segments), places[new]
             segments.append(segment)
+        if len(segments) > _MOST_SEGMENTS and not trusted:
+            segments = segments[:_KEPT_SEGMENTS]
+            segment_of[segment_of >= _KEPT_SEGMENTS] = -1
         return _Found(segments, segment_of, row_of)
 
-    def _segments(self, group: RowGroup, *, mend: bool) -> Iterator[tuple[Path, Segment]]:
+    def _having(
+        self, group: RowGroup, digests: Digests, *, mend: bool
+    ) -> Iterator[tuple[Path, NDArray[np.int64], NDArray[np.int64]]]:
+        """The segments that have some of the rows: which ones, and their numbers there."""
         for path in sorted((self.room.folder / group.path).glob("*.safetensors")):
-            try:
-                yield path, Segment(path, group)
-            except FileNotFoundError:
-                continue  # another process made room
-            except (SegmentDamaged, OSError) as error:
-                _damaged(path, str(error), mend=mend)
+            if (segment := _opened(path, group, mend=mend)) is not None:
+                places = segment.find(digests)
+                if len(wanted := np.flatnonzero(places >= 0)):
+                    yield path, wanted, places[wanted]
+
+
+def _opened(path: Path, group: RowGroup, *, mend: bool) -> Segment | None:
+    try:
+        return Segment(path, group)
+    except FileNotFoundError:  # another process made room
+        return None
+    except SegmentDamaged as error:
+        _damaged(path, str(error), mend=mend)
+    except OSError as error:
+        logger.warning("%s cannot be read (%s): its rows are taken as missing", path, error.strerror)
+    return None
+
+
+def _is_whole(segment: Segment, *, mend: bool) -> bool:
+    try:
+        if segment.is_whole():
+            return True
+        _damaged(segment.path, "its bytes are not those that were written", mend=mend)
+    except OSError as error:
+        logger.warning("%s cannot be read (%s): its rows are taken as missing", segment.path, error.strerror)
+    return False
 
 
 def _damaged(path: Path, reason: str, *, mend: bool) -> None:

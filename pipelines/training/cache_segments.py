@@ -220,4 +220,4 @@ class SegmentWriter:
 
 
 def _cannot_write(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write the cache {path.parent}: {error.strerror}")
+    return StorageError(f"cannot write the cache {path.parent}: {error.strerror}; free some space there")

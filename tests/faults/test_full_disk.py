@@ -29,3 +29,11 @@ def test_a_command_on_a_full_disk_says_so_and_runs_again_when_there_is_room(name
     assert registry.done("fsck", "--json").json["findings"] == []
     registry.done(*COMMANDS[name])
     assert registry.done("fsck", "--json").json["findings"] == []
+
+
+def test_a_cache_without_room_is_said_and_the_training_goes_on(registry) -> None:
+    registry.environ["TRUNKLINE_ACTIVATION_CACHE_GB"] = "1e-6"
+    ended = registry.done(*COMMANDS["train"])
+    assert "(limit 1 kB, " in ended.err
+    assert "TRUNKLINE_ACTIVATION_CACHE_GB" in ended.err
+    assert "rows of activations are computed again whenever they are needed" in ended.err

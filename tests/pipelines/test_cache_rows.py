@@ -293,6 +293,37 @@ def test_what_is_in_use_is_not_dropped_and_what_does_not_fit_is_computed_on_the_
     assert cache.on_the_fly == ["b" * 6]
 
 
+def test_rows_in_very_many_segments_are_gathered_into_few(cache):
+    texts = [f"{'a' * (number % 7)} {number}" for number in range(200)]
+    cache.rows(texts[:100])
+    for text in texts[100:]:
+        cache.rows([text])
+    cache.computed.clear()
+    check(cache.rows(texts), texts)
+    assert 80 <= len(cache.computed) <= 100
+    assert not {text for _, text in cache.computed} & {*texts[:100]}
+    cache.computed.clear()
+    check(cache.rows(texts), texts)
+    assert not cache.computed
+    assert not cache.on_the_fly
+
+
+def test_a_segment_that_cannot_be_opened_is_not_taken_for_damaged(cache, monkeypatch, caplog):
+    cache.rows(["a"])
+    (path,) = cache.segments
+    really = os.open
+
+    def refuse(name, *arguments, **named):
+        if Path(name) == path:
+            raise OSError(24, "Too many open files")
+        return really(name, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    check(cache.rows(["bb", "a"]), ["bb", "a"])
+    assert "cannot be read (Too many open files)" in caplog.text
+    assert path.exists()
+
+
 def test_nothing_is_dropped_for_what_cannot_fit(tmp_path):
     cache = Cache(tmp_path / "cache", limit=2 * size("a" * 6))
     cache.rows(["a" * 6])
