@@ -161,9 +161,8 @@ def _attention(parts: _LayerParts, hidden: Tensor, asked: Tensor, bias: Tensor) 
     else:
         (query,) = _heads(_linear(asked, [parts.query]), 1, rows, parts.heads)
         key, value = _heads(_linear(whole, [parts.key, parts.value]), 2, rows, parts.heads)
-    scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
-    scores = scores.view(rows, -1, length) + bias
-    weights = scores.softmax(-1).view(-1, pieces, length)
+    bias = bias.repeat_interleave(parts.heads, dim=0)
+    weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5).softmax(-1)
     if parts.attention_dropout:
         weights = weights * _mask(weights, parts.attention_dropout)
     context = torch.bmm(weights, value)

@@ -1,0 +1,294 @@
+"""How near a training step on cached activations comes to the matrix-product peak, and what holds the rest.
+
+Useful work is what a step must multiply, counted from the texts' own lengths, without padding: of every task layer the
+forward products, the gradients of their weights and of their inputs (none for what the first layer reads, which is
+frozen), and attention's own. The head reads the first piece only, so that our last layer counts what that takes; the
+plain loop's counts whole, as it computes it.
+The peak is that of a layer's products alone (forward, both gradients) at the step's own number of pieces, in the same
+precision on the same threads, measured in turn with the steps.
+
+    .venv/bin/python benchmarks/training_speed.py --model FOLDER --data FOLDER
+
+The data folder holds `NAME/train.jsonl.gz` with `text`, perhaps `text_pair`. `own` is a step as trials run it; `plain`
+the loop that one writes first: transformers' layers whole, SDPA attention, autocast, torch's clipping and AdamW.
+
+Times are the least of several rounds. With one thread they are time on the processor, so that what others take of a
+shared machine is left out; with two threads they are wall time.
+"""
+
+import argparse
+import gzip
+import itertools
+import json
+import multiprocessing
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.profiler import ProfilerActivity, profile
+
+from modeling.backbone import attention_mask, load_text_encoder, load_trunk
+from modeling.task_module import TaskModule, copy_backbone_layers, new_task_module
+from pipelines.training.activation_cache import EncodedRows, computing_in
+from pipelines.training.batches import cached_batch, epoch_batches
+from pipelines.training.objectives import Objective
+from pipelines.training.optimisation import TrainingRows, new_optimiser, training_step
+from pipelines.training.packed_rows import PackedRows
+from pipelines.training.recipes import Precision, Recipe
+from registry.artifacts.backbone_files import store_backbone
+from registry.artifacts.local_store import LocalArtifactStore
+from registry.domain.manifests import HeadConfig
+from registry.domain.task_specs import TaskType
+
+CONSOLE = Console(width=150)
+CPU = torch.device("cpu")
+BATCH_SIZE, TEXTS = 32, 3200
+HEAD = HeadConfig(type=TaskType.CLASSIFICATION, outputs=2)
+
+PARTS = {
+    "products": ("aten::addmm", "aten::mm"),
+    "attention": ("aten::bmm", "aten::_softmax", "aten::_softmax_backward_data"),
+    "GELU": ("aten::gelu", "aten::gelu_backward"),
+    "layer norm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
+    "dropout, residual": ("aten::addcmul", "aten::mul", "aten::randint", "aten::add", "aten::add_"),
+    "casts, copies": ("aten::copy_", "aten::cat", "aten::stack"),
+    "bias gradients": ("aten::sum",),
+    "optimiser": ("aten::_fused_adamw_",),
+    "clipping": ("aten::_foreach_norm", "aten::linalg_vector_norm", "aten::_foreach_mul_"),
+}
+"""Kernels by what they are for; all others, and torch's and Python's own time, are the rest."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    model: str
+    data: str
+    sets: tuple[str, ...]
+    layers: tuple[int, ...]
+    precision: Precision
+    threads: int
+    rounds: int
+
+
+def clock(threads: int) -> Callable[[], float]:
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def texts_of(path: Path) -> list[tuple[str, str | None]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, TEXTS)]
+    return [(row["text"], row.get("text_pair")) for row in rows]
+
+
+def step_flops(lengths: Sequence[int], layers: int, *, width: int, inner: int, first_piece_only: bool) -> float:
+    """Floating-point operations of one step's products over texts of these lengths; the head's are left out."""
+    rows, pieces, pairs = len(lengths), sum(lengths), sum(length**2 for length in lengths)
+    whole = 2 * pieces * (4 * width**2 + 2 * width * inner) + 4 * pairs * width
+    last = 2 * pieces * 2 * width**2 + 2 * rows * (2 * width**2 + 2 * width * inner) + 4 * pieces * width
+    reduced = first_piece_only and layers == 1
+    frozen = 2 * width**2 * (pieces * 2 + rows if reduced else pieces * 3)
+    return 3 * ((layers - 1) * whole + (last if first_piece_only else whole)) - frozen
+
+
+def products(pieces: int, width: int, inner: int, dtype: torch.dtype) -> tuple[float, Callable[[], object]]:
+    """The products of one layer over so many pieces, forward and backward: operations, and what runs them."""
+    shapes = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
+    tensors = [
+        (torch.randn(pieces, n).to(dtype), torch.randn(m, n).to(dtype), torch.randn(pieces, m).to(dtype))
+        for n, m in shapes
+    ]
+
+    def run() -> None:
+        for x, weight, gradient in tensors:
+            nn.functional.linear(x, weight)
+            gradient.mm(weight)
+            gradient.t().mm(x)
+
+    return sum(6.0 * pieces * n * m for n, m in shapes), run
+
+
+def plain_step(module: TaskModule, optimiser: AdamW, train: TrainingRows, batch: Sequence[int], recipe: Recipe) -> None:
+    cached = cached_batch(train.activations, train.rows.encoded, batch, CPU)
+    targets = torch.cat([train.targets[row] for row in batch])
+    with computing_in(recipe.precision, CPU):
+        hidden, mask = cached.hidden, attention_mask(module.config, cached.hidden, cached.mask)
+        for layer in module.layers:
+            hidden = layer(hidden, mask)
+        outputs = module.head(hidden[:, 0], cached.word_tokens)
+    nn.functional.cross_entropy(outputs.float(), targets).backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def measure(setting: Setting) -> list[dict[str, object]]:
+    """One result a text set and number of layers; run in a process of its own."""
+    torch.set_num_threads(setting.threads)
+    now = clock(setting.threads)
+    results: list[dict[str, object]] = []
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.precision]
+    with tempfile.TemporaryDirectory() as scratch:
+        store = LocalArtifactStore(Path(scratch))
+        backbone = store_backbone(Path(setting.model), name="measured", max_length=None, store=store)
+        encoder = load_text_encoder(backbone, store)
+        trunk = load_trunk(config=backbone.config, embeddings=backbone.embeddings, layers=[], store=store)
+        width, inner = trunk.config.hidden_size, trunk.config.intermediate_size
+        for name in setting.sets:
+            encoded = encoder.encode(texts_of(Path(setting.data) / name / "train.jsonl.gz"))
+            rows = EncodedRows(encoded, [str(number) for number in range(len(encoded))])
+            by_size = sorted(
+                epoch_batches(rows.lengths, batch_size=BATCH_SIZE, seed=0, epoch=1),
+                key=lambda batch: sum(rows.lengths[row] for row in batch),
+            )
+            batches = [by_size[len(by_size) * part // 4] for part in (1, 2, 3)]
+            used = sorted({row for batch in batches for row in batch})
+            values: dict[int, Tensor] = {
+                row: trunk(encoder.collate([encoded[row]]), [0])[0][0].to(dtype) for row in used
+            }
+            lengths = [rows.lengths[row] if row in values else 0 for row in range(len(encoded))]
+            train = TrainingRows(
+                activations=PackedRows(torch.cat([values[row] for row in used]), [0, *itertools.accumulate(lengths)]),
+                rows=rows,
+                targets=[torch.tensor([row % 2]) for row in range(len(encoded))],
+                objective=Objective(type=HEAD.type, target_scale=1.0),
+                teacher_outputs=None,
+            )
+            for layers in setting.layers:
+                recipe = Recipe(learning_rate=1e-5, precision=setting.precision)
+                modules = [
+                    new_task_module(config=backbone.config, head=HEAD, task_layers=layers, seed=0) for _ in range(2)
+                ]
+                for module in modules:
+                    first = backbone.layer_count - layers + 1
+                    copy_backbone_layers(module, first_layer=first, layer_blobs=backbone.layers, store=store)
+                own, plain = modules
+                fused, usual = new_optimiser(own, recipe), AdamW(plain.parameters(), lr=1e-5)
+                sides: dict[str, list[Callable[[], object]]] = defaultdict(list)
+                flops, plain_flops, peak_flops = 0.0, 0.0, 0.0
+                for batch in batches:
+                    of_batch = [rows.lengths[row] for row in batch]
+                    sizes = {"width": width, "inner": inner}
+                    flops += step_flops(of_batch, layers, **sizes, first_piece_only=True)
+                    plain_flops += step_flops(of_batch, layers, **sizes, first_piece_only=False)
+                    operations, run = products(sum(of_batch), width, inner, dtype)
+                    peak_flops += operations
+                    sides["peak"].append(run)
+                    sides["own"].append(
+                        partial(training_step, own, fused, train, batch, recipe=recipe, seed=1, device=CPU)
+                    )
+                    sides["plain"].append(partial(plain_step, plain, usual, train, batch, recipe))
+                least = least_seconds(sides, setting.rounds, now)
+                peak = peak_flops / least["peak"]
+                results.append(
+                    {
+                        "set": name,
+                        "pieces_a_text": sum(sum(rows.lengths[row] for row in b) for b in batches) / 3 / BATCH_SIZE,
+                        "layers": layers,
+                        "peak_gflops": peak / 1e9,
+                        "own_ms": 1000 * least["own"] / 3,
+                        "plain_ms": 1000 * least["plain"] / 3,
+                        "own_share": flops / least["own"] / peak,
+                        "plain_share": plain_flops / least["plain"] / peak,
+                        "parts": breakdown(sides["own"][1], setting.rounds) if setting.threads == 1 else None,
+                    }
+                )
+    return results
+
+
+def least_seconds(
+    sides: dict[str, list[Callable[[], object]]], rounds: int, now: Callable[[], float]
+) -> dict[str, float]:
+    """Of every side the least time of each of its runs, summed; the sides take turns."""
+    least = {side: [float("inf")] * len(runs) for side, runs in sides.items()}
+    for _ in range(rounds + 1):
+        for side, runs in sides.items():
+            for place, run in enumerate(runs):
+                begin = now()
+                run()
+                least[side][place] = min(least[side][place], now() - begin)
+    return {side: sum(times) for side, times in least.items()}
+
+
+def breakdown(step: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Share of a step's time by part: of every kernel call the least time over several runs of the same step."""
+    runs = []
+    for _ in range(rounds):
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            step()
+        runs.append([(event.name, event.self_cpu_time_total) for event in profiled.events()])
+    usual = [run for run in runs if len(run) == len(runs[-1])]
+    part_of = {kernel: part for part, kernels in PARTS.items() for kernel in kernels}
+    parts: dict[str, float] = dict.fromkeys([*PARTS, "rest"], 0.0)
+    for calls in zip(*usual, strict=True):
+        parts[part_of.get(calls[0][0], "rest")] += min(seconds for _, seconds in calls)
+    return {part: spent / sum(parts.values()) for part, spent in parts.items()}
+
+
+def measure_in_processes(setting: Setting, processes: int) -> list[dict[str, object]]:
+    """The first process's results; the others run the same beside it."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return pool.map(measure, [setting] * processes, chunksize=1)[0]
+
+
+def show(results: Sequence[dict[str, object]], title: str) -> None:
+    table = Table(
+        "texts", "pieces", "layers", "peak GFLOP/s", "plain ms", "own ms", "faster", "plain share", "own share",
+        title=title,
+    )  # fmt: skip
+    for r in results:
+        table.add_row(
+            f"{r['set']}", f"{r['pieces_a_text']:.0f}", f"{r['layers']}", f"{r['peak_gflops']:.0f}",
+            f"{r['plain_ms']:.1f}", f"{r['own_ms']:.1f}", f"{r['plain_ms'] / r['own_ms']:.2f}",
+            f"{r['plain_share']:.0%}", f"{r['own_share']:.0%}",
+        )  # fmt: skip
+    CONSOLE.print(table)
+    if parted := [r for r in results if r["parts"]]:
+        parts = Table("texts", "layers", *parted[0]["parts"], title="where the time of a step goes")
+        for r in parted:
+            parts.add_row(f"{r['set']}", f"{r['layers']}", *(f"{share:.0%}" for share in r["parts"].values()))
+        CONSOLE.print(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a BERT encoder")
+    parser.add_argument("--data", required=True, help="folder of text sets")
+    parser.add_argument("--sets", default="cola,mrpc,rte", help="short, medium, long")
+    parser.add_argument("--layers", default="1,2,4,8")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--threads", default="1,2x1,2", help="2x1: two processes of one thread each")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = {}
+    for way in arguments.threads.split(","):
+        processes, _, threads = way.rpartition("x")
+        setting = Setting(
+            model=arguments.model,
+            data=arguments.data,
+            sets=tuple(arguments.sets.split(",")),
+            layers=tuple(int(one) for one in arguments.layers.split(",")),
+            precision=arguments.precision,
+            threads=int(threads),
+            rounds=arguments.rounds,
+        )
+        found[way] = measure_in_processes(setting, int(processes or 1))
+        if not arguments.json:
+            title = f"{way} threads, {setting.precision}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
+            show(found[way], title)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
