@@ -6,8 +6,9 @@ the state that it saved, or, elsewhere, from the beginning.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from registry.database.schema import SearchRow, SearchTrialRow, TaskRow, TrialRow, VersionRow
@@ -24,16 +25,13 @@ def ask_for(session: Session, search: Search, planned: Sequence[PlannedTrial]) -
     """
     task = lock_task(session, search.task)
     wanted = {one.key: one for one in planned}
-    known = select(TrialRow).where(TrialRow.task_id == task.id, TrialRow.key.in_(wanted)).order_by(TrialRow.id)
-    trials = {trial.key: trial for trial in session.scalars(known.with_for_update())}
-    for one in wanted.values():
-        if one.key not in trials:
-            trials[one.key] = _entered(task, one)
-    session.add_all(trials.values())
-    session.flush()
-    _finish_registered(
-        session, task, [trial for trial in trials.values() if trial.state is not TrialState.FINISHED], search.metric
-    )
+    ours = TrialRow.task_id == task.id, TrialRow.key.in_(wanted)
+    known = set(session.scalars(select(TrialRow.key).where(*ours)))
+    if unknown := [_waiting(task, one) for one in wanted.values() if one.key not in known]:
+        session.execute(insert(TrialRow), unknown)  # all at once; the ORM would add them to SQLite one by one
+    trials = {trial.key: trial for trial in session.scalars(select(TrialRow).where(*ours).with_for_update())}
+    unfinished = [trial for trial in trials.values() if trial.state is not TrialState.FINISHED]
+    _finish_registered(session, task, unfinished, metric=search.metric)
     search_id = session.scalars(
         select(SearchRow.id).where(SearchRow.task_id == task.id, SearchRow.number == search.number)
     ).one()
@@ -174,22 +172,22 @@ def _advance(trial: TrialRow, progress: TrialProgress) -> None:
     trial.layer_passes += progress.layer_passes
 
 
-def _entered(task: TaskRow, planned: PlannedTrial) -> TrialRow:
-    return TrialRow(
-        task_id=task.id,
-        key=planned.key,
-        shape=planned.shape.model_dump(mode="json"),
-        state=TrialState.WAITING,
-        epochs=planned.epochs,
-        epochs_done=0,
-        curve={},
-        attempts=0,
-        seconds=0.0,
-        layer_passes=0.0,
-    )
+def _waiting(task: TaskRow, planned: PlannedTrial) -> dict[str, Any]:
+    return {
+        "task_id": task.id,
+        "key": planned.key,
+        "shape": planned.shape.model_dump(mode="json"),
+        "state": TrialState.WAITING,
+        "epochs": planned.epochs,
+        "epochs_done": 0,
+        "curve": {},
+        "attempts": 0,
+        "seconds": 0.0,
+        "layer_passes": 0.0,
+    }
 
 
-def _finish_registered(session: Session, task: TaskRow, trials: Sequence[TrialRow], metric: str) -> None:
+def _finish_registered(session: Session, task: TaskRow, trials: Sequence[TrialRow], *, metric: str) -> None:
     """Finishes those of the trials that became versions without the ledger."""
     by_key = {trial.key: trial for trial in trials}
     registered = select(VersionRow).where(VersionRow.task_id == task.id, VersionRow.trial_key.in_(by_key))

@@ -236,9 +236,9 @@ def new_search() -> Callable[..., NewSearch]:
 def planned_trial() -> Callable[..., PlannedTrial]:
     """The trial that `new_version` of the same task and `trial` comes out of."""
 
-    def make(trial: str = "first", *, task: str = "rte", epochs: int = 5) -> PlannedTrial:
-        shape = TrialShape(frozen_depth=2, task_layers=2, learning_rate=1e-4, seed=7)
-        return PlannedTrial(key=digest_of(f"{task} {trial}"), shape=shape, epochs=epochs)
+    def make(trial: str = "first", *, task: str = "rte", **shape: Any) -> PlannedTrial:
+        values = {"frozen_depth": 2, "task_layers": 2, "learning_rate": 1e-4, "seed": 7}
+        return PlannedTrial(key=digest_of(f"{task} {trial}"), shape=TrialShape.model_validate(values | shape), epochs=5)
 
     return make
 

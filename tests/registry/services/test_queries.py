@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from sqlalchemy.orm import Session
 from registry.database.engine import Database
 from registry.domain.records import NewRelease, Retirement, TaskSearch
 from registry.domain.references import AliasReference, VersionReference
-from registry.services import aliases, audit, backbones, releases, tasks, teams, versions
+from registry.domain.searches import TrialProgress
+from registry.services import aliases, audit, backbones, releases, searches, tasks, teams, trials, versions
 
 FEW, MANY = 3, 60
+LATER = datetime(2026, 5, 2, tzinfo=UTC)
+_RUNNER: dict[str, Any] = {"runner": "a", "until": LATER, "is_gone": lambda _: False}
 
 
 @contextmanager
@@ -74,6 +77,9 @@ class Grown:
                     session, VersionReference(task="rte", number=1), f"alias-{number}", expect=None, **change
                 )
                 tasks.update_task(session, self._make["spec"]("rte", description=name), **change)
+                searches.begin_search(session, self._make["search"](content=name), **_RUNNER, **change)
+            wanted = [self._make["trial"](name) for name in map(self.name, range(size))]
+            trials.ask_for(session, searches.get_search(session, "rte", 1), wanted)
             self.size = size
             for content in range(size):
                 releases.register_release(session, self.release(f"of {size}: {content}"), **change)
@@ -81,9 +87,17 @@ class Grown:
 
 @pytest.fixture
 def grown(
-    registry: Database, spec: Any, new_backbone: Any, new_version: Any, new_release: Any, change: dict[str, Any]
+    registry: Database,
+    spec: Any,
+    new_backbone: Any,
+    new_version: Any,
+    new_release: Any,
+    new_search: Any,
+    planned_trial: Any,
+    change: dict[str, Any],
 ) -> Grown:
     make = {"spec": spec, "backbone": new_backbone, "version": new_version, "release": new_release}
+    make |= {"search": new_search, "trial": planned_trial}
     built = Grown(registry, make, change)
     built.grow(FEW)
     return built
@@ -117,8 +131,32 @@ READING: dict[str, Callable[[Session, Grown], Any]] = {
     "list backbones": lambda session, of: backbones.list_backbones(session),
     "show a backbone": lambda session, of: backbones.get_backbone(session, "tiny"),
     "list teams": lambda session, of: teams.list_teams(session),
+    "list searches": lambda session, of: searches.list_searches(session),
+    "list searches of a task": lambda session, of: searches.list_searches(session, "rte"),
+    "show a search": lambda session, of: searches.get_search(session, "rte", 1).trials,
     "list events": lambda session, of: audit.list_events(session),
 }
+
+
+def ask_for_trials(session: Session, of: Grown, kind: str) -> None:
+    """As many trials as there are tasks: some of them new, or all of them registered already."""
+    wanted = [of._make["trial"](f"{kind}{name}") for name in of.names]
+    trials.ask_for(session, searches.get_search(session, "rte", 2), wanted)
+
+
+def run_a_trial(session: Session, of: Grown) -> None:
+    """Asks for it and for the others that the newest search wants, claims it, holds it and finishes it."""
+    ask_for_trials(session, of, "new ")
+    new = of._make["version"]("rte", trial=f"new {of.name(0)}")
+    at = of._change["at"]
+    claimed = trials.claim_trial(session, "rte", new.trial_key, worker="a", until=LATER, is_gone=lambda _: False, at=at)
+    assert claimed
+    searches.hold_search(session, searches.get_search(session, "rte", 2), until=LATER)
+    trials.hold_trials(session, "rte", worker="a", until=LATER)
+    version = versions.register_version(session, new, **of._change)
+    progress = TrialProgress(epochs_done=5, curve={5: 0.75}, seconds=1.0, layer_passes=1.0)
+    trials.finish_trial(session, "rte", new.trial_key, version=version, score=0.75, progress=progress)
+
 
 WRITING: dict[str, Callable[[Session, Grown], Any]] = {
     "register a release": lambda session, of: releases.register_release(session, of.release("new"), **of._change),
@@ -138,6 +176,14 @@ WRITING: dict[str, Callable[[Session, Grown], Any]] = {
     "update a task": lambda session, of: tasks.update_task(
         session, of._make["spec"]("rte", description="new"), **of._change
     ),
+    "begin a search": lambda session, of: searches.begin_search(
+        session, of._make["search"](content="new"), **_RUNNER, **of._change
+    ),
+    "go on with a search": lambda session, of: searches.begin_search(
+        session, of._make["search"](content=of.name(0)), **_RUNNER, **of._change
+    ),
+    "ask for registered trials": lambda session, of: ask_for_trials(session, of, ""),
+    "run a trial": run_a_trial,
     "retire a task": lambda session, of: tasks.retire_task(session, "rte", Retirement(reason="x"), **of._change),
 }
 
