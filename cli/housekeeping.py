@@ -74,7 +74,11 @@ def fsck(
     context: Context = ctx.obj
     with progress_bar() as report:
         found = check_registry(
-            context.existing_database, context.settings.artifact_root, read_blobs=not quick, report=report
+            context.existing_database,
+            context.settings.artifact_root,
+            read_blobs=not quick,
+            at=context.now(),
+            report=report,
         )
     if as_json:
         print_json(found)
@@ -87,6 +91,8 @@ def fsck(
 def _print_check(found: Check) -> None:
     if found.findings:
         print_table(["object", "problem", "what to do"], [(f.subject, f.problem, f.remedy) for f in found.findings])
+    for note in found.notes:
+        print_note(f"{note.subject} {note.problem}: {note.remedy}")
     counts = {
         "backbone": found.backbones,
         "version": found.versions,

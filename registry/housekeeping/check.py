@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from registry.database.schema import AuditEventRow, BackboneRow, ReleaseRow, Ver
 from registry.housekeeping.blob_findings import ReferredBlob, damaged_blobs, missing_blobs, referred_blobs
 from registry.housekeeping.findings import Check, Finding
 from registry.housekeeping.row_findings import ROWS_WERE_CHANGED, row_findings
+from registry.housekeeping.search_findings import search_findings, search_notes
 from registry.housekeeping.trail_findings import trail_findings
 from registry.progress import Report
 from registry.services.audit import verify_chain
@@ -22,12 +24,13 @@ from registry.services.audit import verify_chain
 _COPIES_BYTES = 1  # they are removed as soon as they have been read
 
 
-def check_registry(database: Database, artifact_root: str, *, read_blobs: bool, report: Report) -> Check:
+def check_registry(database: Database, artifact_root: str, *, read_blobs: bool, at: datetime, report: Report) -> Check:
     """Looks at everything there is as of one moment.
 
     Args:
         artifact_root: the store's; it is opened anew, because copies that were fetched earlier say nothing about it.
         read_blobs: also read every blob and compare its bytes with its digest; else only ask whether it is there.
+        at: now; what has been silent for long is told by it.
     Raises:
         StorageError: the database or the store cannot be read.
     """
@@ -38,6 +41,7 @@ def check_registry(database: Database, artifact_root: str, *, read_blobs: bool, 
             findings += _guarded(what, find, session)
         blobs: list[ReferredBlob] = []
         findings += _guarded("rows", partial(_collected, blobs), session)
+        notes = _guarded("leases", partial(search_notes, at=at), session)
         backbones, versions, releases, events = (
             session.scalars(select(func.count()).select_from(table)).one()
             for table in (BackboneRow, VersionRow, ReleaseRow, AuditEventRow)
@@ -56,6 +60,7 @@ def check_registry(database: Database, artifact_root: str, *, read_blobs: bool, 
         blobs=len({blob.digest for blob in blobs}),
         blobs_read=read_blobs,
         findings=tuple(findings),
+        notes=tuple(notes),
     )
 
 
@@ -81,6 +86,7 @@ _STAGES: Mapping[str, Callable[[Session], Iterable[Finding]]] = {
     "audit trail": _chain_findings,
     "references": _reference_findings,
     "rows": row_findings,
+    "searches": search_findings,
     "rows against the audit trail": trail_findings,
 }
 

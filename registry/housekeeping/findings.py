@@ -22,3 +22,5 @@ class Check(Plain):
     blobs: int
     blobs_read: bool
     findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...] = ()
+    """What is worth knowing, and no damage."""

@@ -46,15 +46,16 @@ def _number_findings(session: Session) -> Iterator[Finding]:
     ):
         given = _grouped(session, numbered.task_id, numbered.number)
         for task_id, name, next_number in session.execute(select(TaskRow.id, TaskRow.name, counter)):
-            yield from _gaps(f"task {name}", kind, given.get(task_id, []), next_number)
+            yield from gap_findings(f"task {name}", kind, given.get(task_id, []), next_number)
     releases = session.scalars(select(ReleaseRow.number)).all()
     counters = {row.name: row.next_number for row in session.scalars(select(CounterRow))}
     for lost in sorted({RELEASE_COUNTER, SWEEP_COUNTER, AUDIT_COUNTER} - counters.keys()):
         yield Finding(subject="the registry", problem=f"has lost its counter {lost!r}", remedy=ROWS_WERE_CHANGED)
-    yield from _gaps("the registry", "release", releases, counters.get(RELEASE_COUNTER, 1))
+    yield from gap_findings("the registry", "release", releases, counters.get(RELEASE_COUNTER, 1))
 
 
-def _gaps(subject: str, kind: str, numbers: Iterable[int], next_number: int) -> Iterator[Finding]:
+def gap_findings(subject: str, kind: str, numbers: Iterable[int], next_number: int) -> Iterator[Finding]:
+    """Numbers from 1 that are not there, and those that have not been given yet."""
     found, expected = set(numbers), set(range(1, next_number))
     if missing := sorted(expected - found):
         yield Finding(subject=subject, problem=f"has lost {kind} {_listed(missing)}", remedy=ROWS_WERE_CHANGED)

@@ -14,6 +14,7 @@ from registry.database.schema import (
     BackboneRow,
     ReleaseMemberRow,
     ReleaseRow,
+    SearchRow,
     SpecRevisionRow,
     TaskRow,
     TeamRow,
@@ -61,6 +62,10 @@ def _told(session: Session) -> Facts:
                 facts.setdefault(event.object, []).append((*move, event.actor))
             case "release.register":
                 facts[event.object] = dict(after) | {"by": event.actor}
+            case "search.begin":
+                facts[event.object] = dict(after) | {"by": event.actor, "choice": None}
+            case "search.finish":
+                facts[event.object]["choice"] = after["choice"]
     return facts
 
 
@@ -93,7 +98,8 @@ def _found(session: Session) -> Facts:
     for move in session.scalars(select(AliasMoveRow).order_by(AliasMoveRow.id)):
         step = (move.kind, move.from_version, move.to_version, move.actor)
         facts.setdefault(f"alias {names.get(move.task_id)}@{move.alias}", []).append(step)
-    return facts | _releases(session, names, {row.id: row.name for row in backbones.values()})
+    pinned = {row.id: row.name for row in backbones.values()}
+    return facts | _releases(session, names, pinned) | _searches(session, names, pinned)
 
 
 def _backbones(session: Session, rows: Mapping[int, BackboneRow]) -> Facts:
@@ -122,6 +128,19 @@ def _releases(session: Session, tasks: Mapping[int, str], backbones: Mapping[int
             "by": row.created_by,
         }
         for row in session.scalars(select(ReleaseRow))
+    }
+
+
+def _searches(session: Session, tasks: Mapping[int, str], backbones: Mapping[int, str]) -> Facts:
+    return {
+        f"search {tasks.get(row.task_id)}#{row.number}": {
+            "spec_revision": row.spec_revision,
+            "backbone": backbones.get(row.backbone_id),
+            "options": row.options,
+            "choice": row.choice,
+            "by": row.created_by,
+        }
+        for row in session.scalars(select(SearchRow))
     }
 
 

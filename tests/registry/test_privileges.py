@@ -18,8 +18,10 @@ from registry.progress import silent
 from registry.services.aliases import promote
 from registry.services.blobs import refer_to
 from registry.services.releases import register_release
+from registry.services.searches import begin_search, hold_search
 from registry.services.tasks import list_tasks, register_task
 from registry.services.teams import create_team
+from registry.services.trials import ask_for, claim_trial, hold_trials
 from registry.services.versions import register_version
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -58,6 +60,8 @@ def test_a_writer_can_do_everything_but_delete(
     as_role: Callable[[str], Database],
     new_version: Any,
     new_release: Any,
+    new_search: Any,
+    planned_trial: Any,
     spec: Any,
     change: dict[str, Any],
     store: LocalArtifactStore,
@@ -71,6 +75,12 @@ def test_a_writer_can_do_everything_but_delete(
         register_version(session, new_version(), **change)
         promote(session, VersionReference(task="rte", number=1), "champion", expect="none", **change)
         register_release(session, new_release(), **change)
+        lease = {"until": change["at"], "is_gone": lambda _: False}
+        search = begin_search(session, new_search(), runner="a:1:1", **lease, **change)
+        ask_for(session, search, [planned_trial("new")])
+        assert claim_trial(session, "rte", planned_trial("new").key, worker="a:1:1", **lease, at=change["at"])
+        hold_search(session, search, until=change["at"])
+        hold_trials(session, "rte", worker="a:1:1", until=change["at"])
     with database.read() as session:
         assert len(list_tasks(session)) == 3
     with pytest.raises(TrunklineError, match="permission denied"), database.write() as session:
@@ -81,7 +91,7 @@ def test_a_reader_can_look_at_everything_and_change_nothing(
     as_role: Callable[[str], Database], change: dict[str, Any], store: LocalArtifactStore
 ) -> None:
     database = as_role("trunkline_reader")
-    found = check_registry(database, store.location, read_blobs=False, report=silent)
+    found = check_registry(database, store.location, read_blobs=False, at=change["at"], report=silent)
     assert all("is not in" in finding.problem for finding in found.findings), "the fixture's blobs are in no store"
 
     def create(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from registry.domain.golden_examples import GoldenExample, GoldenExamples
 from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import NewBackbone, NewRelease, NewVersion
 from registry.domain.references import VersionReference
+from registry.domain.searches import SearchChoice, TrialProgress
 from registry.services.aliases import promote
 from registry.services.backbones import pin_backbone
 from registry.services.blobs import refer_to
 from registry.services.releases import register_release
+from registry.services.searches import begin_search, finish_search
 from registry.services.tasks import get_task, register_task
 from registry.services.teams import create_team
+from registry.services.trials import ask_for, claim_trial, pause_trial
 from registry.services.versions import register_version
 
 
@@ -80,10 +84,13 @@ def filled(
     spec: Any,
     stored_version: Any,
     manifest_of: Any,
+    new_search: Any,
+    planned_trial: Any,
     change: dict[str, Any],
 ) -> NewBackbone:
     """Fills the database: backbone "tiny", tasks rte and sst, a teacher and a student of rte, an alias that was moved
-    three times, a retired task with a successor, and a release of both tasks."""
+    three times, a release of both tasks, a finished search that chose the teacher and the student and stopped another
+    trial early, and a search that was killed while a trial ran."""
     backbone = store_backbone(tiny_model.write(), name="tiny", max_length=None, store=store)
     with database.write() as session:
         refer_to(session, store, backbone.blobs)
@@ -110,6 +117,22 @@ def filled(
     )
     with database.write() as session:
         register_release(session, release, **change)
+    ways = {"runner": "a:1:1", "until": change["at"] + timedelta(minutes=2), "is_gone": lambda _: False}
+    held = {"worker": ways["runner"], "until": ways["until"], "is_gone": ways["is_gone"], "at": change["at"]}
+    first = planned_trial(frozen_depth=1)
+    second = planned_trial("second", frozen_depth=1, task_layers=1, teacher=1)
+    stopped, running = planned_trial("stopped"), planned_trial("running")
+    progress = TrialProgress(epochs_done=2, curve={1: 0.5, 2: 1 / 3}, seconds=1.5, layer_passes=6.0)
+    choice = SearchChoice(layers=2, learning_rate=1e-4, teacher=1, statistic="mean of 2 seeds", students={1: 2})
+    with database.write() as session:
+        search = begin_search(session, new_search(), **ways, **change)
+        ask_for(session, search, [first, second, stopped])
+        claim_trial(session, "rte", stopped.key, **held)
+        pause_trial(session, "rte", stopped.key, worker=held["worker"], progress=progress)
+        finish_search(session, search, choice, **change)
+        killed = begin_search(session, new_search(content="killed"), **ways, **change)
+        ask_for(session, killed, [stopped, running])
+        claim_trial(session, "rte", running.key, **held)
     return backbone
 
 

@@ -23,7 +23,9 @@ from registry.housekeeping.backup import BackupSummary, restore_backup, restore_
 from registry.housekeeping.check import check_registry
 from registry.progress import silent
 from registry.services.audit import list_events
+from registry.services.searches import begin_search
 from registry.services.tasks import get_task, list_tasks, retire_task
+from registry.services.trials import ask_for
 from registry.services.versions import register_version
 
 AT = datetime(2026, 6, 1, 12, 30, 15, 123456, tzinfo=UTC)
@@ -57,6 +59,7 @@ def test_a_backup_restored_onto_any_database_is_the_same_registry(
 ) -> None:
     restore(other_database, other_store, backup_file)
     first = json.loads(member(backup_file, "backup.json"))["tables"]
+    assert {table for table, summary in first.items() if not summary["rows"]} == {"idempotency_keys"}
     second = write(other_database, other_store, tmp_path / "again.tar").model_dump(mode="json")["tables"]
     differing = {table for table in first if first[table] != second[table]}
     assert differing == {"audit_events", "counters"}, "only the restoring itself has been added"
@@ -65,7 +68,7 @@ def test_a_backup_restored_onto_any_database_is_the_same_registry(
     assert (events[0].action, events[0].actor, events[0].after["blobs"]) == ("registry.restore", "bob", 13)
     with database.read() as session:
         assert [event.model_dump() for event in events[1:]] == [e.model_dump() for e in list_events(session)]
-    assert check_registry(other_database, other_store.location, read_blobs=True, report=silent).findings == ()
+    assert check_registry(other_database, other_store.location, read_blobs=True, at=AT, report=silent).findings == ()
 
 
 def test_a_restored_registry_goes_on_counting_where_it_was(
@@ -76,6 +79,8 @@ def test_a_restored_registry_goes_on_counting_where_it_was(
     filled: NewBackbone,
     change: dict[str, Any],
     spec: Any,
+    new_search: Any,
+    planned_trial: Any,
 ) -> None:
     from registry.services.tasks import register_task
 
@@ -83,6 +88,9 @@ def test_a_restored_registry_goes_on_counting_where_it_was(
     with other_database.write() as session:
         assert register_version(session, stored_version(filled, "sst", trial="next"), **change).number == 2
         register_task(session, spec("new"), team="nlu", **change)
+        lease = {"runner": "b:2:2", "until": AT, "is_gone": lambda _: True}
+        search = begin_search(session, new_search("sst"), **lease, **change)
+        ask_for(session, search, [planned_trial("another", task="sst")])
     with other_database.read() as session:
         assert [task.name for task in list_tasks(session)] == ["new", "rte", "sst"]
         retirement = get_task(session, "rte").retirement
@@ -208,7 +216,7 @@ def test_what_is_lost_does_not_keep_the_rest_from_being_saved_and_restored(
         assert len(summary.audit_problems) == 1
         assert not summary.is_whole
     restore(other_database, store, tmp_path / "backup.tar")
-    findings = check_registry(other_database, store.location, read_blobs=True, report=silent).findings
+    findings = check_registry(other_database, store.location, read_blobs=True, at=AT, report=silent).findings
     assert sorted(finding.subject for finding in findings) == ["audit trail", "backbone tiny"]
 
 
@@ -217,7 +225,7 @@ def test_the_blobs_of_a_backup_mend_a_store(
 ) -> None:
     store.remove(filled.tokenizer)
     restore_blobs(store, backup_file, report=silent)
-    assert check_registry(database, store.location, read_blobs=True, report=silent).findings == ()
+    assert check_registry(database, store.location, read_blobs=True, at=AT, report=silent).findings == ()
 
 
 def test_a_blob_that_is_a_link_is_backed_up_as_what_it_leads_to(
@@ -296,7 +304,7 @@ def test_restoring_that_is_killed_leaves_an_empty_registry_and_runs_again(
     with other_database.read() as session:
         assert list_tasks(session) == []
     restore(other_database, other_store, backup_file)
-    assert check_registry(other_database, other_store.location, read_blobs=True, report=silent).findings == ()
+    assert check_registry(other_database, other_store.location, read_blobs=True, at=AT, report=silent).findings == ()
 
 
 def member(backup: Path, name: str) -> bytes:

@@ -2,6 +2,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,18 @@ from registry.housekeeping.check import check_registry
 from registry.housekeeping.findings import Check
 from registry.progress import silent
 
+SOON = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 
-def check(database: Database, store: ArtifactStore, *, read_blobs: bool = True) -> Check:
-    return check_registry(database, store.location, read_blobs=read_blobs, report=silent)
+
+def check(database: Database, store: ArtifactStore, *, read_blobs: bool = True, at: datetime = SOON) -> Check:
+    return check_registry(database, store.location, read_blobs=read_blobs, at=at, report=silent)
 
 
 def test_a_whole_registry_has_nothing_wrong(database: Database, store: ArtifactStore, filled: NewBackbone) -> None:
     found = check(database, store)
-    assert found.findings == ()
+    assert (found.findings, found.notes) == ((), ())
     assert (found.backbones, found.versions, found.releases) == (1, 3, 1)
-    assert found.events == 11
+    assert found.events == 14
     assert found.blobs == len(list(store.blobs()))
 
 
@@ -55,7 +58,7 @@ TAMPERED = {
     "UPDATE releases SET manifest = (SELECT tokenizer FROM backbones)": "release r1: its manifest cannot be read",
     "UPDATE versions SET golden = module WHERE number = 1": "its golden examples cannot be read",
     "UPDATE audit_events SET actor = 'eve' WHERE id = 4": "audit trail: event 4",
-    "DELETE FROM audit_events WHERE id = 11": "audit trail: event 11",
+    "DELETE FROM audit_events WHERE id = 14": "audit trail: event 14",
     "DELETE FROM audit_events WHERE id = 4": "task sst: the audit trail knows nothing of it",
     "UPDATE versions SET metrics = (SELECT config FROM backbones) WHERE number = 2": "rte/2: is not as the .* metrics",
     "UPDATE versions SET created_by = 'eve' WHERE number = 2": "version rte/2: is not as the audit trail says: by",
@@ -66,6 +69,21 @@ TAMPERED = {
     "UPDATE teams SET name = 'others'": "team nlu: the audit trail has it, but its rows are gone",
     "DELETE FROM counters WHERE name = 'release'": "the registry: has lost its counter 'release'",
     "DELETE FROM counters WHERE name = 'sweep'": "the registry: has lost its counter 'sweep'",
+    "UPDATE trials SET score = 0.9 WHERE version_number = 1": (
+        r"trial \w{12}… of task rte: its score is 0\.9, but that of its version 1 is 0\.75"
+    ),
+    "UPDATE trials SET version_number = 2 WHERE version_number = 1": "become version 2, which is of another trial",
+    "UPDATE trials SET shape = (SELECT config FROM backbones)": "its frozen_depth is None, but that of its version 1",
+    "UPDATE search_trials SET position = 7 WHERE position = 1": "search rte#1: its trials are not counted from 0",
+    "DELETE FROM search_trials WHERE position = 0": "search rte#2: its trials are not counted from 0 without gaps",
+    "UPDATE trials SET task_id = 2 WHERE state = 'paused'": "search rte#1: 1 of its trials are another task's",
+    "DELETE FROM search_trials WHERE search_id = 1": "rte#1: it chose version 1, which none of its trials became",
+    "UPDATE searches SET choice = (SELECT config FROM backbones) WHERE number = 1": "rte#1: it chose version None",
+    "UPDATE searches SET number = 3 WHERE number = 2": "task rte: has lost search 2",
+    "UPDATE searches SET exhaustive_layer_passes = 1, created_by = 'eve'": "search rte#2: is not as the .* says: by",
+    "UPDATE searches SET options = (SELECT config FROM backbones)": "search rte#1: is not as the audit trail says: opt",
+    "UPDATE searches SET state = 'running', choice = NULL, finished_at = NULL": "search rte#1: is not as .*: choice",
+    "DELETE FROM search_trials; DELETE FROM searches": "search rte#2: the audit trail has it, but its rows are gone",
 }
 
 
@@ -86,6 +104,18 @@ def test_every_change_behind_the_registrys_back_is_found(
     lines = [f"{finding.subject}: {finding.problem}" for finding in found.findings]
     assert any(re.search(expected, line) for line in lines), lines
     assert all(finding.remedy for finding in found.findings)
+
+
+def test_a_trial_of_which_nothing_was_heard_for_long_is_a_note_and_no_damage(
+    database: Database, store: ArtifactStore, filled: NewBackbone
+) -> None:
+    assert check(database, store, read_blobs=False, at=SOON + timedelta(hours=23)).notes == ()
+    later = check(database, store, read_blobs=False, at=SOON + timedelta(hours=24))
+    assert later.findings == ()
+    (note,) = later.notes
+    assert re.fullmatch(r"trial \w{12}… of task rte", note.subject)
+    assert note.problem == "is running, but nothing was heard of a:1:1 since 2026-05-01 09:02 UTC"
+    assert "whoever runs the same search again" in note.remedy
 
 
 def test_references_that_lead_nowhere_are_found_and_the_rest_is_checked_all_the_same(

@@ -1,6 +1,6 @@
 """What the housekeeping does over HTTP: the same as over a folder."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from registry.housekeeping.check import check_registry
 from registry.housekeeping.sweep import sweep_blobs
 from registry.progress import silent
 
+AT = datetime(2026, 6, 1, tzinfo=UTC)
+
 
 @pytest.fixture
 def store(s3_bucket: str, tmp_path: Path) -> S3ArtifactStore:
@@ -23,7 +25,7 @@ def store(s3_bucket: str, tmp_path: Path) -> S3ArtifactStore:
 
 
 def problems(database: Database, store: S3ArtifactStore | LocalArtifactStore) -> list[str]:
-    found = check_registry(database, store.location, read_blobs=True, report=silent)
+    found = check_registry(database, store.location, read_blobs=True, at=AT, report=silent)
     return [f"{finding.subject}: {finding.problem}" for finding in found.findings]
 
 
@@ -57,8 +59,8 @@ def test_a_backup_goes_from_s3_to_the_other_database_and_a_folder(
     tmp_path: Path,
     change: dict[str, Any],
 ) -> None:
-    write_backup(database, store, tmp_path / "one.tar", blobs=True, at=change["at"], report=silent)
+    write_backup(database, store, tmp_path / "one.tar", blobs=True, at=AT, report=silent)
     folder = LocalArtifactStore(tmp_path / "folder")
-    restore_backup(other_database, folder, tmp_path / "one.tar", actor="bob", at=change["at"], report=silent)
+    restore_backup(other_database, folder, tmp_path / "one.tar", actor="bob", at=AT, report=silent)
     assert problems(other_database, folder) == []
     assert {blob.digest for blob in folder.blobs()} == {blob.digest for blob in store.blobs()}
