@@ -34,7 +34,8 @@ TOKENISATION = "raw text, longest first, 2"
 """Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_PADDED_TO = 8
+_COLLATED_TO = 8
+"""What `TextEncoder.collate` pads to; `cached_batch` pads to the longest row."""
 _BATCH_TOKENS = 4096
 
 _BatchOfGroups = tuple[Sequence[int], Sequence[Sequence[Tensor]]]
@@ -186,7 +187,7 @@ class ActivationCache:
         def compute(numbers: Sequence[int], _: Sequence[RowGroup]) -> Iterator[_BatchOfGroups]:
             missing, done = rows.only(numbers), 0
             activations = self.frozen(missing, depth=depth, precision=precision, stage=stage)
-            for batch in batches_of_one_width(missing.lengths, range(len(missing))):
+            for batch in batches_of_one_width(missing.lengths, range(len(missing)), padded_to=1):
                 yield [numbers[row] for row in batch], [answers(activations, missing.encoded, batch)]
                 done += len(batch)
                 self.report(stage, done, len(missing))
@@ -196,7 +197,7 @@ class ActivationCache:
         def on_the_fly(numbers: Sequence[int]) -> list[Tensor]:
             if not activations:
                 activations.append(self.frozen(rows, depth=depth, precision=precision, stage=stage))
-            batches = batches_of_one_width(rows.lengths, numbers)
+            batches = batches_of_one_width(rows.lengths, numbers, padded_to=1)
             return _in_order(numbers, ((batch, answers(activations[0], rows.encoded, batch)) for batch in batches))
 
         return self._cached_rows.rows(
@@ -222,7 +223,7 @@ class ActivationCache:
         self, rows: EncodedRows, numbers: Sequence[int], depths: Sequence[int], precision: Precision
     ) -> Iterator[_BatchOfGroups]:
         """Batch by batch in one pass: row numbers, and for each depth one tensor a row, [tokens(row), H]."""
-        for batch in batches_of_one_width(rows.lengths, numbers):
+        for batch in batches_of_one_width(rows.lengths, numbers, padded_to=_COLLATED_TO):
             inputs = self.encoder.collate([rows.encoded[row] for row in batch]).to(self.device)
             # No inference mode: training may go through what is computed on the fly.
             with torch.no_grad(), computing_in(precision, self.device):
@@ -239,11 +240,15 @@ def _in_order(numbers: Sequence[int], batches: Iterable[tuple[Sequence[int], Seq
     return [found[row] for row in numbers]
 
 
-def batches_of_one_width(lengths: Sequence[int], numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Rows in batches of at most 4,096 padded tokens, each batch of rows that are padded to the same width."""
+def batches_of_one_width(lengths: Sequence[int], numbers: Sequence[int], *, padded_to: int) -> Iterator[list[int]]:
+    """Rows in batches of at most 4,096 padded tokens, each batch of rows that are padded to the same width.
+
+    Args:
+        padded_to: the number that padded lengths are multiples of.
+    """
     by_width: dict[int, list[int]] = {}
     for row in dict.fromkeys(numbers):
-        by_width.setdefault(-(-lengths[row] // _PADDED_TO) * _PADDED_TO, []).append(row)
+        by_width.setdefault(-(-lengths[row] // padded_to) * padded_to, []).append(row)
     for width, rows in sorted(by_width.items()):
         size = max(1, _BATCH_TOKENS // width)
         for first in range(0, len(rows), size):

@@ -141,15 +141,17 @@ def test_rows_computed_on_the_fly_are_those_of_the_cache(tmp_path, watched, prec
 
 
 @settings(max_examples=50, deadline=None)
-@given(lengths=st.lists(st.integers(1, 600), min_size=1, max_size=200), data=st.data())
-def test_batches_of_one_width_hold_every_row_once_and_few_tokens(lengths, data):
+@given(
+    lengths=st.lists(st.integers(1, 600), min_size=1, max_size=200), padded_to=st.sampled_from([1, 8]), data=st.data()
+)
+def test_batches_of_one_width_hold_every_row_once_and_few_tokens(lengths, padded_to, data):
     numbers = data.draw(st.lists(st.sampled_from(range(len(lengths))), unique=True))
-    made = list(batches_of_one_width(lengths, numbers))
+    made = list(batches_of_one_width(lengths, numbers, padded_to=padded_to))
     assert sorted(row for batch in made for row in batch) == sorted(numbers)
     for batch in made:
-        widths = {-(-lengths[row] // 8) for row in batch}
+        widths = {-(-lengths[row] // padded_to) for row in batch}
         assert len(widths) == 1
-        assert len(batch) * 8 * widths.pop() <= 4096
+        assert len(batch) * padded_to * widths.pop() <= 4096
 
 
 def test_the_cost_on_the_disk_is_known_to_the_byte_and_falls_as_rows_are_there(tmp_path, watched, pinned):
