@@ -10,7 +10,7 @@ from cli.devices import DeviceOption, chosen_device
 from cli.progress import progress_bar
 from cli.release_drawing import layers_of_its_own
 from cli.rendering import print_fields, print_json, print_note, print_warning
-from registry.domain.manifests import HeadConfig, Pooling, head_problems
+from registry.domain.manifests import Gather, HeadConfig, Pooling, head_problems
 from registry.domain.records import Backbone, TaskState, Version
 from registry.domain.references import check_name, parse_reference
 from registry.domain.task_specs import TaskSpec
@@ -65,6 +65,9 @@ def train(
     pooling: Annotated[
         Pooling, typer.Option(help="What the head reads of a text: its first piece, or the mean of all.")
     ] = "first",
+    gather: Annotated[
+        Gather, typer.Option(help="Which hidden states the head reads: the last one, or a learnt mix of all.")
+    ] = "last",
     crf: Annotated[
         bool, typer.Option("--crf", help="Learn what tag follows what, and answer with legal BIO only.")
     ] = False,
@@ -93,7 +96,7 @@ def train(
         trunk,
         frozen_depth=trunk.layer_count - layers,
         layers=layers,
-        head=_head(found.spec, pooling=pooling, crf=crf),
+        head=_head(found.spec, pooling=pooling, gather=gather, crf=crf),
         teacher=None,
         run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
         distillation=None,
@@ -184,11 +187,11 @@ def refuse_retired(task: str, state: TaskState) -> None:
         )
 
 
-def _head(spec: TaskSpec, *, pooling: Pooling, crf: bool) -> HeadConfig:
+def _head(spec: TaskSpec, *, pooling: Pooling, gather: Gather, crf: bool) -> HeadConfig:
     """The head that was asked for; raises UsageError with every reason why this task cannot have it."""
     if problems := head_problems(type=spec.type, tag_scheme=spec.tag_scheme, pooling=pooling, crf=crf):
         raise UsageError(f"task {spec.task} cannot have this head: {'; '.join(problems)}")
-    return HeadConfig(type=spec.type, outputs=spec.output_count, pooling=pooling, crf=crf)
+    return HeadConfig(type=spec.type, outputs=spec.output_count, pooling=pooling, gather=gather, crf=crf)
 
 
 def _distillation(**chosen: object) -> "Distillation":

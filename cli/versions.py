@@ -31,8 +31,9 @@ frozen_depth: 4             # k: the module begins after layer 4
 task_layers: 2              # l
 kind: teacher               # or student, with teacher: NUMBER
 
-Optional: pooling (mean), crf (true), prefix_digest (P(k) of the backbone that it was trained on), spec_revision,
-metrics (what it is said to reach), train_digest, seed, recipe (any fields), trained_by, source, notes."""
+Optional: pooling (mean), gather (mix), crf (true), prefix_digest (P(k) of the backbone that it was trained on),
+spec_revision, metrics (what it is said to reach), train_digest, seed, recipe (any fields), trained_by, source,
+notes."""
 
 
 @app.command(epilog=example("trunkline version show rte/3", "trunkline version show rte@champion --json"))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from modeling.crf import TagTransitions, Transitions
+from modeling.layer_mix import LayerMix
 from registry.domain.families import FAMILIES
 from registry.domain.manifests import HeadConfig, Reading
 from registry.domain.task_specs import TaskType
@@ -43,9 +44,9 @@ READS: Mapping[Reading, Read] = {"first": _first_piece, "mean": _mean_of_pieces,
 class TextHead(nn.Module):
     """One vector a text, dropout, linear: [B, outputs]."""
 
-    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float) -> None:
+    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float, mix: LayerMix | None) -> None:
         super().__init__()
-        self.read = READS[head.reading]
+        self.reading, self.read, self.mix = head.reading, READS[head.reading], mix
         self.first_piece_only = head.reading == "first"
         """Whether of the last hidden state nothing but the first piece is read."""
         self.dropout = nn.Dropout(dropout)
@@ -56,7 +57,7 @@ class TextHead(nn.Module):
         """A text has one label: nothing follows it."""
 
     def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:  # noqa: ARG002
-        """features [B, H], what `read` gave -> [B, outputs]."""
+        """features [B, H], what `read` gave, or their mix -> [B, outputs]."""
         outputs: Tensor = self.linear(self.dropout(features))
         return outputs
 
@@ -71,8 +72,8 @@ class RegressionHead(TextHead):
     target_mean: Tensor
     target_scale: Tensor
 
-    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float) -> None:
-        super().__init__(head, hidden_size, dropout)
+    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float, mix: LayerMix | None) -> None:
+        super().__init__(head, hidden_size, dropout, mix)
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_scale", torch.ones(()))
 
@@ -101,9 +102,9 @@ class TokenHead(nn.Module):
 
     first_piece_only = False
 
-    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float) -> None:
+    def __init__(self, head: HeadConfig, hidden_size: int, dropout: float, mix: LayerMix | None) -> None:
         super().__init__()
-        self.read = READS[head.reading]
+        self.reading, self.read, self.mix = head.reading, READS[head.reading], mix
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, head.outputs)
         self.crf = TagTransitions(head.outputs) if head.crf else None
@@ -114,14 +115,14 @@ class TokenHead(nn.Module):
         return None if self.crf is None else self.crf.scores()
 
     def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:
-        """features [B, W, H], what `read` gave; word_tokens [B, W] int64 -> [B, W, outputs]."""
+        """features [B, W, H], what `read` gave, or their mix; word_tokens [B, W] int64 -> [B, W, outputs]."""
         outputs: Tensor = self.linear(self.dropout(features))
         return outputs.masked_fill((word_tokens < 0)[:, :, None], 0.0)
 
 
 Head = TextHead | TokenHead
 
-SCALARS = (TagTransitions,)
+SCALARS = (TagTransitions, LayerMix)
 """The parts of a head that are trained at a rate of their own: they weigh things by single numbers near 1."""
 
 _HEADS: dict[TaskType, type[TextHead] | type[TokenHead]] = {
@@ -131,16 +132,26 @@ _HEADS: dict[TaskType, type[TextHead] | type[TokenHead]] = {
 }
 
 
-def build_head(head: HeadConfig, config: PreTrainedConfig) -> Head:
-    """The head that the task's type asks for, not initialised; dropout as the backbone's own."""
+def build_head(head: HeadConfig, config: PreTrainedConfig, *, states: int | None = None) -> Head:
+    """The head that the task's type asks for, its linear layer not initialised; dropout as the backbone's own.
+
+    Args:
+        states: k + l + 1, how many hidden states there are; only a head that mixes them asks.
+    Raises:
+        ValueError: it mixes them, and their number is not told.
+    """
+    if head.gather == "mix" and states is None:
+        raise ValueError("a head that mixes hidden states needs to know how many there are")
     dropout: float = getattr(config, FAMILIES[config.model_type].dropout_field)
-    return _HEADS[head.type](head, config.hidden_size, dropout)
+    mix = LayerMix(states) if head.gather == "mix" and states is not None else None
+    return _HEADS[head.type](head, config.hidden_size, dropout, mix)
 
 
 def initialise_head(head: Head, *, deviation: float, seed: int) -> None:
     """Weights from a normal distribution, bias zero, from the seed alone: the global generator is left as it is.
 
-    A CRF's scores stay at zero, where it says what its emissions say, less what BIO forbids.
+    A CRF's scores stay at zero, where it says what its emissions say, less what BIO forbids; a
+    mix begins as `LayerMix` says.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

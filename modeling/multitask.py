@@ -6,6 +6,7 @@ B = rows, W = words.
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from modeling.backbone import Attention, Trunk, load_trunk
@@ -27,6 +28,10 @@ class MergedModel(nn.Module):
         super().__init__()
         if too_deep := [task for task, (depth, _) in branches.items() if depth > trunk.depth]:
             raise ValueError(f"{', '.join(too_deep)}: leaves after the trunk's last layer {trunk.depth}")
+        if other := [
+            task for task, (depth, module) in branches.items() if module.reads_below and module.states_below != depth
+        ]:
+            raise ValueError(f"{', '.join(other)}: mixes the states of another depth than it leaves at")
         self.trunk = trunk
         self.branches = nn.ModuleDict({_key(task): module for task, (_, module) in branches.items()})
         self.frozen_depths: Mapping[str, int] = {task: depth for task, (depth, _) in branches.items()}
@@ -57,13 +62,18 @@ class MergedModel(nn.Module):
         if not branches:
             return {}
         outputs: dict[str, Tensor] = {}
+        below: dict[str, list[Tensor]] = {task: [] for task, module in branches.items() if module.reads_below}
         deepest = max(self.frozen_depths[task] for task in branches)
         for depth, hidden in enumerate(self.trunk.hidden_states(batch, deepest)):
             for task, module in branches.items():
-                if self.frozen_depths[task] == depth:
-                    parts = (hidden, batch.mask, batch.word_tokens)
-                    index = rows[task]
-                    outputs[task] = module(*(parts if index is None else (part[index] for part in parts)))
+                if depth > self.frozen_depths[task] or (depth < self.frozen_depths[task] and task not in below):
+                    continue
+                parts, index = (hidden, batch.mask, batch.word_tokens), rows[task]
+                own, mask, words = parts if index is None else (part[index] for part in parts)
+                if depth < self.frozen_depths[task]:
+                    below[task].append(module.head.read(own, mask, words))
+                else:
+                    outputs[task] = module(own, mask, words, torch.stack(below[task], -2) if task in below else None)
         return {task: outputs[task] for task in rows}
 
 
@@ -113,5 +123,11 @@ def _load_branch(
     except ArtifactError as error:
         raise type(error)(f"module of {subject}: {error}") from error
     return load_task_module(
-        path, subject=subject, config=config, head=branch.head, task_layers=branch.task_layers, attention=attention
+        path,
+        subject=subject,
+        config=config,
+        head=branch.head,
+        task_layers=branch.task_layers,
+        frozen_depth=branch.frozen_depth,
+        attention=attention,
     )

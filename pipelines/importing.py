@@ -87,6 +87,7 @@ def read_module(path: Path, planned: PlannedImport) -> TaskModule:
         config=planned.backbone.config,
         head=planned.proposed.head,
         task_layers=planned.proposed.task_layers,
+        frozen_depth=planned.proposed.frozen_depth,
     )
     if broken := sorted(name for name, tensor in module.state_dict().items() if not tensor.isfinite().all()):
         raise InvalidWeights(f"weights of {path}: NaN or infinity in {', '.join(broken)}")

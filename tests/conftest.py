@@ -255,7 +255,9 @@ def make_branch() -> Callable[..., Branch]:
     ) -> Branch:
         labels = LABELS[kind]
         head = HeadConfig(type=kind, outputs=max(1, len(labels)), **of_head)
-        module = new_task_module(config=pinned.backbone.config, head=head, task_layers=layers, seed=seed)
+        module = new_task_module(
+            config=pinned.backbone.config, head=head, task_layers=layers, seed=seed, frozen_depth=depth
+        )
         copy_backbone_layers(module, first_layer=depth + 1, layer_blobs=pinned.backbone.layers, store=pinned.store)
         with torch.no_grad():
             module.head.linear.weight.mul_(20.0)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from modeling.backbone import Trunk
 from modeling.batching import place_counts, places, row_outputs, token_batches
+from modeling.heads import READS
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText, TextEncoder
 from pipelines.data.dataset import Dataset
@@ -28,6 +29,8 @@ from pipelines.training.cache_rows import RowCache
 from pipelines.training.cache_segments import Digests, RowGroup, digest_rows, segment_bytes
 from pipelines.training.packed_rows import RowTensors
 from pipelines.training.recipes import Precision
+from pipelines.training.trunk_features import TrunkFeatures, packed_places
+from registry.domain.manifests import Reading
 from registry.progress import Report
 
 TOKENISATION = "raw text, longest first, 2"
@@ -37,6 +40,9 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _COLLATED_TO = 8
 """What `TextEncoder.collate` pads to; `cached_batch` pads to the longest row."""
 _BATCH_TOKENS = 4096
+
+_TeacherReads = tuple[RowTensors, TrunkFeatures | None]
+"""Its input, and what its head mixes of the frozen states below."""
 
 _BatchOfGroups = tuple[Sequence[int], Sequence[Sequence[Tensor]]]
 """Row numbers, and for each group one tensor a row."""
@@ -130,6 +136,41 @@ class ActivationCache:
             list(groups), rows.digest_rows, rows.lengths, compute=compute, on_the_fly=on_the_fly
         )
 
+    def below(
+        self, rows: EncodedRows, reading: Reading | None, *, depth: int, precision: Precision, stage: str
+    ) -> TrunkFeatures | None:
+        """What a head reads of every state below layer `depth`, where its branch leaves; None if it reads nothing."""
+        if reading is None:
+            return None
+        read = READS[reading]
+        group = self._group(depth, precision)
+        kept = RowGroup("trunk_features", {**group.fields, "reading": reading}, group.width, group.dtype)
+        counts = [depth * count for count in place_counts(rows.encoded, token_level=reading == "words")]
+
+        def batches(numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[Tensor]]]:
+            done = 0
+            for batch in batches_of_one_width(rows.lengths, numbers, padded_to=_COLLATED_TO):
+                inputs = self.encoder.collate([rows.encoded[row] for row in batch]).to(self.device)
+                with torch.no_grad(), computing_in(precision, self.device):
+                    states = self.trunk.hidden_states(inputs, depth - 1)
+                    features = [read(hidden, inputs.mask, inputs.word_tokens) for hidden in states]
+                packed = packed_places(torch.stack(features, dim=-2), inputs.word_tokens, reading)
+                yield batch, torch.split(packed.to(group.dtype).cpu(), [counts[row] for row in batch])
+                done += len(batch)
+                self.report(f"{stage}: what the head reads below", done, len(numbers))
+
+        return TrunkFeatures(
+            self._cached_rows.rows(
+                [kept],
+                rows.digest_rows,
+                counts,
+                compute=lambda numbers, _: ((batch, [values]) for batch, values in batches(numbers)),
+                on_the_fly=lambda numbers: _in_order(numbers, batches(numbers)),
+            ),
+            depth,
+            reading,
+        )
+
     def teacher_outputs(
         self,
         teacher: TaskModule,
@@ -144,7 +185,8 @@ class ActivationCache:
     ) -> RowTensors:
         """The raw outputs on every row of a teacher that leaves after layer `depth`, [places(row), outputs] fp32."""
         return self.of_teacher(
-            lambda batch: teacher(batch.hidden, batch.mask, batch.word_tokens),
+            teacher,
+            lambda batch: teacher(batch.hidden, batch.mask, batch.word_tokens, batch.below),
             rows,
             kind="teacher_outputs",
             depth=depth,
@@ -157,6 +199,7 @@ class ActivationCache:
 
     def of_teacher(
         self,
+        teacher: TaskModule,
         answer: Callable[[CachedBatch], Tensor],
         rows: EncodedRows,
         *,
@@ -177,8 +220,14 @@ class ActivationCache:
         fields = {"module": module_digest, **self._group(depth, precision).fields}
         counts = place_counts(rows.encoded, token_level=token_level)
 
-        def answers(activations: RowTensors, encoded: Sequence[EncodedText], batch: Sequence[int]) -> Sequence[Tensor]:
-            inputs = cached_batch(activations, encoded, batch, self.device)
+        def reads(of: EncodedRows) -> _TeacherReads:
+            return (
+                self.frozen(of, depth=depth, precision=precision, stage=stage),
+                self.below(of, teacher.reads_below, depth=depth, precision=precision, stage=stage),
+            )
+
+        def answers(read: _TeacherReads, encoded: Sequence[EncodedText], batch: Sequence[int]) -> Sequence[Tensor]:
+            inputs = cached_batch(read[0], encoded, batch, self.device, read[1])
             with torch.no_grad(), computing_in(precision, self.device):
                 answered = places(answer(inputs), inputs.word_tokens).float().cpu()
             of_rows = place_counts([encoded[row] for row in batch], token_level=token_level)
@@ -186,19 +235,19 @@ class ActivationCache:
 
         def compute(numbers: Sequence[int], _: Sequence[RowGroup]) -> Iterator[_BatchOfGroups]:
             missing, done = rows.only(numbers), 0
-            activations = self.frozen(missing, depth=depth, precision=precision, stage=stage)
+            read = reads(missing)
             for batch in batches_of_one_width(missing.lengths, range(len(missing)), padded_to=1):
-                yield [numbers[row] for row in batch], [answers(activations, missing.encoded, batch)]
+                yield [numbers[row] for row in batch], [answers(read, missing.encoded, batch)]
                 done += len(batch)
                 self.report(stage, done, len(missing))
 
-        activations: list[RowTensors] = []
+        all_read: list[_TeacherReads] = []
 
         def on_the_fly(numbers: Sequence[int]) -> list[Tensor]:
-            if not activations:
-                activations.append(self.frozen(rows, depth=depth, precision=precision, stage=stage))
+            if not all_read:
+                all_read.append(reads(rows))
             batches = batches_of_one_width(rows.lengths, numbers, padded_to=1)
-            return _in_order(numbers, ((batch, answers(activations[0], rows.encoded, batch)) for batch in batches))
+            return _in_order(numbers, ((batch, answers(all_read[0], rows.encoded, batch)) for batch in batches))
 
         return self._cached_rows.rows(
             [RowGroup(kind, fields, width, torch.float32)],
@@ -262,10 +311,11 @@ def module_outputs(
     *,
     precision: Precision,
     device: torch.device,
+    below: TrunkFeatures | None = None,
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Raw outputs of a module over cached rows, batch by batch: row numbers, and [O] or [words(row), O] in fp32."""
     for numbers in token_batches(rows.lengths):
-        batch = cached_batch(activations, rows.encoded, numbers, device)
+        batch = cached_batch(activations, rows.encoded, numbers, device, below)
         with torch.inference_mode(), computing_in(precision, device):
-            outputs = module(batch.hidden, batch.mask, batch.word_tokens)
+            outputs = module(batch.hidden, batch.mask, batch.word_tokens, batch.below)
         yield numbers, row_outputs(outputs.float().cpu(), [rows.encoded[row] for row in numbers])

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from modeling.text import NO_TOKEN, EncodedText
 from pipelines.training.packed_rows import RowTensors
+from pipelines.training.trunk_features import TrunkFeatures
 
 _BATCHES_A_BUCKET = 50
 """Rows are sorted by length within so many batches: nearly no padding, and still a fresh order every epoch."""
@@ -37,10 +38,16 @@ class CachedBatch:
     """[B, T] bool."""
     word_tokens: Tensor
     """[B, W] int64, NO_TOKEN where there is none."""
+    below: Tensor | None = None
+    """What a mixing head reads of the frozen layers: [B, k, H], or [B, W, k, H] at word level."""
 
 
 def cached_batch(
-    activations: RowTensors, encoded: Sequence[EncodedText], rows: Sequence[int], device: torch.device
+    activations: RowTensors,
+    encoded: Sequence[EncodedText],
+    rows: Sequence[int],
+    device: torch.device,
+    below: TrunkFeatures | None = None,
 ) -> CachedBatch:
     """Pads the cached hidden states of some rows to the longest of them, and no further: padding is computed too."""
     hidden = activations.rows(rows)
@@ -51,6 +58,10 @@ def cached_batch(
         batch_first=True,
         padding_value=NO_TOKEN,
     )
+    words = words.to(device)
     return CachedBatch(
-        padded.to(device), (torch.arange(padded.shape[1]) < lengths[:, None]).to(device), words.to(device)
+        padded.to(device),
+        (torch.arange(padded.shape[1]) < lengths[:, None]).to(device),
+        words,
+        None if below is None else below.batch(rows, words),
     )

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from registry.errors import StorageError
 from registry.fault_points import reached
 
-KINDS = ("activations", "teacher_outputs", "teacher_features")
+KINDS = ("activations", "teacher_outputs", "teacher_features", "trunk_features")
 UNFINISHED = ".unfinished"
 """Name of a file that is being written, in the folder of its group."""
 

@@ -1,7 +1,7 @@
 """A module on the dev data: metrics, predictions row by row, and the golden examples it will be held to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -11,6 +11,7 @@ from modeling.backbone import Trunk
 from modeling.batching import row_outputs
 from modeling.crf import Transitions
 from modeling.decoding import word_labels
+from modeling.multitask import MergedModel
 from modeling.parity import TOLERANCE, compare
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText, TextEncoder, collate
@@ -19,7 +20,9 @@ from pipelines.training.activation_cache import ActivationCache, EncodedRows, mo
 from pipelines.training.metrics import score
 from pipelines.training.packed_rows import RowTensors
 from pipelines.training.recipes import Precision
+from pipelines.training.trunk_features import TrunkFeatures
 from registry.domain.golden_examples import GoldenExample, GoldenExamples
+from registry.domain.manifests import Reading
 from registry.domain.plain_data import canonical_json
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import ArtifactDamaged
@@ -57,24 +60,44 @@ class DevEvaluation:
     dataset: Dataset
     rows: EncodedRows
     activations: RowTensors
-    device: torch.device
+    cache: ActivationCache
+    depth: int
+    _below: dict[Reading, TrunkFeatures] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.cache.device
 
     @classmethod
     def of(cls, spec: TaskSpec, dataset: Dataset, cache: ActivationCache, *, depth: int) -> Self:
         """The dev data as a branch that leaves after layer `depth` sees them; what is not cached yet is computed."""
         rows = EncodedRows.of(dataset, cache.encoder)
         activations = cache.frozen(rows, depth=depth, precision="fp32", stage="dev data")
-        return cls(spec=spec, dataset=dataset, rows=rows, activations=activations, device=cache.device)
+        return cls(spec=spec, dataset=dataset, rows=rows, activations=activations, cache=cache, depth=depth)
 
     def outputs(self, module: TaskModule, *, precision: Precision = "fp32") -> DevOutputs:
         """What the module answers, computed in a precision."""
         found: dict[int, Tensor] = {}
         for numbers, values in module_outputs(
-            module, self.activations, self.rows, precision=precision, device=self.device
+            module,
+            self.activations,
+            self.rows,
+            precision=precision,
+            device=self.device,
+            below=self._trunk_features(module),
         ):
             found.update(zip(numbers, values, strict=True))
         with torch.no_grad():
             return DevOutputs([found[row] for row in range(len(self.rows))], module.transitions)
+
+    def _trunk_features(self, module: TaskModule) -> TrunkFeatures | None:
+        """Looked up once for all epochs that are scored."""
+        reading = module.reads_below
+        if reading is not None and reading not in self._below:
+            found = self.cache.below(self.rows, reading, depth=self.depth, precision="fp32", stage="dev data")
+            if found is not None:
+                self._below[reading] = found
+        return None if reading is None else self._below[reading]
 
     def decisions(self, outputs: DevOutputs) -> list[Decision]:
         return [
@@ -140,5 +163,5 @@ def _stand_alone(
 ) -> Tensor:
     batch = collate([encoded], pad_id=pad_id, multiple_of=1).to(device)
     with torch.inference_mode():
-        hidden = trunk(batch, [depth])[depth]
-        return row_outputs(module(hidden, batch.mask, batch.word_tokens).cpu(), [encoded])[0]
+        outputs = MergedModel(trunk, {"alone": (depth, module)})(batch, {"alone": None})["alone"]
+        return row_outputs(outputs.cpu(), [encoded])[0]

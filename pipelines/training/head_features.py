@@ -22,7 +22,8 @@ def teacher_features(
 ) -> RowTensors:
     """What the head of a teacher that leaves after layer `depth` reads, [places(row), H] fp32 a row."""
     return cache.of_teacher(
-        lambda batch: teacher.features(batch.hidden, batch.mask, batch.word_tokens),
+        teacher,
+        lambda batch: teacher.features(batch.hidden, batch.mask, batch.word_tokens, batch.below),
         rows,
         kind="teacher_features",
         depth=depth,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from modeling.crf import Transitions
 from modeling.heads import RegressionHead
+from modeling.layer_mix import weights_for_fewer
 from modeling.task_module import TaskModule, copy_backbone_layers, load_task_module, new_task_module
 from pipelines.training.trials import Trial
 from registry.artifacts.store import ArtifactStore
@@ -21,6 +22,7 @@ def teacher_module(trial: Trial, teacher: Version, store: ArtifactStore) -> Task
         config=trial.backbone.config,
         head=teacher.head,
         task_layers=teacher.task_layers,
+        frozen_depth=teacher.frozen_depth,
     ).eval()
 
 
@@ -40,7 +42,11 @@ def initial_module(trial: Trial, targets: Sequence[Tensor], store: ArtifactStore
         targets: those of the training data, [places(row)] each; a regression head takes its units from them.
     """
     module = new_task_module(
-        config=trial.backbone.config, head=trial.head, task_layers=trial.task_layers, seed=trial.seed
+        config=trial.backbone.config,
+        head=trial.head,
+        task_layers=trial.task_layers,
+        seed=trial.seed,
+        frozen_depth=trial.frozen_depth,
     )
     distillation = trial.recipe.distillation
     if trial.teacher is None or (distillation and distillation.initialisation == "backbone"):
@@ -50,7 +56,10 @@ def initial_module(trial: Trial, targets: Sequence[Tensor], store: ArtifactStore
         skipped = trial.frozen_depth - trial.teacher.frozen_depth
         for number, layer in enumerate(module.layers):
             layer.load_state_dict(source.layers[skipped + number].state_dict())
-        module.head.load_state_dict(source.head.state_dict())
+        head = source.head.state_dict()
+        if module.head.mix is not None:
+            head["mix.weights"] = weights_for_fewer(head["mix.weights"], len(module.head.mix.weights))
+        module.head.load_state_dict(head)
     if isinstance(module.head, RegressionHead):
         mean, scale = spread(targets)
         module.head.set_target_units(mean=mean, scale=scale)

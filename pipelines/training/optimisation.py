@@ -23,6 +23,7 @@ from pipelines.training.objectives import Objective, TeacherAnswers
 from pipelines.training.packed_rows import RowTensors
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialFolder, TrialState
+from pipelines.training.trunk_features import TrunkFeatures
 from registry.errors import TrainingFailed
 from registry.fault_points import reached
 from registry.progress import Report
@@ -46,6 +47,8 @@ class TrainingRows:
     """[places(row), O] fp32."""
     teacher_features: RowTensors | None = None
     """[places(row), H] fp32."""
+    below: TrunkFeatures | None = None
+    """What the head reads of the states below the branch, where it mixes them."""
 
     def teacher_answers(self, batch: Sequence[int], device: torch.device) -> TeacherAnswers | None:
         """What the teacher says to some rows; None where there is no teacher."""
@@ -69,7 +72,7 @@ def learning_rate_at(step: int, total: int, recipe: Recipe) -> float:
 def new_optimiser(module: TaskModule, recipe: Recipe) -> AdamW:
     """AdamW with decoupled decay on matrices only; biases and layer norms are left out, as BERT does.
 
-    A CRF's scores do not decay either, and have a rate of their own (`Recipe.scalar_rate`).
+    A CRF's scores and a mix's weights do not decay either, and have a rate of their own (`Recipe.scalar_rate`).
     """
     scalars = [p for part in module.modules() if isinstance(part, SCALARS) for p in part.parameters()]
     of_their_own = set(map(id, scalars))
@@ -180,13 +183,13 @@ def training_step(
     targets = torch.cat([train.targets[row] for row in batch]).to(device)
     if not len(targets):  # words the tokenizer swallows whole leave nothing to learn
         return None
-    cached = cached_batch(train.activations, train.rows.encoded, batch, device)
+    cached = cached_batch(train.activations, train.rows.encoded, batch, device, train.below)
     teacher = train.teacher_answers(batch, device)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         with computing_in(recipe.precision, device):
-            features = module.features(cached.hidden, cached.mask, cached.word_tokens)
+            features = module.features(cached.hidden, cached.mask, cached.word_tokens, cached.below)
             loss = train.objective.loss(module.head, features, cached.word_tokens, targets, teacher)
         loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)

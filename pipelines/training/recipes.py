@@ -48,9 +48,9 @@ class Recipe(Plain):
     evaluate_from: int = Field(default=3, ge=1)
     """First epoch after which the dev data are scored; the best scored epoch is kept."""
     scalar_rate: float = Field(default=1e-2, gt=0)
-    """Learning rate of what weighs things by single numbers (a CRF's scores), with the schedule of the other. Such
-    numbers have to move by about 1, whatever the encoder's width, and the rate that is right for its matrices moves
-    them by a hundredth in a whole training."""
+    """Learning rate of what weighs things by single numbers (a CRF's scores, the mix of layers), with the schedule of
+    the other. Such numbers have to move by about 1, whatever the encoder's width, and the rate that is right for its
+    matrices moves them by a hundredth in a whole training."""
     batch_size: int = Field(default=32, ge=1)
     warmup_share: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)

@@ -198,6 +198,13 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -
         ),
         teacher_outputs=_teacher_outputs(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
         teacher_features=_teacher_features(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
+        below=cache.below(
+            rows,
+            trial.head.reads_below(trial.frozen_depth),
+            depth=trial.frozen_depth,
+            precision=trial.recipe.precision,
+            stage="training data",
+        ),
     )
 
 

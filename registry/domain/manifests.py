@@ -61,6 +61,10 @@ class HeadConfig(Plain):
     def reading(self) -> Reading:
         return "words" if self.type is TaskType.TOKEN_CLASSIFICATION else self.pooling
 
+    def reads_below(self, frozen_depth: int) -> Reading | None:
+        """What it reads of every state below its branch's depth; None where it mixes none of them."""
+        return self.reading if self.gather == "mix" and frozen_depth else None
+
     @model_serializer(mode="wrap")
     def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out what older heads could not have, so that their manifests keep their digests."""

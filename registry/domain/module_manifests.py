@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import Field, JsonValue, ValidationError
 
-from registry.domain.manifests import Pooling, head_problems
+from registry.domain.manifests import Gather, Pooling, head_problems
 from registry.domain.plain_data import Plain
 from registry.domain.records import Backbone, ProposedVersion, Version, VersionKind
 from registry.domain.references import Name
@@ -26,6 +26,7 @@ class ModuleManifest(Plain):
     teacher: int | None = Field(default=None, ge=1)
     """Version number of the teacher, of the same task."""
     pooling: Pooling = "first"
+    gather: Gather = "last"
     crf: bool = False
     prefix_digest: HexDigest | None = None
     """P(k) of the backbone that it was trained on; where it is left out, the backbone's name is believed."""

@@ -80,5 +80,12 @@ def _proposed(
 
 def _head(manifest: ModuleManifest, spec: TaskSpec) -> HeadConfig:
     """The described head; the task's plain one where it cannot have that, so that the other checks can go on."""
-    chosen = {} if manifest.head_problems(spec) else {"pooling": manifest.pooling, "crf": manifest.crf}
-    return HeadConfig.model_validate({"type": spec.type, "outputs": spec.output_count, **chosen})
+    if manifest.head_problems(spec):
+        return HeadConfig(type=spec.type, outputs=spec.output_count)
+    return HeadConfig(
+        type=spec.type,
+        outputs=spec.output_count,
+        pooling=manifest.pooling,
+        gather=manifest.gather,
+        crf=manifest.crf,
+    )

@@ -199,6 +199,7 @@ def test_a_retired_task_takes_no_training_and_no_place(trained):
         (("distil", "token/1", "--layers", 1, "--hidden-weight", "-1"), 2, "hidden_weight"),
         (("distil", "token/1", "--layers", 1, "--init", "nobody"), 2, "--init"),
         (("train", "token", "--layers", 2, "--pooling", "mean"), 2, "pooling: a token_classification head reads the"),
+        (("train", "token", "--layers", 2, "--gather", "lots"), 2, "--gather"),
         (("train", "regression", "--layers", 2, "--crf"), 2, "cannot have this head: crf: only tags follow each other"),
         (("release", "assemble"), 2, "exactly one of --select ALIAS, --lock FILE and --task VERSION"),
         (("release", "assemble", "--select", "nobody"), 2, "no version is selected"),
@@ -384,9 +385,9 @@ def test_a_version_is_shown_with_everything_that_made_it(trained):
 
 
 def test_head_and_distillation_are_chosen_recorded_and_served(trained):
-    pooled = trained("train", "classification", "--layers", 2, "--pooling", "mean", *RUN, "--json")
+    pooled = trained("train", "classification", "--layers", 2, "--pooling", "mean", "--gather", "mix", *RUN, "--json")
     assert pooled.code == 0, pooled.err
-    assert pooled.json["head"] == {"type": "classification", "outputs": 2, "pooling": "mean"}
+    assert pooled.json["head"] == {"type": "classification", "outputs": 2, "pooling": "mean", "gather": "mix"}
     options = ("--init", "backbone", "--hidden-weight", 0.5, "--temperature", 3, "--soft-weight", 0.6)
     student = trained("distil", "classification/3", "--layers", 1, *options, *RUN, "--json")
     assert student.code == 0, student.err

@@ -19,6 +19,9 @@ HEADS = {
     "mean": ("classification", {"pooling": "mean"}),
     "mean-regression": ("regression", {"pooling": "mean"}),
     "crf": ("token_classification", {"crf": True}),
+    "mix": ("classification", {"gather": "mix"}),
+    "mean-mix": ("regression", {"gather": "mix", "pooling": "mean"}),
+    "crf-mix": ("token_classification", {"gather": "mix", "crf": True}),
 }
 
 
@@ -34,7 +37,7 @@ def trial_of(make_trial, make_spec):
     return make
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ["mean", "crf", "mix"])
 def test_a_task_is_learnt_and_distilled_with_every_head(trial_of, with_recipe, run, as_version, name):
     recipe = {"precision": "bf16", "epochs": 24, "evaluate_from": 20, "batch_size": 8}
     trial = with_recipe(trial_of(name, frozen_depth=0), **recipe)
@@ -116,3 +119,33 @@ def test_what_a_crf_has_learnt_is_in_the_file_and_decides_the_predictions(trial_
     assert tensors["head.crf.between"][1, 2] > tensors["head.crf.between"][1, 0]
     assert tensors["head.crf.between"][1, 2] > tensors["head.crf.between"][2, 2]
     assert tensors["head.crf.start"][2] == tensors["head.crf.between"][0, 2] == 0.0, "forbidden entries were trained"
+
+
+@pytest.mark.parametrize("name", ["mix", "mean-mix", "crf-mix"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_mix_of_layers_is_learnt_from_what_is_kept_of_the_frozen_ones_and_passed_on(
+    trial_of, with_recipe, run, as_version, tmp_path, name, precision
+):
+    trial = with_recipe(trial_of(name, frozen_depth=2, task_layers=2), precision=precision)
+    stages: list[str] = []
+
+    def report(stage, done, total):
+        stages.append(stage)
+
+    trained = run(trial, tmp_path / "work", report=report)
+    assert {"training data: what the head reads below", "dev data: what the head reads below"} <= set(stages)
+    weights = load(trained.module)["head.mix.weights"]
+    assert weights.shape == (5,)
+    assert len(set(weights[:4].tolist())) == 4, "the states below have not been told apart"
+
+    stages.clear()
+    student = trial_of(name, spec=trial.spec, frozen_depth=2, task_layers=1, teacher=as_version(trained))
+    still = {"learning_rate": 1e-12, "scalar_rate": 1e-12, "weight_decay": 0.0, "precision": precision}
+    distilled = run(
+        with_recipe(student, **still, distillation=Distillation(hidden_weight=1.0)), tmp_path / "work", report=report
+    )
+    assert not any("reads below" in stage for stage in stages), "what a head reads below was computed again"
+    shares = torch.softmax(load(distilled.module)["head.mix.weights"], dim=0)
+    of_teacher = torch.softmax(weights, dim=0)
+    torch.testing.assert_close(shares, torch.cat([of_teacher[:3], of_teacher[3:].sum()[None]]), atol=1e-5, rtol=0)
+    assert load(distilled.module)["head.mix.scale"] == pytest.approx(load(trained.module)["head.mix.scale"].item())
