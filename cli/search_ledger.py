@@ -127,6 +127,7 @@ class RegistryLedger:
                 task_layers=file.task_layers,
                 seed=file.seed,
                 recipe=file.recipe,
+                head=file.head,
                 backbone=file.backbone.name,
                 teacher=str(file.teacher.reference) if file.teacher else None,
                 losses=outcome.losses,

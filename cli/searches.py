@@ -327,7 +327,7 @@ def _search(
                     "trial",
                     "work",
                 ),
-                environ=os.environ,
+                environ=context.environ,
             ) as executor,
             progress_bar() as report,
         ):

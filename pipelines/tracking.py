@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from pipelines.training.recipes import Recipe
 from pipelines.training.trials import TrainedModule
+from registry.domain.manifests import HeadConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +34,7 @@ class LoggedTrial:
     task_layers: int
     seed: int
     recipe: Recipe
+    head: HeadConfig
     backbone: str
     teacher: str | None
     """Its reference."""
@@ -53,6 +55,7 @@ class LoggedTrial:
             task_layers=trial.task_layers,
             seed=trial.seed,
             recipe=trial.recipe,
+            head=trial.head,
             backbone=trial.backbone.name,
             teacher=str(trial.teacher.reference) if trial.teacher else None,
             losses=trained.state.epoch_losses,
@@ -71,7 +74,8 @@ class LoggedTrial:
         if self.recipe.distillation:
             recipe |= self.recipe.distillation.model_dump()
         shape = {"frozen_depth": self.frozen_depth, "task_layers": self.task_layers, "seed": self.seed}
-        return {key: str(value) for key, value in {**shape, **recipe}.items()}
+        head = self.head.model_dump(mode="json", exclude={"type", "outputs"})
+        return {key: str(value) for key, value in {**shape, **head, **recipe}.items()}
 
 
 @dataclass
@@ -90,7 +94,10 @@ class Tracking:
         Args:
             parent: the run of the search that it belongs to.
         """
-        return self._tried("did not take the run", lambda client: self._log(client, trial, parent))
+        return self._tried(
+            "did not take the run; the version is registered without it",
+            lambda client: self._log(client, trial, parent),
+        )
 
     def open_search(self, task: str, search: str, options: Mapping[str, str]) -> str | None:
         """The run above all trials of a search (`rte#2`), made when it is not there yet; returns its id."""
