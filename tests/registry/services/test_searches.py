@@ -306,7 +306,8 @@ def test_what_was_looked_at_before_the_lock_is_read_again_under_it(
         return
     rival = Database.open(database_url)
     with registry.write() as session:
-        assert session.scalars(select(SearchRow)).one().runner == "a"
+        seen = session.scalars(select(SearchRow)).one()
+        assert seen.runner == "a"
         taken = begin(rival, new_search(), "b", at=minute(3))
         with rival.write() as other:
             name_mlflow_run(other, taken, "of b")
