@@ -460,7 +460,9 @@ def _table_2(benchmark: Benchmark, cells: Mapping[str, TaskCells], statistic: st
             row.name,
             *(f"{row.reported[t]:.1f} ({row.branches[t].frozen_depth},{row.branches[t].layers})" for t in cells),
             f"{average([Branch(0, 0, row.reported[task]) for task in cells]):.2f}",
-            f"{trunk} + {sum(branch.layers for branch in tied)}",
+            f"{trunk} + {sum(branch.layers for branch in tied)}"
+            if trunk
+            else f"{benchmark.backbone_layers} × {len(tied)}",
             str(row.count),
         )
     table.caption = "; ".join(missing) or None

@@ -122,15 +122,18 @@ class TrialPool:
         say: Callable[[str], None],
     ) -> None:
         """Trains every trial to the epoch that is wanted of it, each process on one thread; done ones cost nothing."""
-        jobs = [(trial, epoch) for trial, epoch in dict.fromkeys(wanted) if not self.has_reached(trial, epoch)]
-        jobs.sort(key=lambda job: -job[0].task_layers * job[1])
+        furthest: dict[PooledTrial, int] = {}
+        for trial, epoch in wanted:
+            if not self.has_reached(trial, epoch):
+                furthest[trial] = max(epoch, furthest.get(trial, 0))
+        jobs = sorted(furthest.items(), key=lambda job: -job[0].task_layers * job[1])
         if not jobs:
             return
         began = time.monotonic()
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent) as workers:
-            # The first one alone: it fills the cache of frozen activations that the others read.
             running = [workers.submit(_run, self, *jobs[0])]
-            running[0].result()
+            if jobs[0][0].teacher is None:
+                running[0].result()  # alone: it fills the cache of frozen activations that the others read
             running += [workers.submit(_run, self, *job) for job in jobs[1:]]
             for done, future in enumerate(as_completed(running), start=1):
                 say(f"{self.spec.task}: {future.result()} ({done} of {len(jobs)}, {time.monotonic() - began:.0f} s)")

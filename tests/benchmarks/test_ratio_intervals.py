@@ -1,14 +1,14 @@
 from collections.abc import Sequence
 
 import pytest
-from ratio_intervals import Pair, ratio_of_means
+from ratio_intervals import Pair, Values, ratio_of_means
 
 GOLD = [number % 2 for number in range(200)]
 ROWS = range(0, 200, 2), range(1, 200, 2)
 
 
-def accuracy(gold: Sequence[int], predicted: Sequence[int]) -> float:
-    return sum(map(int.__eq__, gold, predicted)) / len(gold)
+def accuracy(gold: Values, predicted: Values) -> float:
+    return float((gold == predicted).mean())
 
 
 def answers(rows: Sequence[int], wrong_every: int) -> list[int]:

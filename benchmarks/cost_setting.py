@@ -1,0 +1,92 @@
+"""What one comparison of search costs is of, and the home in which it keeps everything."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_tasks import TaskFiles, Workshop
+
+from pipelines.training.recipes import Distillation, Recipe, best_precision, make_recipe
+from registry.artifacts.atomic_file import write_atomically
+from registry.domain.manifests import HeadConfig
+from registry.domain.searches import SearchOptions
+from registry.domain.task_specs import TaskSpec
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting; everything that it writes is under `home`."""
+
+    home: Path
+    model: Path
+    data: Path
+    layers: tuple[int, ...]
+    measured_layers: tuple[int, ...]
+    students: tuple[int, ...]
+    seeds: int
+    pool_seeds: int
+    repetitions: int
+    epochs: int
+    student_epochs: int
+    sample_rows: int
+    repeats: int
+    limit_rows: int | None
+    cores: int
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        workshop = Workshop(self.home / "workshop")
+        workshop.pin(self.model)
+        return workshop
+
+    @property
+    def backbone_layers(self) -> int:
+        return self.workshop.backbone.layer_count
+
+    def files(self, task: str) -> TaskFiles:
+        return TaskFiles.read(task, self.data, self.home / "data", limit_rows=self.limit_rows)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return make_recipe(
+            "default",
+            hidden_size=self.workshop.backbone.hidden_size,
+            precision=best_precision(torch.device("cpu")),
+            epochs=self.epochs,
+        )
+
+    @cached_property
+    def student_recipe(self) -> Recipe:
+        """As `trunkline search` makes it."""
+        return self.recipe.model_copy(
+            update={
+                "epochs": self.student_epochs,
+                "evaluate_from": -(-3 * self.student_epochs // 5),
+                "distillation": Distillation(),
+            }
+        )
+
+    def options(self, spec: TaskSpec, **more: Any) -> SearchOptions:
+        head = HeadConfig(type=spec.type, outputs=spec.output_count)
+        return SearchOptions(
+            layers=self.layers,
+            seeds=self.seeds,
+            learning_rates=(self.recipe.learning_rate,),
+            recipe=self.recipe.model_dump(mode="json"),
+            student_recipe=self.student_recipe.model_dump(mode="json"),
+            head=head.model_dump(mode="json"),
+            **{"students": self.students, **more},
+        )
+
+    def kept(self, name: str) -> Any:
+        """What a part has written; None before."""
+        try:
+            return json.loads((self.home / "results" / f"{name}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def keep(self, name: str, document: Any) -> None:
+        write_atomically(self.home / "results" / f"{name}.json", json.dumps(document, indent=1).encode())
