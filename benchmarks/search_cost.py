@@ -128,11 +128,16 @@ def _quality_tables(setting: Setting, task: str) -> Iterator[Table]:
     )  # fmt: skip
     for name, found in document["ratios"].items():
         value, low, high = found["interval"]
-        reaches = "reaches" if high >= 0.995 else "stays below"
+        reaches = "its end reaches" if high >= 0.995 else "its end stays below"
         table.add_row(name, f"{value:.4f}", f"{low:.4f}-{high:.4f}, {reaches} 0.995", str(found["of"]))
     yield table
     table = Table(
-        "repetition", "search", "L", "passes", "one run each, on the other half", title=f"{task}: repetitions"
+        "repetition",
+        "search",
+        "L",
+        "layer passes, both by Trunkline",
+        "one run each, on the other half",
+        title=f"{task}: repetitions",
     )
     for row in document["repetitions"]:
         for side in ("default", "exhaustive"):

@@ -1,0 +1,84 @@
+"""Each benchmark whole, as a user starts it, on an encoder of three small layers."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import pin, small_config
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    pin(folder / "pinned", small_config(num_hidden_layers=3))
+    names = ["ABBR", "DESC"]
+    for split, count in (("train", 48), ("dev", 24)):
+        path = folder / "data" / "trec" / f"{split}.jsonl.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"text": f"{'hello new' if row % 2 else 'the world'} {split} {row}", "label": names[row % 2]}
+            for row in range(count)
+        ]
+        with gzip.open(path, "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    return folder
+
+
+def run(name: str, place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (model,) = (path.parent for path in (place / "pinned").rglob("config.json"))
+    command = [sys.executable, str(BENCHMARKS / name), "--model", str(model), "--data", str(place / "data")]
+    return subprocess.run(
+        [*command, "--home", str(place / Path(name).stem), "--tasks", "trec", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=place,
+        env=os.environ | {"HOME": str(place)},
+    )
+
+
+SEARCH: Sequence[str] = (
+    "--layers", "1,2", "--measured-layers", "1,2", "--students", "1", "--seeds", "2", "--pool-seeds", "2",
+    "--repetitions", "2", "--epochs", "2", "--student-epochs", "2", "--sample-rows", "32", "--repeats", "1",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_comparison_of_search_costs_runs_and_goes_on_without_running_anything_again(place: Path) -> None:
+    done = run("search_cost.py", place, *SEARCH, "--parts", "units,whole,quality,trainer", "--trainer-runs", "1")
+    assert done.returncode == 0, done.stderr
+    for title in ("seconds, median of rounds", "trec: cost", "quality of what was chosen", "whole Trainer runs"):
+        assert title in done.stdout
+    results = {path.name: path.read_bytes() for path in (place / "search_cost" / "results").iterdir()}
+    again = run("search_cost.py", place, *SEARCH, "--parts", "units,whole,quality,trainer", "--trainer-runs", "1")
+    assert again.returncode == 0, again.stderr
+    assert {path.name: path.read_bytes() for path in (place / "search_cost" / "results").iterdir()} == results
+
+
+GLUE: Sequence[str] = (
+    "--layers", "1-3", "--teacher-layers", "1,2", "--students", "1", "--student-depths", "1,2", "--seeds", "1",
+    "--full-seeds", "1", "--epochs", "1", "--student-epochs", "1", "--half-dev", "--markdown",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_papers_tables_are_filled(place: Path) -> None:
+    done = run("glue.py", place, *GLUE)
+    assert done.returncode == 0, done.stderr
+    for row in ("| full fine-tuning |", "| without KD |", "| KD-1 |", "free depth", "| mixed (c = 1) |"):
+        assert row in done.stdout
+
+
+@pytest.mark.slow
+def test_a_report_of_nothing_says_what_is_missing(place: Path) -> None:
+    done = run("glue.py", place, *GLUE, "--home", str(place / "empty"), "--report")
+    assert done.returncode == 0, done.stderr
+    assert "full fine-tuning: not run of trec" in done.stdout
