@@ -212,6 +212,7 @@ def test_a_teachers_answers_are_computed_for_new_texts_alone(make_trial, run, as
 
     def answers(numbers):
         return made.cache.of_teacher(
+            teacher,
             lambda batch: answered.append(len(batch.hidden)) or teacher(batch.hidden, batch.mask, batch.word_tokens),
             whole.only(numbers),
             kind="teacher_outputs",
