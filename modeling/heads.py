@@ -90,8 +90,8 @@ class RegressionHead(TextHead):
         self.target_scale.copy_(values[1])
 
     def forward(self, features: Tensor, word_tokens: Tensor) -> Tensor:
-        """features [B, H] -> [B, 1], in the data's units."""
-        return super().forward(features, word_tokens) * self.target_scale + self.target_mean
+        """features [B, H] -> [B, 1] fp32, in the data's units: bf16 would round 300,000 to whole thousands."""
+        return super().forward(features, word_tokens).float() * self.target_scale + self.target_mean
 
 
 class TokenHead(nn.Module):

@@ -79,6 +79,17 @@ def test_a_regression_head_answers_in_the_units_of_the_data() -> None:
     assert {"target_mean", "target_scale"} <= head.state_dict().keys()
 
 
+def test_a_regression_heads_units_are_not_rounded_where_its_products_are() -> None:
+    head = head_of(TaskType.REGRESSION, 1)
+    assert isinstance(head, RegressionHead)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        standardised = answers(head).float()
+        head.set_target_units(mean=300_000.0, scale=1000.0)
+        outputs = answers(head)
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs, standardised * 1000.0 + 300_000.0)
+
+
 @pytest.mark.parametrize(
     ("mean", "scale"), [(0.0, 0.0), (0.0, -1.0), (float("nan"), 1.0), (0.0, float("inf")), (1e39, 1.0), (0.0, 1e-60)]
 )
