@@ -61,6 +61,9 @@ class ImportedModule:
 
 def _key(planned: PlannedImport, module: str, dev_digest: str) -> str:
     """Digest of what the module is and what it was measured on; what its manifest tells beside that is not in it."""
+    # How its tensors are read, as they cannot say it themselves. Left out where it is the default, so that the keys of
+    # older imports stay; type and outputs are the spec's.
+    reading = planned.proposed.head.model_dump(mode="json", exclude={"type", "outputs"}, exclude_defaults=True)
     return key_digest(
         {
             "import": _IMPORT_FORMAT,
@@ -71,6 +74,7 @@ def _key(planned: PlannedImport, module: str, dev_digest: str) -> str:
             "task_layers": planned.proposed.task_layers,
             "module": module,
             "teacher": planned.teacher.module if planned.teacher else None,
+            **({"head": reading} if reading else {}),
         }
     )
 

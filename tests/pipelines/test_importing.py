@@ -107,6 +107,14 @@ def test_another_module_place_or_dev_data_is_another_import(make_trial, run, eva
     assert len(keys) == 5
 
 
+def test_the_same_weights_read_in_another_way_are_another_import(make_trial, run, evaluate, file_of, pinned):
+    trial = make_trial()
+    path = file_of(load(run(trial).module))
+    mean = replace(trial, head=trial.head.model_copy(update={"pooling": "mean"}))
+    keys = {evaluate(path, planned(one), one).to_version(pinned.store).trial_key for one in (trial, mean, mean)}
+    assert len(keys) == 2
+
+
 def test_every_claim_that_is_not_reached_is_named_with_both_numbers(make_trial, run, evaluate, file_of):
     trial = make_trial()
     trained = run(trial)
