@@ -14,6 +14,7 @@ import typer
 
 from cli.application import example
 from cli.progress import progress_bar
+from cli.rendering import print_error
 
 if TYPE_CHECKING:
     from pipelines.execution.trial_file import TrialResult
@@ -39,9 +40,8 @@ def run(
         outcome = TrialRunner().run(file, report)
     _write(outcome, result)
     if outcome.failure is not None:
-        from registry.errors import TrainingFailed
-
-        raise TrainingFailed(outcome.failure.message)
+        print_error(outcome.failure.message)
+        raise typer.Exit(outcome.failure.exit_code)
 
 
 @app.command(

@@ -25,7 +25,15 @@ class Ended:
     result: TrialResult
 
 
-Event = Progressed | Ended
+@dataclass(frozen=True)
+class Warned:
+    """Something that people should know of a trial which goes on: a full disk, a damaged file computed again."""
+
+    key: str
+    message: str
+
+
+Event = Progressed | Warned | Ended
 
 
 class Executor(Protocol):

@@ -19,7 +19,7 @@ from registry.domain.manifests import HeadConfig
 from registry.domain.plain_data import Plain
 from registry.domain.records import Backbone, NewVersion, Version
 from registry.domain.task_specs import TaskSpec, validation_problems
-from registry.errors import InvalidInput, TrainingFailed, TrunklineError
+from registry.errors import Conflict, InvalidInput, TrainingFailed, TrunklineError
 from registry.progress import Report
 
 
@@ -100,10 +100,12 @@ class TrialOutcome(Plain):
 class TrialFailure(Plain):
     """Why a trial has no outcome."""
 
-    kind: Literal["diverged", "refused", "broken"]
-    """diverged: it fails whenever it is run; refused: nothing can run here until something is mended; broken: it may
-    be run again."""
+    kind: Literal["diverged", "refused", "busy", "broken"]
+    """diverged: it fails whenever it is run; refused: nothing can run here until something is mended; busy: another
+    process is running it; broken: it may be run again."""
     message: str
+    exit_code: int = 1
+    """Of a command that was to run this one trial."""
 
 
 class TrialResult(Plain):
@@ -123,6 +125,16 @@ def read_trial_file(path: Path) -> TrialFile:
         raise InvalidInput(str(path), validation_problems(error)) from None
 
 
+def _kind_of(error: TrunklineError) -> Literal["diverged", "refused", "busy"]:
+    match error:
+        case TrainingFailed():
+            return "diverged"
+        case Conflict():
+            return "busy"
+        case _:
+            return "refused"
+
+
 class TrialRunner:
     """Runs trials one after the other in this process; what the next one needs again is kept."""
 
@@ -133,10 +145,10 @@ class TrialRunner:
         """Runs a trial; whatever goes wrong is in the result."""
         try:
             return TrialResult(outcome=self._outcome(file, report))
-        except TrainingFailed as error:
-            return TrialResult(failure=TrialFailure(kind="diverged", message=str(error)))
         except TrunklineError as error:
-            return TrialResult(failure=TrialFailure(kind="refused", message=str(error)))
+            return TrialResult(
+                failure=TrialFailure(kind=_kind_of(error), message=str(error), exit_code=error.exit_code)
+            )
 
     def _outcome(self, file: TrialFile, report: Report) -> TrialOutcome:
         began = time.monotonic()
