@@ -259,7 +259,7 @@ class ActivationCache:
 
     @property
     def _cached_rows(self) -> RowCache:
-        return RowCache(CacheRoom(self.folder, self.limit_bytes))
+        return RowCache(CacheRoom(self.folder, self.limit_bytes), self.report)
 
     def _group(self, depth: int, precision: Precision) -> RowGroup:
         return activation_group(

@@ -10,7 +10,8 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ SPARE_BYTES = 1_000_000_000
 """Left free on the disk: the registry, MLflow and the trials' own states are to be written there too."""
 _SPARE_SHARE = 0.05
 """On a small disk, this share of it instead."""
+
+_POLL_SECONDS = 0.1
+"""Between two looks at a lock: nothing beside the computation that is waited for."""
 
 
 def size_in_words(size: float) -> str:
@@ -142,9 +146,12 @@ class CacheRoom:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds a folder, which is made if need be, for the caller alone; waits for whoever holds it.
 
+    Args:
+        waiting: called again and again, some times a second, for as long as somebody else holds it; None where it is
+            held for moments only.
     Raises:
         OSError: it cannot be made or opened.
     """
@@ -155,12 +162,24 @@ def locked_folder(folder: Path) -> Iterator[None]:
         except FileNotFoundError:  # it was dropped, empty, in between
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, waiting)
             if _is_named(descriptor, folder):
                 yield
                 return
         finally:
             os.close(descriptor)
+
+
+def _lock(descriptor: int, waiting: Callable[[], None] | None) -> None:
+    while waiting is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _is_named(descriptor: int, path: Path) -> bool:

@@ -22,6 +22,7 @@ from pipelines.training.cache_segments import (
 )
 from pipelines.training.packed_rows import PackedRows, RowTensors
 from registry.errors import StorageError
+from registry.progress import Report, silent
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class RowCache:
     """The caches of one home: a folder of segments a group."""
 
     room: CacheRoom
+    report: Report = silent
+    """Hears of it while another process computes the rows: whoever is not heard of for long is taken for hung."""
 
     def rows(
         self,
@@ -153,9 +156,10 @@ class RowCache:
 
     def _hold(self, groups: Sequence[RowGroup], held: ExitStack) -> None:
         """In one order everywhere, so that no two processes wait for each other."""
+        stage = f"waiting for another process's {groups[0].kind.replace('_', ' ')}"
         for path in sorted({self.room.folder / group.path for group in groups}):
             try:
-                held.enter_context(locked_folder(path))
+                held.enter_context(locked_folder(path, lambda: self.report(stage, 0, 1)))
             except OSError as error:
                 raise StorageError(f"cannot write the cache {path}: {error.strerror}") from error
 

@@ -242,6 +242,34 @@ def test_the_same_rows_wanted_by_several_at_once_are_computed_once(cache):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
 
 
+def test_whoever_waits_for_the_rows_of_another_is_heard_of(cache):
+    computing, heard = threading.Event(), threading.Event()
+    digests = digest_rows([hashlib.sha256(b"one").hexdigest()])
+    stages: list[tuple[str, int, int]] = []
+
+    def compute(numbers, wanted):
+        computing.set()
+        assert heard.wait(60), "the one that waits said nothing"
+        yield [0], [[value("one")]]
+
+    def report(*said):
+        stages.append(said)
+        heard.set()
+
+    def rows(**named):
+        found = RowCache(CacheRoom(cache.folder, None), **named).rows(
+            [group()], digests, [3], compute=compute, on_the_fly=lambda _: []
+        )
+        check(found, ["one"])
+
+    with ThreadPoolExecutor(1) as workers:
+        first = workers.submit(rows)
+        assert computing.wait(60)
+        rows(report=report)
+        first.result()
+    assert set(stages) == {("waiting for another process's activations", 0, 1)}
+
+
 def test_what_was_used_longest_ago_makes_room_whatever_its_group(tmp_path):
     one, two, three, four = ("a" * 6, "b" * 6, "c" * 6, "d" * 6)
     cache = Cache(tmp_path / "cache", limit=3 * size(one))
