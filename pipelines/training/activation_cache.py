@@ -217,7 +217,7 @@ class ActivationCache:
             answer: a batch of the teacher's inputs -> [B, width], or [B, W, width] at word level.
             kind: what the answer is; with the module's digest it says where it is kept.
         """
-        fields = {"module": module_digest, **self._group(depth, precision).fields}
+        fields = {"module": module_digest, "reading": teacher.head.reading, **self._group(depth, precision).fields}
         counts = place_counts(rows.encoded, token_level=token_level)
 
         def reads(of: EncodedRows) -> _TeacherReads:

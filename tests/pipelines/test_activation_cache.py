@@ -236,3 +236,30 @@ def test_a_teachers_answers_are_computed_for_new_texts_alone(make_trial, run, as
         with torch.no_grad():
             expected = teacher(one.hidden, one.mask, one.word_tokens)[one.word_tokens >= 0]
         torch.testing.assert_close(answer, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_a_teacher_that_reads_in_another_way_gives_other_answers(
+    make_trial, run, as_version, tmp_path, watched, pinned
+):
+    trial = make_trial()
+    version = as_version(run(trial))
+    made = watched(tmp_path / "cache")
+    rows = encoded(made.cache, ["the new york", "hello world"])
+
+    def answers(pooling):
+        head = version.head.model_copy(update={"pooling": pooling})
+        found = made.cache.teacher_outputs(
+            teacher_module(trial, version.model_copy(update={"head": head}), pinned.store),
+            rows,
+            depth=2,
+            module_digest=version.module,
+            outputs=trial.head.outputs,
+            token_level=False,
+            precision="fp32",
+            stage="data",
+        )
+        return torch.cat(found.rows([0, 1]))
+
+    first = answers("first")
+    assert not torch.equal(first, answers("mean"))
+    assert torch.equal(first, answers("first"))
