@@ -1,5 +1,6 @@
 """A search's ledger in the registry: each method one short transaction."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pipelines.execution.trial_file import TrialFile, TrialOutcome
 from pipelines.tracking import LoggedTrial, Tracking
 from registry.domain.records import Version
 from registry.domain.references import VersionReference
-from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress
+from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress, TrialState
 from registry.fault_points import reached
 from registry.services import searches, trials, versions
 from registry.services.blobs import refer_to
@@ -72,7 +73,7 @@ class RegistryLedger:
 
     def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
         assert outcome.version is not None  # noqa: S101 - it was run to its end
-        run = self._log(trial, outcome)
+        run = self.tracking.log_trial(self._logged(trial, outcome), parent=self.search.mlflow_run)
         new = outcome.version.model_copy(update={"mlflow_run": run})
         reached("search.run-logged")
         with self.context.database.write() as session:
@@ -89,6 +90,7 @@ class RegistryLedger:
         reached("search.trial-registered")
         if run:
             self.tracking.tag_version(run, str(version.reference))
+        self._forget(trial.key)
 
     def pause(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
         with self.context.database.write() as session:
@@ -96,7 +98,7 @@ class RegistryLedger:
                 session, self.search.task, trial.key, worker=self._runner, progress=self._progress(outcome)
             )
         reached("search.trial-paused")
-        self._log(trial, outcome)
+        self.tracking.log_trial(self._logged(trial, outcome), parent=self.search.mlflow_run)
 
     def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:
         with self.context.database.write() as session:
@@ -104,9 +106,33 @@ class RegistryLedger:
                 session, self.search.task, trial.key, worker=self._runner, seconds=seconds, error=error
             )
 
-    def fail(self, trial: LedgerTrial, *, seconds: float, error: str) -> None:
+    def fail(self, trial: LedgerTrial, *, seconds: float, error: str, broke_off: bool) -> None:
         with self.context.database.write() as session:
-            trials.fail_trial(session, self.search.task, trial.key, worker=self._runner, seconds=seconds, error=error)
+            trials.fail_trial(
+                session,
+                self.search.task,
+                trial.key,
+                worker=self._runner,
+                seconds=seconds,
+                error=error,
+                broke_off=broke_off,
+            )
+        self.tracking.log_trial(self._logged(trial, None, failed=True), parent=self.search.mlflow_run)
+
+    def forget_stopped(self) -> None:
+        """Removes the saved states of the trials that the search stopped early, unless another search may go on.
+
+        A later search that wants one begins it again.
+        """
+        with self.context.database.read() as session:
+            kept = trials.keys_wanted_elsewhere(session, self.search)
+            stopped = [trial.key for trial in self.trials() if trial.state is TrialState.PAUSED]
+        for key in stopped:
+            if key not in kept:
+                self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        shutil.rmtree(self.context.settings.home / "trials" / key, ignore_errors=True)
 
     def _progress(self, outcome: TrialOutcome) -> TrialProgress:
         metric = self.search.metric
@@ -117,22 +143,20 @@ class RegistryLedger:
             layer_passes=outcome.layer_passes,
         )
 
-    def _log(self, trial: LedgerTrial, outcome: TrialOutcome) -> str | None:
+    def _logged(self, trial: LedgerTrial, outcome: TrialOutcome | None, *, failed: bool = False) -> LoggedTrial:
         file = self.files[trial.key]
-        return self.tracking.log_trial(
-            LoggedTrial(
-                task=self.search.task,
-                key=trial.key,
-                frozen_depth=file.frozen_depth,
-                task_layers=file.task_layers,
-                seed=file.seed,
-                recipe=file.recipe,
-                head=file.head,
-                backbone=file.backbone.name,
-                teacher=str(file.teacher.reference) if file.teacher else None,
-                losses=outcome.losses,
-                metrics=outcome.metrics,
-                best=outcome.version.metrics if outcome.version else None,
-            ),
-            parent=self.search.mlflow_run,
+        return LoggedTrial(
+            task=self.search.task,
+            key=trial.key,
+            frozen_depth=file.frozen_depth,
+            task_layers=file.task_layers,
+            seed=file.seed,
+            recipe=file.recipe,
+            head=file.head,
+            backbone=file.backbone.name,
+            teacher=str(file.teacher.reference) if file.teacher else None,
+            losses=outcome.losses if outcome else {},
+            metrics=outcome.metrics if outcome else {},
+            best=outcome.version.metrics if outcome and outcome.version else None,
+            failed=failed,
         )

@@ -96,7 +96,7 @@ def train(
         trunk,
         frozen_depth=trunk.layer_count - layers,
         layers=layers,
-        head=_head(found.spec, pooling=pooling, gather=gather, crf=crf),
+        head=chosen_head(found.spec, pooling=pooling, gather=gather, crf=crf),
         teacher=None,
         run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
         distillation=None,
@@ -187,7 +187,7 @@ def refuse_retired(task: str, state: TaskState) -> None:
         )
 
 
-def _head(spec: TaskSpec, *, pooling: Pooling, gather: Gather, crf: bool) -> HeadConfig:
+def chosen_head(spec: TaskSpec, *, pooling: Pooling, gather: Gather, crf: bool) -> HeadConfig:
     """The head that was asked for; raises UsageError with every reason why this task cannot have it."""
     if problems := head_problems(type=spec.type, tag_scheme=spec.tag_scheme, pooling=pooling, crf=crf):
         raise UsageError(f"task {spec.task} cannot have this head: {'; '.join(problems)}")

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -20,6 +21,9 @@ _TRIAL_TAG = "trunkline.trial"
 _SEARCH_TAG = "trunkline.search"
 _EPOCHS_TAG = "trunkline.epochs"
 _PARENT_TAG = "mlflow.parentRunId"
+
+_LEFT_ALONE_SECONDS = 300.0
+"""How long a server that failed is not asked again: each time may take a minute, and a search asks often."""
 
 _Done = TypeVar("_Done")
 
@@ -44,6 +48,7 @@ class LoggedTrial:
     """Epoch -> metrics on the dev data."""
     best: Mapping[str, float] | None
     """The metrics that are registered; None of a trial that has not ended."""
+    failed: bool = False
 
     @classmethod
     def of(cls, trained: TrainedModule) -> Self:
@@ -86,6 +91,7 @@ class Tracking:
     artifact_location: str | None
     """Where a new experiment keeps its files; None leaves it to the server."""
     _client: "MlflowClient | None" = field(default=None, repr=False)
+    _away_until: float = field(default=0.0, repr=False)
     _experiments: dict[str, str] = field(default_factory=dict, repr=False)
 
     def log_trial(self, trial: LoggedTrial, *, parent: str | None = None) -> str | None:
@@ -99,26 +105,36 @@ class Tracking:
             lambda client: self._log(client, trial, parent),
         )
 
-    def open_search(self, task: str, search: str, options: Mapping[str, str]) -> str | None:
-        """The run above all trials of a search (`rte#2`), made when it is not there yet; returns its id."""
-        return self._tried("did not take the search's run", lambda client: self._open(client, task, search, options))
+    def open_search(self, task: str, search: str, *, key: str, options: Mapping[str, str]) -> str | None:
+        """The run above all trials of a search (`rte#2`), made when it is not there yet; returns its id.
 
-    def close_search(self, run: str, *, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Writes down what the search chose, and ends its run."""
+        Args:
+            key: the search's, which tells it from another registry's on the same server.
+        """
+        return self._tried(
+            "did not take the search's run", lambda client: self._open(client, task, search, key, options)
+        )
+
+    def close_search(
+        self, run: str, *, metrics: Mapping[str, float], tags: Mapping[str, str], failed: bool = False
+    ) -> None:
+        """Writes down what the search chose, and ends its run and those of the trials that it stopped early."""
 
         def close(client: "MlflowClient") -> None:
             from mlflow.entities import Metric, RunTag
 
+            found = client.get_run(run).info
+            if found.status != "RUNNING":
+                return
             client.log_batch(
                 run,
                 metrics=[Metric(name, value, 0, 0) for name, value in metrics.items()],
                 tags=[RunTag(name, value) for name, value in tags.items()],
             )
-            experiment = client.get_run(run).info.experiment_id
             stopped_early = f"tags.`{_PARENT_TAG}` = '{run}' and attributes.status = 'RUNNING'"
-            for child in client.search_runs([experiment], stopped_early):
+            for child in client.search_runs([found.experiment_id], stopped_early):
                 client.set_terminated(child.info.run_id, status="KILLED")
-            client.set_terminated(run)
+            client.set_terminated(run, status="FAILED" if failed else "FINISHED")
 
         self._tried("did not take the search's choice", close)
 
@@ -129,12 +145,15 @@ class Tracking:
         )
 
     def _tried(self, failure: str, work: "Callable[[MlflowClient], _Done]") -> _Done | None:
+        if time.monotonic() < self._away_until:
+            return None
         try:
             if self._client is None:
                 self._client = _connected(self.uri)
             return work(self._client)
         except Exception as error:  # noqa: BLE001 - whatever the server or its client raises must not lose the module
             logger.warning("MLflow at %s %s (%s)", without_password(self.uri), failure, without_password(str(error)))
+            self._away_until = time.monotonic() + _LEFT_ALONE_SECONDS
             return None
 
     def _experiment(self, client: "MlflowClient", task: str) -> str:
@@ -148,18 +167,18 @@ class Tracking:
             )
         return self._experiments[name]
 
-    def _open(self, client: "MlflowClient", task: str, search: str, options: Mapping[str, str]) -> str:
+    def _open(self, client: "MlflowClient", task: str, search: str, key: str, options: Mapping[str, str]) -> str:
         from mlflow.entities import Param, RunTag
 
         experiment = self._experiment(client, task)
-        earlier = client.search_runs([experiment], f"tags.`{_SEARCH_TAG}` = '{search}'", max_results=1)
+        earlier = client.search_runs([experiment], f"tags.`{_SEARCH_TAG}` = '{key}'", max_results=1)
         if earlier:
             return str(earlier[0].info.run_id)
         run = client.create_run(experiment, run_name=f"search {search}").info.run_id
         client.log_batch(
             run,
             params=[Param(name, value) for name, value in options.items()],
-            tags=[RunTag(_SEARCH_TAG, search)],
+            tags=[RunTag(_SEARCH_TAG, key)],
         )
         return str(run)
 
@@ -175,7 +194,7 @@ class Tracking:
             run, known = str(client.create_run(experiment, run_name=trial.name).info.run_id), 0
             parameters = [Param(key, value) for key, value in trial.parameters.items()]
         epochs = max(trial.losses, default=0)
-        if epochs <= known:
+        if epochs <= known and earlier and not trial.failed:
             return run
         curves = [Metric("train_loss", loss, 0, epoch) for epoch, loss in trial.losses.items() if epoch > known]
         for epoch, metrics in trial.metrics.items():
@@ -193,11 +212,12 @@ class Tracking:
             metrics=curves + best,
             params=parameters,
             tags=[
-                RunTag(key, value) for key, value in {**tags, _TRIAL_TAG: trial.key, _EPOCHS_TAG: str(epochs)}.items()
+                RunTag(key, value)
+                for key, value in {**tags, _TRIAL_TAG: trial.key, _EPOCHS_TAG: str(max(epochs, known))}.items()
             ],
         )
-        if trial.best is not None:
-            client.set_terminated(run)
+        if trial.best is not None or trial.failed:
+            client.set_terminated(run, status="FAILED" if trial.failed else "FINISHED")
         return run
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipelines.execution.executor import Ended, Executor, Progressed
+from pipelines.execution.executor import Ended, Executor, Warned
 from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialOutcome
 from pipelines.search.plan import Run, Step, has_reached, next_step
 from registry.domain.records import Version
@@ -16,9 +16,12 @@ from registry.errors import StorageError, TrainingFailed
 from registry.progress import Report
 
 MOST_ATTEMPTS = 3
-"""A trial whose process dies or hangs so often has failed."""
+"""A trial whose process died or hung so often has failed."""
 
 _WAIT_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
+"""How often it looks what other processes have done for the trials that it wants too."""
+_BUSY_SECONDS = 15.0
 
 
 class Ledger(Protocol):
@@ -52,7 +55,9 @@ class Ledger(Protocol):
         """The run broke off: for an error, or (None) because the search is left."""
         ...
 
-    def fail(self, trial: LedgerTrial, *, seconds: float, error: str) -> None: ...
+    def fail(self, trial: LedgerTrial, *, seconds: float, error: str, broke_off: bool) -> None:
+        """The search goes on without the trial; what only broke off, the next run tries again."""
+        ...
 
 
 Describe = Callable[[TrialShape, Version | None], TrialFile]
@@ -75,6 +80,9 @@ class DepthSearch:
     """Seconds, of any origin: how long a run that broke off had lasted."""
     _running: dict[str, tuple[LedgerTrial, float]] = field(default_factory=dict)
     _files: dict[TrialShape, TrialFile] = field(default_factory=dict)
+    _not_before: dict[str, float] = field(default_factory=dict)
+    """When a trial that was busy is to be tried again."""
+    _said: set[str] = field(default_factory=set)
 
     def run(self) -> SearchChoice:
         """Runs the search to its end, going on where an interrupted one stopped.
@@ -107,10 +115,13 @@ class DepthSearch:
             if not missing:
                 return
             for trial, run in missing:
-                if self.executor.room() and trial.key not in self._running and self.ledger.claim(trial.key):
+                if self.executor.room() and self._is_due(trial) and self.ledger.claim(trial.key):
                     self._running[trial.key] = (trial, self.clock())
                     self.executor.start(self._file(run))
             self._listen()
+
+    def _is_due(self, trial: LedgerTrial) -> bool:
+        return trial.key not in self._running and self._not_before.get(trial.key, 0.0) <= self.clock()
 
     def _ask_for(self, wanted: Sequence[Run]) -> Mapping[TrialShape, str]:
         planned = [
@@ -131,12 +142,27 @@ class DepthSearch:
         return file.model_copy(update={"until_epoch": until})
 
     def _listen(self) -> None:
-        """Waits for the next end of a trial, or for a moment."""
-        ended = [event for event in self.executor.events(seconds=_WAIT_SECONDS) if not isinstance(event, Progressed)]
+        """Waits until a trial ends, or until it is time to look what others have done."""
+        until, ended = self.clock() + _LOOK_SECONDS, list[Ended]()
+        while not ended:
+            for event in self.executor.events(seconds=_WAIT_SECONDS):
+                if isinstance(event, Warned):
+                    self._pass_on(event)
+                elif isinstance(event, Ended):
+                    ended.append(event)
+            self.ledger.hold()
+            if self.clock() >= until or not self._running:
+                break
         # What went well first: a failure may end the search.
         for event in sorted(ended, key=lambda event: event.result.outcome is None):
             self._take(event)
-        self.ledger.hold()
+            self.ledger.hold()
+
+    def _pass_on(self, event: Warned) -> None:
+        """Every worker may say the same: it is said once."""
+        if event.message not in self._said:
+            self._said.add(event.message)
+            self.warn(event.message)
 
     def _take(self, event: Ended) -> None:
         trial, began = self._running.pop(event.key)
@@ -151,15 +177,18 @@ class DepthSearch:
             self._take_failure(trial, failure, seconds=self.clock() - began)
 
     def _take_failure(self, trial: LedgerTrial, failure: TrialFailure, *, seconds: float) -> None:
+        if failure.kind == "busy":
+            self._not_before[trial.key] = self.clock() + _BUSY_SECONDS
+            self.ledger.give_back(trial, seconds=0.0, error=None)
+            return
         if failure.kind == "refused":
-            self.ledger.give_back(trial, seconds=seconds, error=failure.message)
+            self.ledger.give_back(trial, seconds=seconds, error=None)
             raise StorageError(f"a trial cannot be run: {failure.message}")
-        attempts = trial.attempts + 1
-        if failure.kind == "broken" and attempts < MOST_ATTEMPTS:
+        if failure.kind == "broken" and trial.attempts + 1 < MOST_ATTEMPTS:
             self.ledger.give_back(trial, seconds=seconds, error=failure.message)
             self.warn(f"{describe_shape(trial.shape)}: {failure.message}; trying again")
             return
-        self.ledger.fail(trial, seconds=seconds, error=failure.message)
+        self.ledger.fail(trial, seconds=seconds, error=failure.message, broke_off=failure.kind == "broken")
         self.warn(f"{describe_shape(trial.shape)} failed, the search goes on without it: {failure.message}")
 
     def _leave(self) -> None:

@@ -8,12 +8,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from registry.domain.searches import (
     Initialisation,
     LedgerTrial,
-    Rule,
     SearchChoice,
     SearchOptions,
     TrialShape,
@@ -46,14 +45,14 @@ class Step:
 @dataclass(frozen=True)
 class Rung:
     until_epoch: int
-    arms: int
+    configurations: int
     """How many configurations reach it."""
     seeds: int
     """Runs of each."""
 
 
 @dataclass(frozen=True)
-class Arm:
+class Configuration:
     """A configuration, of which several seeds may run."""
 
     layers: int
@@ -78,7 +77,7 @@ def has_reached(trial: LedgerTrial, run: Run) -> bool:
     """Whether nothing is left to do for a run."""
     if trial.state in (TrialState.FINISHED, TrialState.FAILED):
         return True
-    return run.until_epoch < trial.epochs and trial.epochs_done >= run.until_epoch
+    return run.until_epoch < trial.epochs and run.until_epoch in trial.curve
 
 
 @dataclass(frozen=True)
@@ -91,17 +90,17 @@ class _Standing:
         trial = self.trials.get(run.shape)
         return trial is not None and has_reached(trial, run)
 
-    def values(self, arm: Arm, rung: Rung) -> list[float]:
-        """The arm's metric at a rung, of every seed that did not fail."""
-        runs = (self.trials[arm.shape(seed)] for seed in range(rung.seeds))
+    def values(self, configuration: Configuration, rung: Rung) -> list[float]:
+        """The configuration's metric at a rung, of every seed that did not fail."""
+        runs = (self.trials[configuration.shape(seed)] for seed in range(rung.seeds))
         return [_value(trial, rung.until_epoch) for trial in runs if trial.state is not TrialState.FAILED]
 
-    def finished(self, arm: Arm, seeds: int) -> list[LedgerTrial]:
-        found = (self.trials.get(arm.shape(seed)) for seed in range(seeds))
+    def finished(self, configuration: Configuration, seeds: int) -> list[LedgerTrial]:
+        found = (self.trials.get(configuration.shape(seed)) for seed in range(seeds))
         return [trial for trial in found if trial is not None and trial.state is TrialState.FINISHED]
 
 
-def teacher_rungs(arms: int, *, seeds: int, epochs: int) -> list[Rung]:
+def teacher_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]:
     """Successive halving over the teachers' configurations (Jamieson and Talwalkar, 2016), a third kept each time.
 
     All of them for a fifth of the epochs, a third for three fifths (where the paper's recipe is scored for the first
@@ -111,21 +110,21 @@ def teacher_rungs(arms: int, *, seeds: int, epochs: int) -> list[Rung]:
     early, middle = math.ceil(epochs / 5), math.ceil(3 * epochs / 5)
     few, more = math.ceil(2 * seeds / 5), math.ceil(3 * seeds / 5)
     rungs = [
-        Rung(early, arms, few),
-        Rung(middle, min(arms, max(2, math.ceil(arms / 3))), few),
-        Rung(epochs, min(arms, max(2, math.ceil(arms / 9))), more),
+        Rung(early, configurations, few),
+        Rung(middle, min(configurations, max(2, math.ceil(configurations / 3))), few),
+        Rung(epochs, min(configurations, max(2, math.ceil(configurations / 9))), more),
     ]
     return [rung for rung, later in zip(rungs, [*rungs[1:], None], strict=True) if later is None or _saves(rung, later)]
 
 
-def student_rungs(arms: int, *, seeds: int, epochs: int) -> list[Rung]:
+def student_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]:
     """The depths of one number of layers: one run of each for three tenths of the epochs, the best one to the end."""
-    rungs = [Rung(math.ceil(3 * epochs / 10), arms, 1), Rung(epochs, 1, math.ceil(3 * seeds / 5))]
+    rungs = [Rung(math.ceil(3 * epochs / 10), configurations, 1), Rung(epochs, 1, math.ceil(3 * seeds / 5))]
     return rungs if _saves(*rungs) else rungs[1:]
 
 
 def _saves(rung: Rung, later: Rung) -> bool:
-    return rung.until_epoch < later.until_epoch and rung.arms > later.arms
+    return rung.until_epoch < later.until_epoch and rung.configurations > later.configurations
 
 
 def default_student_depths(teacher_depth: int, layers: int, backbone_layers: int) -> tuple[int, ...]:
@@ -133,6 +132,13 @@ def default_student_depths(teacher_depth: int, layers: int, backbone_layers: int
     highest = backbone_layers - layers
     middle = teacher_depth + math.ceil((highest - teacher_depth) / 2)
     return tuple(sorted({depth for depth in (teacher_depth, middle, highest) if depth >= teacher_depth}))
+
+
+def student_depths(options: SearchOptions, teacher_depth: int, layers: int, backbone_layers: int) -> tuple[int, ...]:
+    """The depths k' that students of so many layers are tried at, below a teacher that leaves after `teacher_depth`."""
+    if options.student_depths is None:
+        return default_student_depths(teacher_depth, layers, backbone_layers)
+    return tuple(depth for depth in options.student_depths if teacher_depth <= depth <= backbone_layers - layers)
 
 
 def exhaustive_layer_passes(options: SearchOptions, backbone_layers: int) -> float:
@@ -152,36 +158,42 @@ def exhaustive_layer_passes(options: SearchOptions, backbone_layers: int) -> flo
 def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[LedgerTrial]) -> Step:
     """What the search does next, from its options and what is known of its trials."""
     standing = _Standing({trial.shape: trial for trial in trials})
-    arms = [Arm(layers, backbone_layers - layers, rate) for layers in options.layers for rate in options.learning_rates]
-    teachers = _Stage("teachers", arms, _rungs(options, len(arms)), smooth=True)
+    configurations = [
+        Configuration(layers, backbone_layers - layers, rate)
+        for layers in options.layers
+        for rate in options.learning_rates
+    ]
+    teachers = _Stage("teachers", configurations, _rungs(options, len(configurations)), smooth=True)
     if (wanted := teachers.next_runs(standing)) is not None:
         return wanted
     chosen = _chosen(teachers.survivors(standing), standing, teachers.rungs[-1].seeds, options.rule)
     if chosen is None:
         return Step(failure=_failure("teacher", trials))
-    best = _best_run(standing.finished(chosen.arm, teachers.rungs[-1].seeds))
-    stages = list(_student_stages(options, backbone_layers, chosen.arm, best))
+    best = _best_run(standing.finished(chosen.configuration, teachers.rungs[-1].seeds))
+    stages = list(_student_stages(options, backbone_layers, chosen.configuration, best))
     unfinished = [step for stage in stages if (step := stage.next_runs(standing)) is not None]
     if unfinished:
         runs = [run for step in unfinished for run in step.wanted]
         return Step(_longest_first(runs), stage=f"students of teacher /{best.version}")
     students: dict[int, int] = {}
     for layers in options.students:
-        candidates = [arm for stage in stages for arm in stage.survivors(standing) if stage.layers == layers]
+        candidates = [
+            configuration for stage in stages for configuration in stage.survivors(standing) if stage.layers == layers
+        ]
         seeds = options.seeds
-        picked = _chosen(candidates, standing, seeds, "best_mean")
+        picked = _chosen(candidates, standing, seeds, "mean")
         if picked is None:
             if candidates:
                 return Step(failure=_failure(f"student of {layers} layers", trials))
             continue
-        run = _best_run(standing.finished(picked.arm, seeds))
+        run = _best_run(standing.finished(picked.configuration, seeds))
         assert run.version is not None  # noqa: S101 - it is finished
         students[layers] = run.version
     assert best.version is not None  # noqa: S101 - it is finished
     return Step(
         choice=SearchChoice(
-            layers=chosen.arm.layers,
-            learning_rate=chosen.arm.learning_rate,
+            layers=chosen.configuration.layers,
+            learning_rate=chosen.configuration.learning_rate,
             teacher=best.version,
             statistic=chosen.statistic,
             students=students,
@@ -189,31 +201,30 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
     )
 
 
-def _rungs(options: SearchOptions, arms: int) -> list[Rung]:
+def _rungs(options: SearchOptions, configurations: int) -> list[Rung]:
     epochs = options.recipe["epochs"]
     if options.strategy == "exhaustive":
-        return [Rung(epochs, arms, options.seeds)]
-    return teacher_rungs(arms, seeds=options.seeds, epochs=epochs)
+        return [Rung(epochs, configurations, options.seeds)]
+    return teacher_rungs(configurations, seeds=options.seeds, epochs=epochs)
 
 
 def _student_stages(
-    options: SearchOptions, backbone_layers: int, taught: Arm, teacher: LedgerTrial
+    options: SearchOptions, backbone_layers: int, taught: Configuration, teacher: LedgerTrial
 ) -> Iterator["_Stage"]:
-    epochs, rate = options.student_recipe["epochs"], options.student_recipe["learning_rate"]
+    epochs, rate = options.student_recipe["epochs"], taught.learning_rate
     for layers in options.students:
         if layers > taught.layers:
             continue  # no student is larger than its teacher
-        depths = options.student_depths or default_student_depths(taught.frozen_depth, layers, backbone_layers)
-        fitting = [depth for depth in depths if taught.frozen_depth <= depth <= backbone_layers - layers]
+        depths = student_depths(options, taught.frozen_depth, layers, backbone_layers)
         for initialisation in options.initialisations:
-            arms = [Arm(layers, depth, rate, teacher.version, initialisation) for depth in fitting]
+            configurations = [Configuration(layers, depth, rate, teacher.version, initialisation) for depth in depths]
             rungs = (
-                [Rung(epochs, len(arms), options.seeds)]
+                [Rung(epochs, len(configurations), options.seeds)]
                 if options.strategy == "exhaustive"
-                else student_rungs(len(arms), seeds=options.seeds, epochs=epochs)
+                else student_rungs(len(configurations), seeds=options.seeds, epochs=epochs)
             )
-            if arms:
-                yield _Stage(f"students of {layers}", arms, rungs, smooth=False)
+            if configurations:
+                yield _Stage(f"students of {layers}", configurations, rungs, smooth=False)
 
 
 @dataclass(frozen=True)
@@ -221,57 +232,70 @@ class _Stage:
     """Successive halving over some configurations."""
 
     name: str
-    arms: Sequence[Arm]
+    configurations: Sequence[Configuration]
     rungs: Sequence[Rung]
     smooth: bool
     """Whether neighbouring depths speak for each other."""
     layers: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", self.arms[0].layers)
+        object.__setattr__(self, "layers", self.configurations[0].layers)
 
     def next_runs(self, standing: _Standing) -> Step | None:
         """The first rung that has not been reached; None when the last one has."""
         for number, rung in enumerate(self.rungs):
             runs = [
-                Run(arm.shape(seed), rung.until_epoch)
-                for arm in self._at(number, standing)
+                Run(configuration.shape(seed), rung.until_epoch)
+                for configuration in self._at(number, standing)
                 for seed in range(rung.seeds)
             ]
             if not all(standing.has_reached(run) for run in runs):
                 return Step(_longest_first(runs), stage=f"{self.name}, rung {number + 1} of {len(self.rungs)}")
         return None
 
-    def survivors(self, standing: _Standing) -> list[Arm]:
+    def survivors(self, standing: _Standing) -> list[Configuration]:
         """Those that reach the last rung."""
         return self._at(len(self.rungs) - 1, standing)
 
-    def _at(self, number: int, standing: _Standing) -> list[Arm]:
-        arms = list(self.arms)
+    def _at(self, number: int, standing: _Standing) -> list[Configuration]:
+        configurations = list(self.configurations)
         for before, rung in zip(self.rungs[:number], self.rungs[1:], strict=False):
-            arms = _promoted(arms, before, rung.arms, standing, smooth=self.smooth)
-        return arms
+            configurations = _promoted(configurations, before, rung.configurations, standing, smooth=self.smooth)
+        return configurations
 
 
-def _promoted(arms: Sequence[Arm], rung: Rung, count: int, standing: _Standing, *, smooth: bool) -> list[Arm]:
-    """The best `count` arms of a rung by their mean, in their order; of equals the one with fewer layers."""
-    values = {arm: standing.values(arm, rung) for arm in arms}
-    scores = {arm: _smoothed(arm, values) if smooth else _mean(values[arm]) for arm in arms}
-    best = sorted(arms, key=lambda arm: (-scores[arm], arm.layers, arm.learning_rate, arm.frozen_depth))[:count]
-    return [arm for arm in arms if arm in best]
+def _promoted(
+    configurations: Sequence[Configuration], rung: Rung, count: int, standing: _Standing, *, smooth: bool
+) -> list[Configuration]:
+    """The best `count` configurations of a rung by their mean, in their order; of equals the one with fewer layers."""
+    values = {configuration: standing.values(configuration, rung) for configuration in configurations}
+    scores = {
+        configuration: _smoothed(configuration, values) if smooth else _mean(values[configuration])
+        for configuration in configurations
+    }
+    best = sorted(
+        configurations,
+        key=lambda configuration: (
+            -scores[configuration],
+            configuration.layers,
+            configuration.learning_rate,
+            configuration.frozen_depth,
+        ),
+    )[:count]
+    return [configuration for configuration in configurations if configuration in best]
 
 
-def _smoothed(arm: Arm, values: Mapping[Arm, Sequence[float]]) -> float:
-    """The mean over the arm's runs, counted twice, and those of the depths next to it, counted once.
+def _smoothed(configuration: Configuration, values: Mapping[Configuration, Sequence[float]]) -> float:
+    """The mean over the configuration's runs, counted twice, and those of the depths next to it, counted once.
 
     The metric rises with L and levels off (the paper's table 1): what separates neighbours is mostly noise.
     """
-    if not values[arm]:
+    if not values[configuration]:
         return -math.inf
     total = weight = 0.0
     for other, of_other in values.items():
-        distance = abs(other.layers - arm.layers)
-        if distance <= 1 and other.learning_rate == arm.learning_rate:
+        distance = abs(other.layers - configuration.layers)
+        if distance <= 1 and other.learning_rate == configuration.learning_rate:
             share = 2 - distance
             total, weight = total + share * sum(of_other), weight + share * len(of_other)
     return total / weight
@@ -279,27 +303,37 @@ def _smoothed(arm: Arm, values: Mapping[Arm, Sequence[float]]) -> float:
 
 @dataclass(frozen=True)
 class _Chosen:
-    arm: Arm
+    configuration: Configuration
     statistic: str
 
 
-def _chosen(arms: Iterable[Arm], standing: _Standing, seeds: int, rule: Rule | str) -> _Chosen | None:
-    """The arm that the rule takes; None where no arm has a finished run."""
-    scores = {arm: [_score(trial) for trial in standing.finished(arm, seeds)] for arm in arms}
-    scores = {arm: of_arm for arm, of_arm in scores.items() if of_arm}
+def _chosen(
+    configurations: Iterable[Configuration],
+    standing: _Standing,
+    seeds: int,
+    rule: Literal["parsimonious", "best", "mean"],
+) -> _Chosen | None:
+    """The configuration that the rule takes; None where no configuration has a finished run."""
+    scores = {
+        configuration: [_score(trial) for trial in standing.finished(configuration, seeds)]
+        for configuration in configurations
+    }
+    scores = {configuration: of_one for configuration, of_one in scores.items() if of_one}
     if not scores:
         return None
     if rule == "best":
-        arm = max(scores, key=lambda arm: (max(scores[arm]), -arm.layers))
-        return _Chosen(arm, f"max of {_seeds(scores[arm])}")
-    best = max(scores, key=lambda arm: (fmean(scores[arm]), -arm.layers))
+        configuration = max(scores, key=lambda configuration: (max(scores[configuration]), -configuration.layers))
+        return _Chosen(configuration, f"max of {_seeds(scores[configuration])}")
+    best = max(scores, key=lambda configuration: (fmean(scores[configuration]), -configuration.layers))
     if rule != "parsimonious":
         return _Chosen(best, f"mean of {_seeds(scores[best])}")
     within = fmean(scores[best]) - standard_error(scores.values(), len(scores[best]))
-    near = [arm for arm in scores if fmean(scores[arm]) >= within]
-    arm = min(near, key=lambda arm: (arm.layers, -fmean(scores[arm])))
-    statistic = f"mean of {_seeds(scores[arm])}"
-    return _Chosen(arm, statistic if arm == best else f"{statistic}, within one standard error of the best")
+    near = [configuration for configuration in scores if fmean(scores[configuration]) >= within]
+    configuration = min(near, key=lambda configuration: (configuration.layers, -fmean(scores[configuration])))
+    statistic = f"mean of {_seeds(scores[configuration])}"
+    return _Chosen(
+        configuration, statistic if configuration == best else f"{statistic}, within one standard error of the best"
+    )
 
 
 def standard_error(groups: Iterable[Sequence[float]], count: int) -> float:
@@ -320,13 +354,8 @@ def _seeds(scores: Sequence[float]) -> str:
 
 
 def _value(trial: LedgerTrial, epoch: int) -> float:
-    """The metric when the trial had reached an epoch."""
-    if epoch >= trial.epochs and trial.score is not None:
-        return trial.score
-    until = [scored for scored in trial.curve if scored <= epoch]
-    if until:
-        return trial.curve[max(until)]
-    return -math.inf if trial.score is None else trial.score
+    """The metric when the trial had reached an epoch, whatever it reached later: a rung compares like with like."""
+    return _score(trial) if epoch >= trial.epochs else trial.curve[epoch]
 
 
 def _score(trial: LedgerTrial) -> float:

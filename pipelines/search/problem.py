@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 from pipelines.data.dataset import Dataset
 from pipelines.execution.trial_file import Place, TrialFile
+from pipelines.search.plan import student_depths
 from pipelines.training.packed_rows import key_digest
 from pipelines.training.recipes import Recipe
-from pipelines.training.trials import Trial
+from pipelines.training.trials import TRIAL_FORMAT, Trial
 from registry.domain.manifests import HeadConfig
 from registry.domain.records import Backbone, Version
 from registry.domain.searches import SearchOptions, TrialShape
@@ -27,6 +28,7 @@ class Problem:
         """Digest of everything that decides a search's outcome, machine and library versions aside."""
         return key_digest(
             {
+                "trials": TRIAL_FORMAT,
                 "spec": self.spec.meaning_digest(),
                 "backbone": self.backbone.prefix_digests[-1],
                 "train": self.train.digest,
@@ -79,7 +81,7 @@ class TrialWriter:
             head=head,
             teacher=teacher,
             until_epoch=None,
-            depths=() if teacher else self.teacher_depths,
+            depths=self._depths_beside(teacher),
             place=self.place,
         )
         self.written[file.key] = file
@@ -89,6 +91,18 @@ class TrialWriter:
     def teacher_depths(self) -> tuple[int, ...]:
         """The frozen depths of all teachers that the search may train."""
         return tuple(sorted(self.problem.backbone.layer_count - layers for layers in self.options.layers))
+
+    def _depths_beside(self, teacher: Version | None) -> tuple[int, ...]:
+        """What one pass through the trunk is to serve: all teachers, or all students of one teacher."""
+        if teacher is None:
+            return self.teacher_depths
+        layers = self.problem.backbone.layer_count
+        of_sizes = (
+            student_depths(self.options, teacher.frozen_depth, size, layers)
+            for size in self.options.students
+            if size <= teacher.task_layers
+        )
+        return tuple(sorted({depth for depths in of_sizes for depth in depths}))
 
     def _recipe(self, shape: TrialShape) -> Recipe:
         written = self.options.recipe if shape.teacher is None else self.options.student_recipe

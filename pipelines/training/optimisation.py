@@ -140,16 +140,11 @@ def optimise(
                 saved_at = time.monotonic()
         losses.read()
         state.epoch_losses[epoch], state.loss_sum = state.loss_sum / steps, 0.0
-        if epoch >= min(recipe.evaluate_from, last_epoch):
-            _score_epoch(state, module, epoch=epoch, score=score)
+        _score_epoch(state, module, epoch=epoch, score=score)
         if epoch >= recipe.evaluate_from:
             _keep_if_best(state, module, epoch=epoch, metric=metric)
         folder.save(state, module, optimiser)
         saved_at = time.monotonic()
-    if state.step == steps * last_epoch and last_epoch not in state.epoch_metrics:
-        # It was reached before by a run that was to go further, and then stopped right there.
-        _score_epoch(state, module, epoch=last_epoch, score=score)
-        folder.save(state, module, optimiser)
     if state.step == total and state.best_module is not None:
         module.load_state_dict(state.best_module)
     module.eval()

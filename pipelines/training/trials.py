@@ -13,7 +13,7 @@ from registry.domain.records import Backbone, NewVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import UsageError
 
-_TRIAL_FORMAT = 3
+TRIAL_FORMAT = 3
 """Part of every trial key; raised when the same inputs no longer give the same module."""
 
 
@@ -51,7 +51,7 @@ class Trial:
         """Digest of everything that decides the outcome, machine and library versions aside."""
         return key_digest(
             {
-                "format": _TRIAL_FORMAT,
+                "format": TRIAL_FORMAT,
                 "spec": self.spec.meaning_digest(),
                 "backbone": self.backbone.prefix_digests[-1],
                 "train": self.train.digest,

@@ -109,6 +109,7 @@ class LedgerTrial(Plain):
     error: str | None = None
     """Of a failed trial, or of its last attempt that broke off."""
     attempts: int = 0
+    """Those that broke off, by a crash or in silence."""
     seconds: float = 0.0
     """Spent on it in all, by every attempt."""
     layer_passes: float = 0.0

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from registry.database.schema import SearchRow, SearchTrialRow, TaskRow, TrialRow, VersionRow
 from registry.domain.records import Version
-from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress, TrialState
+from registry.domain.searches import LedgerTrial, PlannedTrial, Search, SearchState, TrialProgress, TrialState
 from registry.fault_points import reached
 from registry.services.lookups import find_task, lock_task
 
@@ -21,7 +21,8 @@ from registry.services.lookups import find_task, lock_task
 def ask_for(session: Session, search: Search, planned: Sequence[PlannedTrial]) -> None:
     """Enters trials into the ledger and into the search; those that are there already are shared.
 
-    One whose version is registered already (`trunkline train` ran it) is finished from the start.
+    One that `trunkline train` ran is run again, and becomes the version that there is: its curve, which the search
+    compares it by, was not kept.
     """
     task = lock_task(session, search.task)
     wanted = {one.key: one for one in planned}
@@ -30,8 +31,6 @@ def ask_for(session: Session, search: Search, planned: Sequence[PlannedTrial]) -
     if unknown := [_waiting(task, one) for one in wanted.values() if one.key not in known]:
         session.execute(insert(TrialRow), unknown)  # all at once; the ORM would add them to SQLite one by one
     trials = {trial.key: trial for trial in session.scalars(select(TrialRow).where(*ours).with_for_update())}
-    unfinished = [trial for trial in trials.values() if trial.state is not TrialState.FINISHED]
-    _finish_registered(session, task, unfinished, metric=search.metric)
     search_id = session.scalars(
         select(SearchRow.id).where(SearchRow.task_id == task.id, SearchRow.number == search.number)
     ).one()
@@ -64,7 +63,6 @@ def claim_trial(
         if trial.lease_until > at and not is_gone(trial.worker):
             return False
     trial.state, trial.worker, trial.lease_until = TrialState.RUNNING, worker, until
-    trial.attempts += 1
     session.flush()
     reached("search.trial-claimed")
     return True
@@ -96,19 +94,37 @@ def give_back_trial(session: Session, task: str, key: str, *, worker: str, secon
     if trial.worker == worker:
         _let_go(trial, TrialState.PAUSED if trial.epochs_done else TrialState.WAITING)
         trial.seconds += seconds
-        if error is None:
-            trial.attempts -= 1
-        else:
-            trial.error = error
+        if error is not None:
+            trial.attempts, trial.error = trial.attempts + 1, error
 
 
-def fail_trial(session: Session, task: str, key: str, *, worker: str, seconds: float, error: str) -> None:
-    """The trial cannot be finished; the search goes on without it."""
+def fail_trial(
+    session: Session, task: str, key: str, *, worker: str, seconds: float, error: str, broke_off: bool
+) -> None:
+    """The trial cannot be finished; the search goes on without it.
+
+    Args:
+        broke_off: it might be finished another time: see `forgive_broken_trials`.
+    """
     trial = _trial(session, task, key)
     if trial.worker == worker:
         _let_go(trial, TrialState.FAILED)
         trial.seconds += seconds
         trial.error = error
+        trial.attempts += broke_off
+
+
+def forgive_broken_trials(session: Session, search: Search) -> None:
+    """Lets trials of a search that failed because their attempts broke off be tried anew.
+
+    Those that diverged would diverge again.
+    """
+    members = select(SearchTrialRow.trial_id).join(SearchRow, SearchRow.id == SearchTrialRow.search_id)
+    ours = members.where(SearchRow.task_id == lock_task(session, search.task).id, SearchRow.number == search.number)
+    broken = TrialRow.id.in_(ours), TrialRow.state == TrialState.FAILED, TrialRow.attempts > 0
+    for trial in session.scalars(select(TrialRow).where(*broken)):
+        trial.attempts = 0
+        _let_go(trial, TrialState.PAUSED if trial.epochs_done else TrialState.WAITING)
 
 
 def finish_trial(
@@ -122,6 +138,18 @@ def finish_trial(
         trial.version_number, trial.score, trial.error = version.number, score, None
         session.flush()
         reached("search.trial-finished")
+
+
+def keys_wanted_elsewhere(session: Session, search: Search) -> set[str]:
+    """Trials of the task that a search which is not finished yet has asked for, this one aside."""
+    task = find_task(session, search.task)
+    query = (
+        select(TrialRow.key)
+        .join(SearchTrialRow, SearchTrialRow.trial_id == TrialRow.id)
+        .join(SearchRow, SearchRow.id == SearchTrialRow.search_id)
+        .where(SearchRow.task_id == task.id, SearchRow.number != search.number, SearchRow.state == SearchState.RUNNING)
+    )
+    return set(session.scalars(query))
 
 
 def trials_of(session: Session, search_id: int) -> list[LedgerTrial]:
@@ -166,8 +194,9 @@ def _let_go(trial: TrialRow, state: TrialState) -> None:
 
 
 def _advance(trial: TrialRow, progress: TrialProgress) -> None:
-    trial.epochs_done = progress.epochs_done
-    trial.curve = {str(epoch): value for epoch, value in progress.curve.items()}
+    trial.epochs_done = max(trial.epochs_done, progress.epochs_done)
+    # What is there stays: rungs were decided by it, and a trial that is begun again elsewhere may differ in a digit.
+    trial.curve = {str(epoch): value for epoch, value in progress.curve.items()} | trial.curve
     trial.seconds += progress.seconds
     trial.layer_passes += progress.layer_passes
 
@@ -185,14 +214,3 @@ def _waiting(task: TaskRow, planned: PlannedTrial) -> dict[str, Any]:
         "seconds": 0.0,
         "layer_passes": 0.0,
     }
-
-
-def _finish_registered(session: Session, task: TaskRow, trials: Sequence[TrialRow], *, metric: str) -> None:
-    """Finishes those of the trials that became versions without the ledger."""
-    by_key = {trial.key: trial for trial in trials}
-    registered = select(VersionRow).where(VersionRow.task_id == task.id, VersionRow.trial_key.in_(by_key))
-    for version in session.scalars(registered):
-        trial = by_key[version.trial_key]
-        _let_go(trial, TrialState.FINISHED)
-        trial.epochs_done = trial.epochs
-        trial.version_number, trial.score, trial.error = version.number, version.metrics[metric], None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.execution.executor import Ended, Event, Progressed
+from pipelines.execution.executor import Ended, Event, Progressed, Warned
 from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialOutcome, TrialResult
 from pipelines.search.depth_search import MOST_ATTEMPTS, DepthSearch
 from registry.domain.searches import LedgerTrial, PlannedTrial, SearchOptions, TrialShape, TrialState
@@ -48,7 +48,7 @@ class MemoryLedger:
         row = self.rows[key]
         if key in self.held_elsewhere or row.state in (TrialState.FINISHED, TrialState.FAILED, TrialState.RUNNING):
             return False
-        self._set(key, state=TrialState.RUNNING, attempts=row.attempts + 1)
+        self._set(key, state=TrialState.RUNNING)
         return True
 
     def hold(self) -> None:
@@ -58,17 +58,29 @@ class MemoryLedger:
         assert self.rows[trial.key].state is not TrialState.FINISHED, "finished twice"
         number = 1 + sum(row.version is not None for row in self.rows.values())
         score = outcome.metrics[outcome.epochs_done]["accuracy"]
-        self._set(trial.key, state=TrialState.FINISHED, version=number, score=score, epochs_done=outcome.epochs_done)
+        self._set(
+            trial.key,
+            state=TrialState.FINISHED,
+            version=number,
+            score=score,
+            epochs_done=outcome.epochs_done,
+            curve=self._curve(trial, outcome),
+        )
 
     def pause(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
-        curve = {epoch: metrics["accuracy"] for epoch, metrics in outcome.metrics.items()}
+        curve = self._curve(trial, outcome)
         self._set(trial.key, state=TrialState.PAUSED, epochs_done=outcome.epochs_done, curve=curve)
 
-    def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:  # noqa: ARG002
-        self._set(trial.key, state=TrialState.WAITING, error=error)
+    def _curve(self, trial: LedgerTrial, outcome: TrialOutcome) -> dict[int, float]:
+        new = {epoch: metrics["accuracy"] for epoch, metrics in outcome.metrics.items()}
+        return new | dict(self.rows[trial.key].curve)
 
-    def fail(self, trial: LedgerTrial, *, seconds: float, error: str) -> None:  # noqa: ARG002
-        self._set(trial.key, state=TrialState.FAILED, error=error)
+    def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:  # noqa: ARG002
+        attempts = self.rows[trial.key].attempts + (error is not None)
+        self._set(trial.key, state=TrialState.WAITING, error=error, attempts=attempts)
+
+    def fail(self, trial: LedgerTrial, *, seconds: float, error: str, broke_off: bool) -> None:  # noqa: ARG002
+        self._set(trial.key, state=TrialState.FAILED, error=error, attempts=trial.attempts + broke_off)
 
     def _set(self, key: str, **changes: Any) -> None:
         self.events.append(f"{key} {changes['state']}")
@@ -124,7 +136,9 @@ def went_well(file: TrialFile) -> TrialResult:
     epoch = file.until_epoch or 5
     outcome = TrialOutcome.model_construct(
         epochs_done=epoch,
-        metrics={epoch: {"accuracy": file.task_layers / 10 + file.seed / 100 + epoch / 1000}},
+        metrics={
+            done: {"accuracy": file.task_layers / 10 + file.seed / 100 + done / 1000} for done in range(1, epoch + 1)
+        },
         losses={},
         seconds=1.0,
         layer_passes=1.0,
@@ -213,6 +227,53 @@ def test_a_broken_attempt_is_repeated_and_a_trial_that_always_breaks_fails():
     assert len([file for file in executor.started if file.key == breaks]) == MOST_ATTEMPTS
     assert ledger.rows[breaks].state is TrialState.FAILED
     assert [("trying again" in warning) for warning in warnings] == [True, True, False]
+
+
+def test_a_crash_late_in_a_trial_is_its_first_however_many_rungs_it_had_reached():
+    warnings: list[str] = []
+    crashed: list[str] = []
+
+    def crashes_once_at_the_end(file: TrialFile) -> TrialResult:
+        if file.until_epoch is None and file.teacher is None and not crashed:
+            crashed.append(file.key)
+            return failed("broken")
+        return went_well(file)
+
+    ledger = MemoryLedger()
+    search(ledger, ScriptedExecutor(crashes_once_at_the_end), warnings).run()
+    assert "trying again" in warnings[0]
+    assert ledger.rows[crashed[0]].state is TrialState.FINISHED
+
+
+def test_a_trial_that_is_busy_elsewhere_is_waited_for_and_no_attempt_is_counted():
+    busy_until, times = 3, 0
+    clock = iter(range(0, 100_000, 5))
+
+    def busy_at_first(file: TrialFile) -> TrialResult:
+        nonlocal times
+        if file.key == "t k=0 l=4 seed=0" and file.until_epoch == 1:
+            times += 1
+            if times <= busy_until:
+                return failed("busy", "another process is running this trial")
+        return went_well(file)
+
+    ledger = MemoryLedger()
+    driver = search(ledger, ScriptedExecutor(busy_at_first))
+    driver.clock = lambda: float(next(clock))
+    assert driver.run().layers == 4
+    assert times == busy_until + 1
+    assert ledger.rows["t k=0 l=4 seed=0"].attempts == 0
+
+
+def test_what_the_workers_warn_of_is_passed_on_once():
+    warnings: list[str] = []
+
+    class Cautious(ScriptedExecutor):
+        def events(self, *, seconds: float) -> Sequence[Event]:
+            return [*(Warned(key, "the cache is full") for key in self.running), *super().events(seconds=seconds)]
+
+    search(MemoryLedger(), Cautious(went_well), warnings).run()
+    assert warnings == ["the cache is full"]
 
 
 def test_where_trials_cannot_be_run_the_search_ends_and_loses_nothing():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.search.plan import (
@@ -108,6 +108,7 @@ def noisy(seed: int, spread: float = 0.05) -> Metric:
     return metric
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 50), order=st.randoms(use_true_random=False), cut=st.integers(1, 60))
 def test_the_choice_does_not_depend_on_which_run_ends_first_nor_on_interruptions(seed, order, cut):
     straight, shuffled = Simulated(options(), noisy(seed)), Simulated(options(), noisy(seed))
@@ -246,13 +247,16 @@ def test_the_rungs_are_these():
     assert student_rungs(1, seeds=5, epochs=10) == [Rung(10, 1, 3)]
 
 
-@given(arms=st.integers(1, 60), seeds=st.integers(1, 20), epochs=st.integers(1, 50))
-def test_rungs_only_ever_narrow_and_end_at_the_last_epoch(arms, seeds, epochs):
-    for rungs in (teacher_rungs(arms, seeds=seeds, epochs=epochs), student_rungs(arms, seeds=seeds, epochs=epochs)):
+@given(configurations=st.integers(1, 60), seeds=st.integers(1, 20), epochs=st.integers(1, 50))
+def test_rungs_only_ever_narrow_and_end_at_the_last_epoch(configurations, seeds, epochs):
+    for rungs in (
+        teacher_rungs(configurations, seeds=seeds, epochs=epochs),
+        student_rungs(configurations, seeds=seeds, epochs=epochs),
+    ):
         assert rungs[-1].until_epoch == epochs
         for before, after in itertools.pairwise(rungs):
             assert before.until_epoch < after.until_epoch
-            assert before.arms > after.arms >= 1
+            assert before.configurations > after.configurations >= 1
         assert all(1 <= rung.seeds <= seeds for rung in rungs)
 
 
@@ -279,3 +283,21 @@ def test_runs_are_asked_for_longest_first():
     lengths = [run.layer_epochs for run in step.wanted]
     assert lengths == sorted(lengths, reverse=True)
     assert step.stage == "teachers, rung 1 of 3"
+
+
+def test_what_another_search_had_run_to_its_end_is_compared_at_the_rungs_epoch_all_the_same():
+    expected, shared = Simulated(options(), rising), Simulated(options(), rising)
+    for seed in range(2):  # the two depths that are worst: their scores at the end beat all others after one epoch
+        for layers in (4, 5):
+            shape = TrialShape(frozen_depth=DEPTH - layers, task_layers=layers, learning_rate=1e-4, seed=seed)
+            shared.run_one(Run(shape, 5))
+    assert shared.search() == expected.search()
+
+
+def test_the_chosen_learning_rate_is_the_students_too():
+    def metric(shape: TrialShape, epoch: int) -> float:
+        return rising(shape, epoch) + (0.2 if shape.learning_rate == 1e-4 else 0)
+
+    simulated = Simulated(options(learning_rates=(1e-4, 4e-4)), metric)
+    simulated.search()
+    assert {trial.shape.learning_rate for trial in simulated.trials.values() if trial.shape.teacher} == {1e-4}

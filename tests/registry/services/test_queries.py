@@ -139,7 +139,7 @@ READING: dict[str, Callable[[Session, Grown], Any]] = {
 
 
 def ask_for_trials(session: Session, of: Grown, kind: str) -> None:
-    """As many trials as there are tasks: some of them new, or all of them registered already."""
+    """As many trials as there are tasks: all of them new, or registered by training already."""
     wanted = [of._make["trial"](f"{kind}{name}") for name in of.names]
     trials.ask_for(session, searches.get_search(session, "rte", 2), wanted)
 
@@ -182,7 +182,7 @@ WRITING: dict[str, Callable[[Session, Grown], Any]] = {
     "go on with a search": lambda session, of: searches.begin_search(
         session, of._make["search"](content=of.name(0)), **_RUNNER, **of._change
     ),
-    "ask for registered trials": lambda session, of: ask_for_trials(session, of, ""),
+    "ask for trials": lambda session, of: ask_for_trials(session, of, ""),
     "run a trial": run_a_trial,
     "retire a task": lambda session, of: tasks.retire_task(session, "rte", Retirement(reason="x"), **of._change),
 }

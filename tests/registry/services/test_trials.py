@@ -63,9 +63,11 @@ class Ledger:
         with self.database.write() as session:
             trials.give_back_trial(session, "rte", self.key(name), worker=worker, seconds=5.0, error=error)
 
-    def fail(self, name: str, worker: str = "a") -> None:
+    def fail(self, name: str, worker: str = "a", *, error: str = "loss is NaN", broke_off: bool = False) -> None:
         with self.database.write() as session:
-            trials.fail_trial(session, "rte", self.key(name), worker=worker, seconds=5.0, error="loss is NaN")
+            trials.fail_trial(
+                session, "rte", self.key(name), worker=worker, seconds=5.0, error=error, broke_off=broke_off
+            )
 
     def register(self, name: str) -> Version:
         """What `trunkline train` does: a version, past the ledger."""
@@ -155,30 +157,49 @@ def test_a_trial_of_another_task_is_another_trial(
     assert [trial.lease_until for trial in ledger.asked_for(other)] == [minute(2)]
 
 
-@pytest.mark.parametrize("before", ["unknown", "waiting", "running", "paused", "failed"])
-def test_a_trial_whose_version_is_there_is_finished_from_the_start(ledger: Ledger, before: str) -> None:
-    if before != "unknown":
-        ledger.ask_for("a")
-    if before in ("running", "paused", "failed"):
-        ledger.claim("a")
-    if before == "paused":
-        ledger.pause("a")
-    if before == "failed":
-        ledger.fail("a")
+def test_a_trial_whose_version_training_made_is_run_for_its_curve_and_becomes_that_version(ledger: Ledger) -> None:
     version = ledger.register("a")
-    ledger.ask_for("b", "a")
-    trial = ledger["a"]
-    assert (trial.state, trial.version, trial.score) == (TrialState.FINISHED, version.number, version.metrics[METRIC])
-    assert (trial.epochs_done, trial.worker, trial.lease_until, trial.error) == (5, None, None, None)
-    assert not ledger.claim("a", "b", at=minute(9))
-    assert ledger["b"].state is TrialState.WAITING
+    ledger.ask_for("a")
+    assert ledger["a"].state is TrialState.WAITING
+    ledger.claim("a")
+    assert ledger.finish("a").number == version.number
+    assert (ledger["a"].state, ledger["a"].version) == (TrialState.FINISHED, version.number)
+
+
+def test_what_only_broke_off_may_be_tried_anew_and_what_diverged_may_not(ledger: Ledger) -> None:
+    ledger.ask_for("broken", "diverged", "begun")
+    for name in ("broken", "diverged", "begun"):
+        ledger.claim(name)
+    ledger.pause("begun", epochs_done=1)
+    ledger.claim("begun")
+    ledger.fail("broken", error="killed", broke_off=True)
+    ledger.fail("begun", error="killed", broke_off=True)
+    ledger.fail("diverged")
+    with ledger.database.write() as session:
+        trials.forgive_broken_trials(session, ledger.search)
+    assert [ledger[name].state for name in ("broken", "diverged", "begun")] == ["waiting", "failed", "paused"]
+    assert ledger["broken"].attempts == 0
+    assert ledger.claim("broken")
+    assert not ledger.claim("diverged")
+
+
+def test_a_rung_that_was_decided_stays_decided_when_its_trial_is_begun_again(ledger: Ledger) -> None:
+    ledger.ask_for("a")
+    ledger.claim("a")
+    ledger.pause("a", epochs_done=1)
+    first = ledger["a"].curve
+    ledger.claim("a")
+    again = TrialProgress(epochs_done=3, curve={1: 0.9, 3: 0.95}, seconds=1.0, layer_passes=1.0)
+    with ledger.database.write() as session:
+        trials.pause_trial(session, "rte", ledger.key("a"), worker="a", progress=again)
+    assert ledger["a"].curve == {**first, 3: 0.95}
 
 
 def test_a_trial_that_is_claimed_is_running_under_a_lease(ledger: Ledger) -> None:
     ledger.ask_for("a", "b")
     assert ledger.claim("a", "worker")
     trial = ledger["a"]
-    assert (trial.state, trial.worker, trial.lease_until, trial.attempts) == ("running", "worker", minute(2), 1)
+    assert (trial.state, trial.worker, trial.lease_until, trial.attempts) == ("running", "worker", minute(2), 0)
     assert ledger["b"].worker is None
 
 
@@ -195,7 +216,7 @@ def test_a_trial_that_another_holds_is_claimed_only_when_its_lease_is_over_or_it
     before = ledger["a"]
     assert ledger.claim("a", "b", at=minute(later), gone=gone) is is_taken_over
     if is_taken_over:
-        assert (ledger["a"].worker, ledger["a"].lease_until, ledger["a"].attempts) == ("b", minute(later + 2), 2)
+        assert (ledger["a"].worker, ledger["a"].lease_until, ledger["a"].attempts) == ("b", minute(later + 2), 0)
     else:
         assert ledger["a"] == before
 
@@ -285,7 +306,7 @@ def test_an_attempt_that_broke_off_is_counted_and_its_reason_kept_until_the_tria
     assert (trial.state, trial.attempts, trial.error) == ("waiting", 1, "the worker was killed")
     ledger.claim("a")
     ledger.finish("a")
-    assert (ledger["a"].attempts, ledger["a"].error) == (2, None)
+    assert (ledger["a"].attempts, ledger["a"].error) == (1, None)
 
 
 def test_a_trial_that_failed_says_why(ledger: Ledger) -> None:
@@ -361,7 +382,7 @@ def test_what_every_attempt_cost_is_added_up_and_the_curve_is_of_the_whole_trial
         step()
     trial = ledger["a"]
     assert trial.curve == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5}
-    assert (trial.seconds, trial.layer_passes, trial.attempts) == (40.0, 9.0, 4)
+    assert (trial.seconds, trial.layer_passes, trial.attempts) == (40.0, 9.0, 1)
 
 
 PLACES = ["search.trials-asked-for", "search.trial-claimed", "version.row-written", "search.trial-finished"]
@@ -426,7 +447,7 @@ def test_sixteen_processes_that_claim_forty_trials_run_each_once(
     run = together(16, work)
     assert all(isinstance(mine, list) for mine in run), run
     assert Counter(name for mine in run for name in mine) == Counter(names)
-    assert {(trial.state, trial.attempts) for trial in ledger.asked_for()} == {(TrialState.FINISHED, 1)}
+    assert {(trial.state, trial.attempts) for trial in ledger.asked_for()} == {(TrialState.FINISHED, 0)}
     assert sorted(trial.version or 0 for trial in ledger.asked_for()) == list(range(1, 41))
 
 
@@ -508,7 +529,7 @@ class Story:
         elif action == "break off":
             trials.give_back_trial(self.session, "rte", key, **own, seconds=1.0, error="killed")
         elif action == "fail":
-            trials.fail_trial(self.session, "rte", key, **own, seconds=1.0, error="loss is NaN")
+            trials.fail_trial(self.session, "rte", key, **own, seconds=1.0, error="loss is NaN", broke_off=False)
         elif action == "finish":
             # Every run of a trial comes to the same module but for its seconds, and the first one counts.
             finish(self.session, self.new_version(trial=name, mlflow_run=runner.name))

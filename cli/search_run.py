@@ -1,0 +1,195 @@
+"""One run of a search: its ledger, its workers, its trials, and MLflow, put together."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cli.application import Context
+from cli.devices import chosen_device
+from cli.processes import is_gone, own_name
+from cli.progress import progress_bar
+from cli.rendering import print_note, print_warning
+from registry.domain.searches import NewSearch, Search, SearchChoice, SearchOptions
+from registry.errors import TrainingFailed
+from registry.fault_points import reached
+from registry.services import searches, trials
+
+if TYPE_CHECKING:
+    from cli.search_ledger import RegistryLedger
+    from pipelines.execution.trial_file import Place
+    from pipelines.search.problem import Problem, TrialWriter
+
+_MOST_WORKERS = 8
+
+
+def run_search(
+    context: Context, problem: "Problem", options: SearchOptions, *, device: str, workers: int | None
+) -> Search:
+    """Runs the search to its end, going on where an earlier run stopped, and registers what reaches the end.
+
+    Raises:
+        Conflict, NotAllowed: another process runs it, or the task was changed meanwhile.
+        TrainingFailed, StorageError: as `DepthSearch.run`.
+    """
+    from cli.search_ledger import RegistryLedger
+    from pipelines.search.problem import TrialWriter
+    from pipelines.tracking import Tracking
+
+    search = _begun(context, problem, options)
+    tracking = Tracking(context.settings.mlflow_uri, context.settings.mlflow_artifact_location)
+    ledger = RegistryLedger(context, search, tracking)
+    if search.choice is not None:
+        print_note(f"{search.task}#{search.number} was searched before; with other options it would be another search")
+        _close_run(ledger, search)
+        return search
+    count = workers or _default_workers(device)
+    writer = TrialWriter(problem, options, _place(context, device, count), ledger.files)
+    try:
+        _open_run(context, ledger)
+        _say_cost(context, problem, options, writer.teacher_depths)
+        choice = _chosen(context, writer, ledger, count)
+    except TrainingFailed:
+        _close_run(ledger, search)
+        raise
+    finally:
+        with context.database.write() as session:
+            searches.leave_search(session, ledger.search)
+    with context.database.write() as session:
+        search = searches.finish_search(session, ledger.search, choice, actor=context.actor, at=context.now())
+    reached("search.finished")
+    _close_run(ledger, search)
+    ledger.forget_stopped()
+    for layers in sorted(set(options.students) - choice.students.keys()):
+        print_warning(
+            f"no student of {layers} layers fits above the teacher that was chosen, which has {choice.layers}"
+        )
+    return search
+
+
+def _begun(context: Context, problem: "Problem", options: SearchOptions) -> Search:
+    """The search in the ledger, this process being the one that drives it."""
+    from cli.search_ledger import LEASE
+    from pipelines.search.plan import exhaustive_layer_passes
+
+    new = NewSearch(
+        task=problem.spec.task,
+        spec_revision=problem.spec_revision,
+        backbone=problem.backbone.name,
+        key=problem.key(options),
+        train_digest=problem.train.digest,
+        dev_digest=problem.dev.digest,
+        options=options,
+        exhaustive_layer_passes=exhaustive_layer_passes(options, problem.backbone.layer_count),
+    )
+    now = context.now()
+    with context.database.write() as session:
+        search = searches.begin_search(
+            session, new, runner=own_name(), until=now + LEASE, is_gone=is_gone, actor=context.actor, at=now
+        )
+        trials.forgive_broken_trials(session, search)
+    reached("search.begun")
+    return search
+
+
+def _chosen(context: Context, writer: "TrialWriter", ledger: "RegistryLedger", workers: int) -> SearchChoice:
+    from pipelines.execution.local_processes import LocalProcesses
+    from pipelines.search.depth_search import DepthSearch
+
+    # -P: a folder named cli in the working directory must not be taken for ours.
+    work = (sys.executable, "-P", "-c", "import sys; from cli.main import main; sys.exit(main())", "trial", "work")
+    folder = context.settings.home / "searches"
+    with (
+        LocalProcesses(workers, folder=folder, command=work, environ=context.environ) as executor,
+        progress_bar() as report,
+    ):
+        return DepthSearch(
+            options=writer.options,
+            backbone_layers=writer.problem.backbone.layer_count,
+            ledger=ledger,
+            executor=executor,
+            describe=writer,
+            report=report,
+            warn=print_warning,
+            clock=time.monotonic,
+        ).run()
+
+
+def _say_cost(context: Context, problem: "Problem", options: SearchOptions, depths: Sequence[int]) -> None:
+    """What the frozen activations will take on the disk, before any of it is written."""
+    from modeling.backbone import load_text_encoder
+    from pipelines.training.activation_cache import EncodedRows, disk_cost
+    from pipelines.training.cache_room import CacheRoom
+    from pipelines.training.recipes import Recipe
+
+    encoder, hidden_size = load_text_encoder(problem.backbone, context.store), problem.backbone.hidden_size
+    precision = Recipe.model_validate(dict(options.recipe)).precision
+    cost = disk_cost(
+        EncodedRows.of(problem.train, encoder), depths=depths, hidden_size=hidden_size, precision=precision
+    ) + disk_cost(EncodedRows.of(problem.dev, encoder), depths=depths, hidden_size=hidden_size, precision="fp32")
+    outlook = CacheRoom(context.settings.home / "cache", context.settings.activation_cache_bytes).outlook()
+    print_note(f"frozen activations of {len(depths)} depths: up to {cost / 1e9:,.2g} GB on the disk ({outlook})")
+    if cost > outlook.room:
+        print_warning("not all of them fit: those that do not are computed again in every epoch")
+
+
+def _default_workers(device: str) -> int:
+    """On a GPU one process; else one a core: two of one thread do more than one of two."""
+    return 1 if chosen_device(device).type == "cuda" else min(_cores(), _MOST_WORKERS)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _place(context: Context, device: str, workers: int) -> "Place":
+    from pipelines.execution.trial_file import Place
+
+    settings = context.settings
+    return Place(
+        work=str(settings.home),
+        artifact_root=settings.artifact_root,
+        blob_cache=str(settings.blob_cache),
+        blob_cache_bytes=settings.blob_cache_bytes,
+        activation_cache_bytes=settings.activation_cache_bytes,
+        device=str(chosen_device(device)),
+        threads=max(1, _cores() // workers),
+    )
+
+
+def _open_run(context: Context, ledger: "RegistryLedger") -> None:
+    """Has MLflow make the run above all trials."""
+    search = ledger.search
+    options = search.options.model_dump(mode="json", exclude={"recipe", "student_recipe", "head"})
+    run = search.mlflow_run or ledger.tracking.open_search(
+        search.task,
+        f"{search.task}#{search.number}",
+        key=search.key,
+        options={name: str(value) for name, value in options.items()},
+    )
+    if run is not None:
+        with context.database.write() as session:
+            searches.name_mlflow_run(session, search, run)
+        ledger.search = search.model_copy(update={"mlflow_run": run})
+    reached("search.run-opened")
+
+
+def _close_run(ledger: "RegistryLedger", search: Search) -> None:
+    """Ends the run above all trials, as often as it is asked to; a search that chose nothing has failed."""
+    run, choice = ledger.search.mlflow_run, search.choice
+    if run is None:
+        return
+    spent = {"layer_passes": sum(trial.layer_passes for trial in search.trials)}
+    if choice is None:
+        ledger.tracking.close_search(run, metrics=spent, tags={}, failed=True)
+        return
+    scores = {trial.version: trial.score for trial in search.trials if trial.score is not None}
+    tags = {
+        "trunkline.teacher": f"{search.task}/{choice.teacher}",
+        "trunkline.chosen_by": choice.statistic,
+        "trunkline.statistic": "one run",
+        **{f"trunkline.student_of_{layers}": f"{search.task}/{one}" for layers, one in choice.students.items()},
+    }
+    figures = {"layers": float(choice.layers), f"teacher_dev_{search.metric}": scores[choice.teacher], **spent}
+    ledger.tracking.close_search(run, metrics=figures, tags=tags)
