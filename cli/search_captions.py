@@ -44,7 +44,7 @@ def passes(amount: float) -> str:
 
 
 def title(search: Search) -> str:
-    return f"Search {search.number} of {search.task}, {search.state}"
+    return f"Search {search.number} of {search.task}, {search.standing}"
 
 
 def no_students(search: Search) -> str:
@@ -59,7 +59,7 @@ def told(search: Search) -> list[tuple[str, str]]:
     """What the search is and what it chose, as names and values."""
     options = search.options
     shown = [
-        ("search", f"{search.number} of {search.task}, {search.state}"),
+        ("search", f"{search.number} of {search.task}, {search.standing}"),
         ("backbone", f"{search.backbone}, {search.backbone_layers} layers"),
         (
             "metric",

@@ -164,7 +164,7 @@ def list_(
             [
                 (
                     f"{one.task}#{one.number}",
-                    one.state,
+                    one.standing,
                     str(one.choice.layers) if one.choice else "",
                     f"{one.task}/{one.choice.teacher}" if one.choice else "",
                     ", ".join(f"l={layers}: /{version}" for layers, version in one.choice.students.items())

@@ -162,3 +162,8 @@ class Search(NewSearch):
     finished_at: datetime | None
     trials: tuple[LedgerTrial, ...] = ()
     """In the order in which the search asked for them."""
+
+    @property
+    def standing(self) -> str:
+        """The state in a word for people: one that nobody drives now, for whatever reason, was interrupted."""
+        return "interrupted" if self.state is SearchState.RUNNING and self.runner is None else self.state
