@@ -4,37 +4,54 @@ import os
 import socket
 from pathlib import Path
 
+_LONGEST_HOST = 64
+
 
 def own_name() -> str:
-    """This process: host, number and when it began, as in "node7:4711:88213"."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_began(os.getpid())}"
+    """This process, as in "node7/6f1c2a44-…/4026531836/4711:88213": its place, its number and when it began."""
+    _, began = _state_and_start(os.getpid()) or ("", "unknown")
+    return f"{_own_place() or _host()}/{os.getpid()}:{began}"
 
 
 def is_gone(name: str) -> bool:
-    """Whether the process of this name is known to run no more: of one on another host nothing is known."""
-    host, _, rest = name.rpartition(":")[0].rpartition(":")
-    if host != socket.gethostname() or not rest.isdigit():
+    """Whether the process of this name is known to run no more: of one in another place nothing is known."""
+    place, _, process = name.rpartition("/")
+    number, _, began = process.partition(":")
+    if place != _own_place() or not (number.isdecimal() and began.isdecimal()):
         return False
-    began = _began(int(rest))
-    return began is None or f"{host}:{rest}:{began}" != name
+    try:
+        os.kill(int(number), 0)  # unlike /proc, it tells of processes that may not be looked at
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    found = _state_and_start(int(number))
+    # A zombie has ended, and only its parent has not asked for it. Another start: the number was given again.
+    return found is not None and (found[0] in "ZX" or found[1] != began)
 
 
-def _began(number: int) -> str | None:
-    """When a process began, in clock ticks since the machine started; None where there is no such process.
+def _own_place() -> str | None:
+    """Host, boot of the machine, and namespace of process numbers; None on a system that does not tell them.
 
-    The number alone would not do: the system gives it to another process one day.
+    The host's name, for people, would not do: containers share one, and many a machine is called localhost.
     """
     try:
-        # Field 22; the second one is the program's name in brackets, which may hold anything.
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
-        pass
-    if Path("/proc").is_dir():
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:[").removesuffix("]")
+    except OSError:
         return None
-    try:  # a system without /proc: that the number is in use must do
-        os.kill(number, 0)
-    except ProcessLookupError:
+    return f"{_host()}/{boot}/{namespace}"
+
+
+def _host() -> str:
+    return "".join(socket.gethostname().split())[:_LONGEST_HOST]
+
+
+def _state_and_start(number: int) -> tuple[str, str] | None:
+    """A process's state, as a letter, and when it began, in clock ticks since the boot; None: it cannot be told."""
+    try:
+        # Fields 3 and 22; the second one is the program's name in brackets, which may hold anything.
+        fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
         return None
-    except PermissionError:
-        pass
-    return "unknown"
+    return fields[0], fields[19]
