@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 class _SearchGroup(TyperGroup):
-    """`search TASK` runs a search: what is no command's name, nor asks for help, is a task's or an option of `run`."""
+    """`search TASK` runs a search: what is neither a command's name nor asks for help is meant for `run`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
+        is_option = bool(args) and args[0].startswith("-") and args[0] not in ctx.help_option_names
+        return super().parse_args(ctx, ["run", *args] if is_option else args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args and args[0] in self.commands else ["run", *args])
 
 
 app = typer.Typer(
