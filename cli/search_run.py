@@ -119,19 +119,25 @@ def _chosen(context: Context, writer: "TrialWriter", ledger: "RegistryLedger", w
 def _say_cost(context: Context, problem: "Problem", options: SearchOptions, depths: Sequence[int]) -> None:
     """What the frozen activations will take on the disk, before any of it is written."""
     from modeling.backbone import load_text_encoder
-    from pipelines.training.activation_cache import EncodedRows, disk_cost
+    from pipelines.training.activation_cache import EncodedRows
+    from pipelines.training.cache_forecast import forecast
     from pipelines.training.cache_room import CacheRoom
     from pipelines.training.recipes import Recipe
+    from registry.domain.manifests import HeadConfig
 
-    encoder, hidden_size = load_text_encoder(problem.backbone, context.store), problem.backbone.hidden_size
-    precision = Recipe.model_validate(dict(options.recipe)).precision
-    cost = disk_cost(
-        EncodedRows.of(problem.train, encoder), depths=depths, hidden_size=hidden_size, precision=precision
-    ) + disk_cost(EncodedRows.of(problem.dev, encoder), depths=depths, hidden_size=hidden_size, precision="fp32")
-    outlook = CacheRoom(context.settings.home / "cache", context.settings.activation_cache_bytes).outlook()
-    print_note(f"frozen activations of {len(depths)} depths: up to {cost / 1e9:,.2g} GB on the disk ({outlook})")
-    if cost > outlook.room:
-        print_warning("not all of them fit: those that do not are computed again in every epoch")
+    encoder, head = load_text_encoder(problem.backbone, context.store), HeadConfig.model_validate(dict(options.head))
+    cost = forecast(
+        CacheRoom(context.settings.home / "cache", context.settings.activation_cache_bytes),
+        [
+            (EncodedRows.of(problem.train, encoder), Recipe.model_validate(dict(options.recipe)).precision),
+            (EncodedRows.of(problem.dev, encoder), "fp32"),
+        ],
+        prefix_digests=problem.backbone.prefix_digests,
+        depths=depths,
+        hidden_size=problem.backbone.hidden_size,
+        reading=head.reading if head.gather == "mix" else None,
+    )
+    (print_note if cost.fits else print_warning)(str(cost))
 
 
 def _default_workers(device: str) -> int:

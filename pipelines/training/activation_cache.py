@@ -26,7 +26,7 @@ from pipelines.data.dataset import Dataset
 from pipelines.training.batches import CachedBatch, cached_batch
 from pipelines.training.cache_room import CacheRoom
 from pipelines.training.cache_rows import RowCache
-from pipelines.training.cache_segments import Digests, RowGroup, digest_rows, segment_bytes
+from pipelines.training.cache_segments import Digests, RowGroup, digest_rows
 from pipelines.training.packed_rows import RowTensors
 from pipelines.training.recipes import Precision
 from pipelines.training.trunk_features import TrunkFeatures, packed_places
@@ -89,12 +89,14 @@ def activation_group(*, prefix_digest: str, precision: Precision, hidden_size: i
     return RowGroup("activations", fields, hidden_size, _DTYPES[precision])
 
 
-def disk_cost(rows: EncodedRows, *, depths: Sequence[int], hidden_size: int, precision: Precision) -> int:
-    """Bytes that the activations of these rows take at so many depths, when none of them is there yet."""
-    lengths = dict(zip(rows.digests, rows.lengths, strict=True))
-    return len(set(depths)) * segment_bytes(
-        rows=len(lengths), total=sum(lengths.values()), width=hidden_size, dtype=_DTYPES[precision]
-    )
+def features_group(activations: RowGroup, reading: Reading) -> RowGroup:
+    """What heads read of every state below that of these activations."""
+    return RowGroup("trunk_features", {**activations.fields, "reading": reading}, activations.width, activations.dtype)
+
+
+def features_lengths(rows: EncodedRows, reading: Reading, depth: int) -> list[int]:
+    """How long each row of that is: its places, once a state."""
+    return [depth * count for count in place_counts(rows.encoded, token_level=reading == "words")]
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,7 @@ class ActivationCache:
             return None
         read = READS[reading]
         group = self._group(depth, precision)
-        kept = RowGroup("trunk_features", {**group.fields, "reading": reading}, group.width, group.dtype)
-        counts = [depth * count for count in place_counts(rows.encoded, token_level=reading == "words")]
+        kept, counts = features_group(group, reading), features_lengths(rows, reading, depth)
 
         def batches(numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[Tensor]]]:
             done = 0

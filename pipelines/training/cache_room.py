@@ -11,8 +11,8 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from registry.fault_points import reached
 
 KINDS = ("activations", "teacher_outputs", "teacher_features", "trunk_features")
 UNFINISHED = ".unfinished"
-"""Name of a file that is being written, in the folder of its group."""
+"""How the name of a file begins that is being written, in the folder of its group."""
 
 SPARE_BYTES = 1_000_000_000
 """Left free on the disk: the registry, MLflow and the trials' own states are to be written there too."""
@@ -85,25 +85,30 @@ class CacheRoom:
     def outlook(self) -> Outlook:
         return self._outlook(list(self._files()))
 
-    def reserve(self, path: Path, size: int) -> int:
-        """Makes room, and in it a file of this size, empty and locked for the caller alone.
+    def reserve(self, folder: Path, sizes: Sequence[int]) -> list[tuple[int, Path]]:
+        """Makes room, and in it a file of each size, empty and locked for the caller alone.
 
         Args:
-            path: the file's name, in a folder that exists and that the caller holds.
+            folder: theirs; it exists, and the caller holds it.
         Returns:
-            Its descriptor, to be closed by the caller.
+            Of each its descriptor, to be closed by the caller, and its name.
         Raises:
-            StorageError: it does not fit, or cannot be made; nothing is left of it.
+            StorageError: they do not fit together, or cannot be made; nothing is left of them.
         """
         try:
-            with locked_folder(self.folder):
+            with locked_folder(self.folder), ExitStack() as undone:
                 self._sweep()
-                self._make_room(size)
-                return _allocated(path, size)
+                self._make_room(sum(sizes))
+                made = []
+                for number, size in enumerate(sizes):
+                    path = folder / f"{UNFINISHED}-{number}"
+                    made.append((_allocated(path, size), path))
+                    undone.callback(os.close, made[-1][0])
+                    undone.callback(path.unlink, missing_ok=True)
+                undone.pop_all()
+                return made
         except OSError as error:
-            raise StorageError(
-                f"cannot write the cache {path.parent}: {error.strerror}; free some space there"
-            ) from error
+            raise cannot_write(folder, error) from error
 
     def _make_room(self, size: int) -> None:
         files = sorted(self._files())
@@ -138,11 +143,12 @@ class CacheRoom:
     def _sweep(self) -> None:
         """Removes what killed processes left, and the former layout's files, which lay directly in a kind's folder."""
         for kind in KINDS:
-            for path in (self.folder / kind).glob(f"*/{UNFINISHED}"):
+            for path in (self.folder / kind).glob(f"*/{UNFINISHED}*"):
                 _drop(path)
             for path in (self.folder / kind).glob("*"):
                 if not path.is_dir():
-                    path.unlink(missing_ok=True)
+                    with suppress(PermissionError):
+                        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -188,12 +194,26 @@ def _is_named(descriptor: int, path: Path) -> bool:
     return False
 
 
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable for this user"),
+}
+
+
+def cannot_write(folder: Path, error: OSError) -> StorageError:
+    advice = _ADVICE.get(error.errno or 0, "see what is wrong with it, or delete it: nothing is lost but time")
+    return StorageError(f"cannot write the cache {folder}: {error.strerror}; {advice}")
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[bool]:
-    """Whether nobody else has a lock on it; while the context lasts, nobody else gets one."""
+    """Whether nobody else has a lock on it; while the context lasts, nobody else gets one.
+
+    A file that cannot be opened, as another user's, is taken to be in use: by them, for all we know.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError:
         yield False
         return
     try:
@@ -217,7 +237,10 @@ def _drop(path: Path) -> bool:
     with _alone(path) as alone:
         if not alone:
             return False
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError:  # it can be read, but its folder is another user's
+            return False
     reached("cache.segment-dropped")
     with _alone(path.parent) as alone, suppress(OSError):
         if alone:

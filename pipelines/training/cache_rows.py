@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.training.cache_room import UNFINISHED, CacheRoom, locked_folder
+from pipelines.training.cache_room import CacheRoom, Outlook, cannot_write, locked_folder
 from pipelines.training.cache_segments import (
     Digests,
     RowGroup,
@@ -20,21 +20,30 @@ from pipelines.training.cache_segments import (
     SegmentWriter,
     segment_bytes,
 )
-from pipelines.training.packed_rows import PackedRows, RowTensors
+from pipelines.training.packed_rows import RowTensors
 from registry.errors import StorageError
 from registry.progress import Report, silent
 
 logger = logging.getLogger(__name__)
 
+_SEGMENT_BYTES = 4_000_000_000
+"""Rows that would take more are kept in several segments of about this size: a mapping much larger than the memory may
+be refused, and what makes room should not have to drop everything at once."""
+
 _MOST_SEGMENTS, _KEPT_SEGMENTS = 64, 16
-"""Rows that lie in more segments than the first number are computed again into one, except those of the segments that
-have most: each segment in use is an open file, and data that are corrected daily leave one a day."""
+"""Rows that lie in more small segments than the first number are computed again into one, except those of the segments
+that have most: each segment in use is an open file, and data that are corrected daily leave one a day. Small is below a
+quarter of `_SEGMENT_BYTES`."""
 
 Compute = Callable[[Sequence[int], Sequence[RowGroup]], Iterable[tuple[Sequence[int], Sequence[Sequence[Tensor]]]]]
 """Row numbers and groups -> batches: some of the numbers, and for each group their values. Every row once."""
 
 OnTheFly = Callable[[Sequence[int]], list[Tensor]]
 """Values of some rows, in their order; a row may be asked for several times."""
+
+
+WantedRows = tuple[RowGroup, Digests, Sequence[int]]
+"""A group, and of each row the digest of its input and its length."""
 
 
 class CachedRows:
@@ -82,13 +91,6 @@ class _Found:
         return np.flatnonzero(self.segment_of < 0)
 
     def tensors(self, on_the_fly: OnTheFly) -> RowTensors:
-        first = int(self.row_of[0]) if len(self.row_of) else 0
-        in_order = np.arange(first, first + len(self.row_of))
-        if len(self.segments) == 1 and not self.segment_of.any() and np.array_equal(self.row_of, in_order):
-            (segment,) = self.segments
-            offsets = segment.offsets[first : first + len(in_order) + 1].tolist()
-            values = segment.values[offsets[0] : offsets[-1]]
-            return PackedRows(values, [offset - offsets[0] for offset in offsets])
         return CachedRows(self.segments, self.segment_of, self.row_of, on_the_fly)
 
 
@@ -130,10 +132,20 @@ class RowCache:
                 )
         return found.tensors(on_the_fly)
 
-    def missing_bytes(self, group: RowGroup, digests: Digests, lengths: Sequence[int]) -> int:
-        """What keeping the rows that are not there yet would take; damage is not looked for."""
-        found = self._find(group, digests, whole=True)
-        return _size(group, _once(digests, found.missing), lengths)
+    def forecast(self, wanted: Iterable[WantedRows]) -> tuple[int, int, Outlook]:
+        """What keeping rows will take, in bytes; damage is not looked for.
+
+        Returns:
+            Of all rows, of those that are missing, and the outlook while nothing is dropped that has some of them.
+        """
+        total = missing = 0
+        in_use: list[Segment] = []  # as is every segment that is open
+        for group, digests, lengths in wanted:
+            found = self._find(group, digests, whole=True)
+            in_use += found.segments
+            total += _bytes(group, _once(digests, np.arange(len(digests))), lengths)
+            missing += _bytes(group, _once(digests, found.missing), lengths)
+        return total, missing, self.room.outlook()
 
     def _complete(
         self, groups: Sequence[RowGroup], digests: Digests, lengths: Sequence[int], compute: Compute
@@ -149,9 +161,10 @@ class RowCache:
             writers = self._writers(missing, digests, lengths, held)
             wanted = np.unique(np.concatenate([missing[group] for group in writers]))
             for numbers, of_groups in compute(wanted.tolist(), list(writers)):
-                for (group, writer), values in zip(writers.items(), of_groups, strict=True):
-                    _write(writer, missing[group], numbers, values)
-            written = {writer.finish() for writer in writers.values()}
+                for of_group, values in zip(writers.values(), of_groups, strict=True):
+                    for rows, writer in of_group:
+                        _write(writer, rows, numbers, values)
+            written = {writer.finish() for of_group in writers.values() for _, writer in of_group}
             return self._find(groups[0], digests, trusted=written)
 
     def _hold(self, groups: Sequence[RowGroup], held: ExitStack) -> None:
@@ -161,7 +174,7 @@ class RowCache:
             try:
                 held.enter_context(locked_folder(path, lambda: self.report(stage, 0, 1)))
             except OSError as error:
-                raise StorageError(f"cannot write the cache {path}: {error.strerror}") from error
+                raise cannot_write(path, error) from error
 
     def _writers(
         self,
@@ -169,20 +182,29 @@ class RowCache:
         digests: Digests,
         lengths: Sequence[int],
         held: ExitStack,
-    ) -> dict[RowGroup, SegmentWriter]:
-        """For the first group, and for as many of the others as there is room for."""
-        writers: dict[RowGroup, SegmentWriter] = {}
+    ) -> dict[RowGroup, list[tuple[NDArray[np.int64], SegmentWriter]]]:
+        """For the first group, and for as many of the others as there is room for: of each the rows of its segments."""
+        writers: dict[RowGroup, list[tuple[NDArray[np.int64], SegmentWriter]]] = {}
         for group, numbers in missing.items():
             if not len(numbers):
                 continue
-            path = self.room.folder / group.path / UNFINISHED
+            parts = _parts(group, numbers, lengths)
             try:
-                descriptor = self.room.reserve(path, _size(group, numbers, lengths))
-                held.callback(os.close, descriptor)
-                held.callback(path.unlink, missing_ok=True)
-                writers[group] = SegmentWriter(
-                    descriptor, path, group=group, digests=digests[numbers], lengths=[lengths[n] for n in numbers]
+                files = self.room.reserve(
+                    self.room.folder / group.path, [_size(group, part, lengths) for part in parts]
                 )
+                for descriptor, path in files:
+                    held.callback(os.close, descriptor)
+                    held.callback(path.unlink, missing_ok=True)
+                writers[group] = [
+                    (
+                        part,
+                        SegmentWriter(
+                            *file, group=group, digests=digests[part], lengths=[lengths[number] for number in part]
+                        ),
+                    )
+                    for part, file in zip(parts, files, strict=True)
+                ]
             except StorageError:
                 if not writers:
                     raise
@@ -219,9 +241,9 @@ class RowCache:
                 _mark_used(path)
             segment_of[wanted[new]], row_of[wanted[new]] = len(segments), places[new]
             segments.append(segment)
-        if len(segments) > _MOST_SEGMENTS and not trusted:
-            segments = segments[:_KEPT_SEGMENTS]
-            segment_of[segment_of >= _KEPT_SEGMENTS] = -1
+        small = [number for number, segment in enumerate(segments) if segment.size < _SEGMENT_BYTES / 4]
+        if len(small) > _MOST_SEGMENTS and not trusted:
+            segment_of[np.isin(segment_of, small[_KEPT_SEGMENTS:])] = -1
         return _Found(segments, segment_of, row_of)
 
     def _having(
@@ -277,10 +299,20 @@ def _once(digests: Digests, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _size(group: RowGroup, numbers: NDArray[np.int64], lengths: Sequence[int]) -> int:
-    if not len(numbers):
-        return 0
     total = sum(lengths[number] for number in numbers)
     return segment_bytes(rows=len(numbers), total=total, width=group.width, dtype=group.dtype)
+
+
+def _bytes(group: RowGroup, numbers: NDArray[np.int64], lengths: Sequence[int]) -> int:
+    """Of the segments of these rows."""
+    return sum(_size(group, part, lengths) for part in _parts(group, numbers, lengths)) if len(numbers) else 0
+
+
+def _parts(group: RowGroup, numbers: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The rows, in their order, in runs of `_SEGMENT_BYTES`; a row that lies across the border is in the later one."""
+    sizes = np.array([lengths[number] for number in numbers], np.int64) * (group.width * group.dtype.itemsize)
+    of_run = np.cumsum(sizes) // _SEGMENT_BYTES
+    return np.split(numbers, np.flatnonzero(np.diff(of_run)) + 1)
 
 
 def _write(

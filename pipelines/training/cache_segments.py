@@ -15,6 +15,7 @@ import hashlib
 import json
 import mmap
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.training.cache_room import cannot_write
 from pipelines.training.packed_rows import key_digest
-from registry.errors import StorageError
 from registry.fault_points import reached
 
 HEADER_BYTES = 1024
@@ -98,9 +99,9 @@ class Segment:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if not os.fstat(descriptor).st_nlink:
                 raise FileNotFoundError(path)
-            # The mapping keeps the open file, and with it the lock. Copy on write, because torch wants to be allowed
-            # to write; nothing does.
-            self._content = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+            # The mapping keeps the open file, and with it the lock. For reading alone: pages that might be written to
+            # have to fit into memory and swap together, however large the data.
+            self._content = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         except ValueError:
             raise SegmentDamaged("it is empty") from None
         finally:
@@ -126,6 +127,11 @@ class Segment:
     def __len__(self) -> int:
         return len(self.digests)
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._content)
+
     def find(self, wanted: Digests) -> NDArray[np.int64]:
         """For each wanted digest the number of its row here, or -1."""
         if not len(self) or not len(wanted):
@@ -143,12 +149,15 @@ class Segment:
 
     @cached_property
     def values(self) -> Tensor:
-        """[total length, width], mapped."""
+        """[total length, width], mapped; whoever writes to it is killed by a signal."""
         total, width, dtype = int(self.offsets[-1]), self._group.width, self._group.dtype
         if not total:
             return torch.empty(0, width, dtype=dtype)
         begin = len(self._content) - total * width * dtype.itemsize
-        return torch.frombuffer(self._content, dtype=dtype, count=total * width, offset=begin).reshape(total, width)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            values = torch.frombuffer(self._content, dtype=dtype, count=total * width, offset=begin)
+        return values.reshape(total, width)
 
 
 def _first_bytes(digests: Digests) -> NDArray[np.uint64]:
@@ -205,7 +214,7 @@ class SegmentWriter:
             self._path.replace(named)
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
         except OSError as error:
-            raise _cannot_write(self._path, error) from error
+            raise cannot_write(self._path.parent, error) from error
         reached("cache.rows-named")
         return named
 
@@ -216,8 +225,4 @@ class SegmentWriter:
                 written = os.pwrite(self._descriptor, data, position)
                 data, position = data[written:], position + written
         except OSError as error:
-            raise _cannot_write(self._path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write the cache {path.parent}: {error.strerror}; free some space there")
+            raise cannot_write(self._path.parent, error) from error

@@ -20,7 +20,7 @@ class RowTensors(Protocol):
 class PackedRows:
     """Rows that lie one behind the other, without padding, in `values` [total length, width].
 
-    `offsets` (rows + 1 of them) say where: whoever wants many rows may gather them at once.
+    `offsets` (rows + 1 of them) say where.
     """
 
     def __init__(self, values: Tensor, offsets: Sequence[int]) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from modeling.backbone import load_text_encoder, load_trunk
 from pipelines.data.dataset import load_dataset
 from pipelines.training import batches
-from pipelines.training.activation_cache import ActivationCache, EncodedRows, batches_of_one_width, disk_cost
+from pipelines.training.activation_cache import ActivationCache, EncodedRows, batches_of_one_width
 from pipelines.training.cache_forecast import forecast
-from pipelines.training.cache_room import CacheRoom
+from pipelines.training.cache_room import CacheRoom, size_in_words
 from pipelines.training.initialisation import teacher_module
 from pipelines.training.packed_rows import PackedRows
 from pipelines.training.recipes import Distillation
@@ -166,11 +166,10 @@ def test_the_cost_on_the_disk_is_known_to_the_byte_and_falls_as_rows_are_there(t
         return forecast(room, asked, prefix_digests=pinned.backbone.prefix_digests, **sizes)
 
     before = told((train, "bf16"), (dev, "fp32"))
-    expected = disk_cost(train, **sizes, precision="bf16") + disk_cost(dev, **sizes, precision="fp32")
-    assert before.missing == before.total == expected
+    expected = before.total
+    assert before.missing == expected
     assert before.fits
-    assert "the frozen activations will take" in str(before)
-    assert "2 depths; limit 1 GB" in str(before)
+    assert f"frozen activations of 2 depths will take {size_in_words(expected)} on the disk (limit 1 GB" in str(before)
     for depth in (1, 2):
         made.cache.frozen(train, depth=depth, precision="bf16", stage="data")
         made.cache.frozen(dev, depth=depth, precision="fp32", stage="data")
@@ -178,10 +177,36 @@ def test_the_cost_on_the_disk_is_known_to_the_byte_and_falls_as_rows_are_there(t
     after = told((train, "bf16"), (dev, "fp32"))
     assert (after.missing, after.total) == (0, expected)
     assert "are there already" in str(after)
-    grown = told((train, "bf16"), (more, "fp32"), limit=expected + 100)
-    assert 0 < grown.missing < expected
-    assert not grown.fits
-    assert "TRUNKLINE_ACTIVATION_CACHE_GB" in str(grown)
+    growth = told((train, "bf16"), (more, "fp32")).missing
+    for room, fits in ((0, True), (-1, False)):
+        grown = told((train, "bf16"), (more, "fp32"), limit=expected + growth + room)
+        assert 0 < grown.missing < expected
+        assert grown.fits is fits
+        assert ("TRUNKLINE_ACTIVATION_CACHE_GB" in str(grown)) is not fits
+    # What is there already needs no room, even where the rest has none or its files are being read.
+    reading = made.cache.frozen(train, depth=1, precision="bf16", stage="data")
+    assert told((train, "bf16"), (more, "fp32"), limit=expected + grown.missing).fits
+    del reading
+    # A search that needs them does not count on dropping them.
+    assert not told((more, "fp32"), (train, "bf16"), limit=expected).fits
+
+
+def test_the_cost_of_a_mix_counts_what_the_head_reads_below(tmp_path, watched, pinned):
+    made = watched(tmp_path)
+    rows = encoded(made.cache, ["the new york", "hello world"])
+    told = forecast(
+        CacheRoom(tmp_path, None),
+        [(rows, "fp32")],
+        prefix_digests=pinned.backbone.prefix_digests,
+        depths=(0, 1, 3),
+        hidden_size=24,
+        reading="words",
+    )
+    for depth in (0, 1, 3):
+        made.cache.frozen(rows, depth=depth, precision="fp32", stage="data")
+        if depth:
+            made.cache.below(rows, "words", depth=depth, precision="fp32", stage="data")
+    assert told.total == sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("kind", ["classification", "token_classification"])

@@ -1,5 +1,6 @@
 """Rows kept by the digest of their input: found again, computed once, mended, and never above the limit."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -20,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from pipelines.training.cache_room import SPARE_BYTES, UNFINISHED, CacheRoom, Outlook
-from pipelines.training.cache_rows import CachedRows, RowCache
+from pipelines.training import cache_rows
+from pipelines.training.cache_room import SPARE_BYTES, UNFINISHED, CacheRoom, Outlook, cannot_write
+from pipelines.training.cache_rows import RowCache
 from pipelines.training.cache_segments import RowGroup, digest_rows, segment_bytes
-from pipelines.training.packed_rows import PackedRows
 from registry import fault_points
 
 
@@ -128,20 +129,6 @@ def test_any_sequence_of_data_sets_gives_every_row_and_computes_each_text_once(
     assert not cache.on_the_fly
 
 
-def test_rows_of_one_segment_in_its_order_can_be_gathered_at_once(cache):
-    texts = ["one", "three", "eleven"]
-    cache.rows(texts)
-    packed = cache.rows(texts)
-    assert isinstance(packed, PackedRows)
-    assert torch.equal(packed.values, torch.cat([value(text) for text in texts]))
-    assert packed.offsets == [0, 3, 8, 14]
-    part = cache.rows(texts[1:])
-    assert isinstance(part, PackedRows)
-    assert part.offsets == [0, 5, 11]
-    check(part, texts[1:])
-    assert isinstance(cache.rows(texts[::-1]), CachedRows)
-
-
 def test_other_groups_are_kept_in_the_same_pass_as_far_as_they_lack_rows(cache):
     cache.rows(["a"], group(2))
     cache.computed.clear()
@@ -159,7 +146,7 @@ def test_other_groups_are_kept_in_the_same_pass_as_far_as_they_lack_rows(cache):
 
 def test_a_segment_is_plain_safetensors_named_by_its_digest_and_memory_mapped(cache):
     texts = ["one", "three"]
-    packed = cache.rows(texts)
+    rows = cache.rows(texts)
     (path,) = cache.segments
     with safe_open(path, framework="pt") as file:
         assert torch.equal(file.get_tensor("values"), torch.cat([value(text) for text in texts]))
@@ -168,8 +155,33 @@ def test_a_segment_is_plain_safetensors_named_by_its_digest_and_memory_mapped(ca
         assert file.metadata()["depth"] == "0"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
     assert path.stat().st_size == size(*texts)
-    assert str(path) in Path("/proc/self/maps").read_text(), "the values were read into memory instead of being mapped"
-    assert packed.values.numel() == 24
+    (mapped,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    assert " r--" in mapped, "pages that may be written to have to fit into memory and swap"
+    check(rows, texts)
+
+
+def test_rows_that_take_much_are_kept_in_several_segments(cache, monkeypatch):
+    monkeypatch.setattr(cache_rows, "_SEGMENT_BYTES", 3 * 3 * 4)  # three places of width 3
+    monkeypatch.setattr(cache_rows, "_MOST_SEGMENTS", 2)
+    monkeypatch.setattr(cache_rows, "_KEPT_SEGMENTS", 1)
+    texts = ["a" * count for count in (1, 2, 1, 5, 7, 1, 6)]
+    for groups in ((group(0), group(1)), (group(1),)):
+        check(cache.rows(texts, *groups), texts, groups[0])
+    assert len(list((cache.folder / group(0).path).iterdir())) > 2
+    assert len(cache.computed) == 2 * len({*texts}), "the segments were taken for many small ones"
+    assert not cache.on_the_fly
+    for path in cache.segments:
+        assert path.stat().st_size <= size("a" * 3) + size("a" * 6)
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+
+
+def test_of_several_segments_all_have_room_or_none_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_rows, "_SEGMENT_BYTES", 30)
+    texts = ["a" * 3, "b" * 3, "c" * 3]
+    cache = Cache(tmp_path / "cache", limit=3 * size("a" * 3) - 1)
+    check(cache.rows(texts), texts)
+    assert cache.on_the_fly == texts
+    assert not [path for path in cache.folder.rglob("*") if path.is_file()]
 
 
 def flip(at: int):
@@ -350,6 +362,48 @@ def test_a_segment_that_cannot_be_opened_is_not_taken_for_damaged(cache, monkeyp
     check(cache.rows(["bb", "a"]), ["bb", "a"])
     assert "cannot be read (Too many open files)" in caplog.text
     assert path.exists()
+
+
+def test_a_file_that_may_not_be_read_or_removed_is_taken_to_be_in_use(tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "cache", limit=2 * size("a" * 6))
+    cache.rows(["a" * 6], group(1))
+    (theirs,) = cache.segments
+    old = cache.folder / "activations" / "old.safetensors"
+    old.write_bytes(b"x")
+    really_open, really_unlink = os.open, Path.unlink
+
+    def refuse(name, *arguments, **named):
+        if Path(name) == theirs:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really_open(name, *arguments, **named)
+
+    def keep(path, **named):
+        if path in (theirs, old):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        really_unlink(path, **named)
+
+    monkeypatch.setattr(Path, "unlink", keep)
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "open", refuse)
+        assert CacheRoom(cache.folder, None).outlook().in_use == size("a" * 6)
+        for text in ("b" * 6, "c" * 6):
+            check(cache.rows([text]), [text])
+    check(cache.rows(["d" * 6, "e" * 6]), ["d" * 6, "e" * 6])
+    assert theirs.exists()
+    assert cache.on_the_fly == ["d" * 6, "e" * 6]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space there"),
+        (errno.EACCES, "make it writable for this user"),
+        (errno.EIO, "see what is wrong with it"),
+    ],
+)
+def test_what_to_do_about_a_cache_that_cannot_be_written_follows_from_the_reason(tmp_path, number, advice):
+    said = str(cannot_write(tmp_path, OSError(number, os.strerror(number))))
+    assert said.startswith(f"cannot write the cache {tmp_path}: {os.strerror(number)}; {advice}")
 
 
 def test_nothing_is_dropped_for_what_cannot_fit(tmp_path):
