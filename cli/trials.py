@@ -1,14 +1,16 @@
 """`trial`: the command that a search starts for its trials, here and on other machines."""
 
 import json
+import logging
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run single trials of a search, from files.")
 
 _SECONDS_BETWEEN_LINES = 0.5
+_SECONDS_BETWEEN_SIGNS_OF_LIFE = 5.0
 
 
 @app.command(epilog=example("trunkline trial run trial.json --result result.json"))
@@ -33,26 +36,35 @@ def run(
 
     Nothing is registered: who planned the trial does that. A trial that broke off goes on where it saved its state.
     """
-    from pipelines.execution.trial_file import TrialRunner, read_trial_file
+    from pipelines.execution.trial_file import TrialRunner
 
-    file = read_trial_file(specification)
     with progress_bar() as report:
-        outcome = TrialRunner().run(file, report)
+        outcome = TrialRunner().run(specification, report)
     _write(outcome, result)
     if outcome.failure is not None:
         print_error(outcome.failure.message)
         raise typer.Exit(outcome.failure.exit_code)
 
 
-@app.command(
-    epilog=example("""echo '{"specification": "trial.json", "result": "result.json"}' | trunkline trial work""")
-)
+@app.command(epilog=example("cat requests.jsonl - | trunkline trial work"))
 def work() -> None:
-    """Run one trial after the other, as lines of JSON on stdin name them; progress goes to stdout in the same form.
+    """Run one trial after the other, as lines of JSON on stdin name them: {"specification": PATH, "result": PATH}.
+
+    Lines of JSON on stdout tell of progress, of warnings, every few seconds that the process is alive, and when a
+    result is written or a line was refused.
 
     Ends with its stdin, at once: the process that feeds it is gone then.
     """
-    from pipelines.execution.trial_file import TrialRunner, read_trial_file
+    say = _Lines(sys.stdout)
+    threading.Thread(target=_say_alive, args=(say,), daemon=True).start()
+    logging.getLogger().addHandler(_Warnings(say))
+    with redirect_stdout(sys.stderr):  # whatever a library prints would tear our lines
+        _run_each(_lines_until_closed(), say)
+
+
+def _run_each(lines: Iterable[bytes], say: "_Lines") -> None:
+    from pipelines.execution.trial_file import TrialRunner, read_request
+    from registry.errors import TrunklineError
 
     runner = TrialRunner()
     said_at = 0.0
@@ -61,32 +73,67 @@ def work() -> None:
         nonlocal said_at
         if time.monotonic() - said_at > _SECONDS_BETWEEN_LINES:
             said_at = time.monotonic()
-            _say({"stage": stage, "done": done, "total": total})
+            say({"stage": stage, "done": done, "total": total})
 
-    for line in _lines_until_closed():
-        paths = json.loads(line)
-        outcome = runner.run(read_trial_file(Path(paths["specification"])), report)
-        _write(outcome, Path(paths["result"]))
-        _say({"ended": paths["result"]})
+    for line in lines:
+        try:
+            request = read_request(line)
+            _write(runner.run(Path(request.specification), report), Path(request.result))
+        except TrunklineError as error:  # there is no result that could tell it
+            print_error(str(error))
+            say({"refused": str(error)})
+        else:
+            say({"ended": request.result})
 
 
-def _lines_until_closed() -> Iterator[str]:
+class _Lines:
+    """Lines of JSON, whole whichever thread says them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def __call__(self, line: dict[str, object]) -> None:
+        with self._lock:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+
+
+class _Warnings(logging.Handler):
+    """Log records from WARNING upward, as lines: nobody reads the stderr of a process that ends well."""
+
+    def __init__(self, say: _Lines) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._say({"warning": record.getMessage()})
+        except Exception:  # noqa: BLE001 - as logging's own handlers: a word that cannot be said ends no trial
+            self.handleError(record)
+
+
+def _say_alive(say: _Lines) -> None:
+    with suppress(OSError):  # nobody listens any more
+        while True:
+            say({"alive": True})
+            time.sleep(_SECONDS_BETWEEN_SIGNS_OF_LIFE)
+
+
+def _lines_until_closed() -> Iterator[bytes]:
     """The lines of stdin; when it closes the process ends, whatever it is doing: nobody waits for it any more."""
-    lines: queue.Queue[str] = queue.Queue()
+    lines: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(0)
+        try:
+            for line in sys.stdin.buffer:
+                lines.put(line)
+        finally:
+            os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
     while True:
         yield lines.get()
-
-
-def _say(line: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
 
 
 def _write(outcome: "TrialResult", path: Path) -> None:

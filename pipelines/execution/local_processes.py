@@ -5,7 +5,9 @@ or hangs costs the attempt, not the search: a new one takes its place.
 """
 
 import json
+import os
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -16,16 +18,23 @@ from typing import IO, Any, Self
 
 from pydantic import ValidationError
 
-from pipelines.execution.executor import Ended, Event, Progressed
-from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialResult
+from pipelines.execution.executor import Ended, Event, Progressed, Warned
+from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialRequest, TrialResult
 from registry.artifacts.atomic_file import write_atomically
 from registry.fault_points import reached
 
 HANGS_AFTER_SECONDS = 600.0
-"""A process that says nothing for so long is given up. Training reports every step, and the slowest step that was
-measured took some seconds."""
+"""A process that says nothing at all for so long is given up: a thread of its own says every few seconds that it
+lives, so that one which is silent was stopped, or waits in the system."""
+
+STUCK_AFTER_SECONDS = 7200.0
+"""One that lives and comes no further for so long is given up too. Tokenising, scoring and checking report nothing
+while they last, which on the largest task of GLUE and one CPU core is a good part of an hour."""
 
 _LAST_WORDS = 2000  # characters of a dead process's stderr that are shown
+_WARNING = 500  # characters of a warning that are passed on
+_FAREWELL_SECONDS = 5.0
+"""How long the pipes of an ended process are heard out: a process that it started may hold them open."""
 
 
 class LocalProcesses:
@@ -39,16 +48,19 @@ class LocalProcesses:
         command: Sequence[str],
         environ: Mapping[str, str],
         hangs_after: float = HANGS_AFTER_SECONDS,
+        stuck_after: float = STUCK_AFTER_SECONDS,
     ) -> None:
         """
         Args:
-            folder: where the specification and result files lie.
+            folder: where the specification and result files lie while a trial runs; those of an attempt that broke
+                stay for whoever wants to know why, until the trial is run again.
             command: what a process runs: this program's `trial work`.
             environ: of the processes; the store's credentials are in it.
         """
         self._folder = folder
         self._environ = dict(environ)
         self._hangs_after = hangs_after
+        self._stuck_after = stuck_after
         self._command = command
         self._events: queue.Queue[tuple[_Process, dict[str, Any] | None]] = queue.Queue()
         self._idle: list[_Process] = []
@@ -65,7 +77,7 @@ class LocalProcesses:
         return self._count - len(self._busy)
 
     def start(self, file: TrialFile) -> None:
-        specification = self._folder / f"{file.key}.json"
+        specification = self._specification(file.key)
         write_atomically(specification, file.model_dump_json().encode())
         result = self._result(file.key)
         result.unlink(missing_ok=True)
@@ -88,38 +100,71 @@ class LocalProcesses:
         return found + self._given_up()
 
     def close(self) -> None:
-        for process in [*self._busy.values(), *self._idle]:
+        # Each is taken out before it is ended: its last words are nobody's then, whoever asks for events meanwhile.
+        while self._busy:
+            key, process = self._busy.popitem()
             process.end()
-        self._busy.clear()
-        self._idle.clear()
+            self._remove_files(key)
+        while self._idle:
+            self._idle.pop().end()
 
     def _translated(self, process: "_Process", said: dict[str, Any] | None) -> list[Event]:
-        if self._busy.get(process.key) is not process:
+        key = process.key
+        if self._busy.get(key) is not process:
             return []  # the last words of one that was given up
-        if said is None:
-            process.end()
-            return [self._broken(process, f"its process ended with status {process.status}: {process.last_words}")]
-        if "done" in said:
-            return [Progressed(process.key, str(said["stage"]), int(said["done"]), int(said["total"]))]
-        del self._busy[process.key]
+        match said:
+            case None:
+                process.end()
+                return self._broken(process, f"its process ended with status {process.status}: {process.last_words}")
+            case {"stage": str(stage), "done": int(done), "total": int(total)}:
+                return [Progressed(key, stage, done, total)]
+            case {"warning": str(text)}:
+                return [Warned(key, text[:_WARNING])]
+            case {"refused": str(reason)}:
+                return self._ended(process, TrialResult(failure=TrialFailure(kind="refused", message=reason)))
+            case {"ended": path} if path == str(self._result(key)):
+                try:
+                    result = TrialResult.model_validate_json(self._result(key).read_bytes())
+                except (OSError, ValidationError) as error:
+                    result = _failed(f"its result cannot be read: {error}")
+                return self._ended(process, result)
+            case _:
+                return []  # a library's own word on stdout
+
+    def _ended(self, process: "_Process", result: TrialResult) -> list[Event]:
+        """Of a process that goes on to the next trial."""
+        if self._busy.pop(process.key, None) is None:
+            return []
         self._idle.append(process)
-        try:
-            result = TrialResult.model_validate_json(self._result(process.key).read_bytes())
-        except (OSError, ValidationError) as error:
-            result = _failed(f"its result cannot be read: {error}")
+        if result.failure is None or result.failure.kind != "broken":
+            self._remove_files(process.key)
         return [Ended(process.key, result)]
 
     def _given_up(self) -> list[Event]:
-        now = time.monotonic()
-        silent = [process for process in self._busy.values() if now - process.heard_at > self._hangs_after]
-        return [
-            self._broken(one, f"it said nothing for {self._hangs_after:g} seconds and was stopped") for one in silent
-        ]
+        now, given_up = time.monotonic(), list[Event]()
+        for process in list(self._busy.values()):
+            if now - process.heard_at > self._hangs_after:
+                given_up += self._broken(process, f"it said nothing for {self._hangs_after:g} seconds and was stopped")
+            elif now - process.moved_at > self._stuck_after:
+                given_up += self._broken(
+                    process, f"it came no further for {self._stuck_after:g} seconds and was stopped"
+                )
+        return given_up
 
-    def _broken(self, process: "_Process", why: str) -> Ended:
-        del self._busy[process.key]
+    def _broken(self, process: "_Process", why: str) -> list[Event]:
+        """Of a process that is of no more use."""
+        if self._busy.pop(process.key, None) is None:
+            return []
         process.end()
-        return Ended(process.key, _failed(why))
+        return [Ended(process.key, _failed(why))]
+
+    def _remove_files(self, key: str) -> None:
+        for path in (self._specification(key), self._result(key)):
+            with suppress(OSError):  # one that stays is in nobody's way
+                path.unlink()
+
+    def _specification(self, key: str) -> Path:
+        return self._folder / f"{key}.json"
 
     def _result(self, key: str) -> Path:
         return self._folder / f"{key}.result.json"
@@ -139,14 +184,16 @@ class _Process:
         events: "queue.Queue[tuple[_Process, dict[str, Any] | None]]",
     ) -> None:
         self.key = ""
-        self.heard_at = time.monotonic()
+        self.heard_at = self.moved_at = time.monotonic()
+        self._progress: object = None
         self._words = ""
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=dict(environ),
             # Ctrl-C is for the search, which then ends its processes: here it would cut a write short.
             start_new_session=True,
@@ -158,24 +205,28 @@ class _Process:
             listener.start()
 
     def send(self, key: str, specification: Path, result: Path) -> None:
-        self.key, self.heard_at = key, time.monotonic()
+        self.key = key
+        self.heard_at = self.moved_at = time.monotonic()
         with suppress(BrokenPipeError):  # it has just died: whoever hears its pipe close says so
             stdin = _pipe(self._process.stdin)
-            stdin.write(json.dumps({"specification": str(specification), "result": str(result)}) + "\n")
+            stdin.write(TrialRequest(specification=str(specification), result=str(result)).model_dump_json() + "\n")
             stdin.flush()
 
     def lives(self) -> bool:
         return self._process.poll() is None
 
     def end(self) -> None:
-        """Ends the process, if it still runs, and hears it out."""
-        self._process.kill()  # whatever it writes, it writes whole or not at all
+        """Ends the process, if it still runs, with those that it started, and hears it out."""
+        if self.lives():
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # whatever it writes, it writes whole or not at all
         self._process.wait()
-        for listener in self._listeners:
-            listener.join()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with suppress(BrokenPipeError):  # of what it has not read any more
+        for listener, stream in zip(self._listeners, (self._process.stdout, self._process.stderr), strict=True):
+            listener.join(_FAREWELL_SECONDS)
+            if not listener.is_alive():  # closing what another thread reads would wait for it
                 _pipe(stream).close()
+        with suppress(BrokenPipeError):  # of what it has not read any more
+            _pipe(self._process.stdin).close()
 
     @property
     def status(self) -> int | None:
@@ -186,15 +237,23 @@ class _Process:
         return self._words.strip()[-_LAST_WORDS:] or "it said nothing"
 
     def _hear(self, events: "queue.Queue[tuple[_Process, dict[str, Any] | None]]") -> None:
-        for line in _pipe(self._process.stdout):
-            self.heard_at = time.monotonic()
-            try:
-                said = json.loads(line)
-            except ValueError:
-                continue  # a library's own word on stdout
-            if isinstance(said, dict):
-                events.put((self, said))
-        events.put((self, None))
+        try:
+            for line in _pipe(self._process.stdout):
+                self._take(line, events)
+        finally:
+            events.put((self, None))
+
+    def _take(self, line: str, events: "queue.Queue[tuple[_Process, dict[str, Any] | None]]") -> None:
+        self.heard_at = time.monotonic()
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            return  # a library's own word on stdout
+        if not isinstance(said, dict) or "alive" in said:
+            return
+        if "stage" in said and (progress := (said["stage"], said.get("done"))) != self._progress:
+            self._progress, self.moved_at = progress, self.heard_at
+        events.put((self, said))
 
     def _overhear(self, _: object) -> None:
         for line in _pipe(self._process.stderr):

@@ -4,10 +4,10 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from modeling.encoder_layers import step_layer_passes
 from pipelines.data.dataset import Dataset, load_dataset
@@ -35,6 +35,15 @@ class Place(Plain):
     device: str
     threads: int = Field(ge=1)
     """Of one process, on the CPU."""
+
+    @field_validator("device")
+    @classmethod
+    def _names_a_device(cls, name: str) -> str:
+        try:
+            torch.device(name)
+        except RuntimeError:
+            raise ValueError(f"{name!r} is no device; use cpu, cuda or cuda:N") from None
+        return name
 
 
 class TrialFile(Plain):
@@ -115,12 +124,34 @@ class TrialResult(Plain):
     failure: TrialFailure | None = None
 
 
+_SomePath = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+
+
+class TrialRequest(Plain):
+    """What a worker is asked for, in one line of JSON."""
+
+    specification: _SomePath
+    """Path of the trial's file."""
+    result: _SomePath
+    """Path of the file that is to hold the result."""
+
+
+def read_request(line: bytes) -> TrialRequest:
+    """Raises InvalidInput with every problem."""
+    try:
+        return TrialRequest.model_validate_json(line)
+    except ValidationError as error:
+        raise InvalidInput("a line on stdin", validation_problems(error)) from None
+
+
 def read_trial_file(path: Path) -> TrialFile:
     """Raises InvalidInput with every problem."""
     try:
         return TrialFile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise InvalidInput(str(path), ["the file does not exist"]) from None
+    except OSError as error:
+        raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from None
     except ValidationError as error:
         raise InvalidInput(str(path), validation_problems(error)) from None
 
@@ -141,10 +172,10 @@ class TrialRunner:
     def __init__(self) -> None:
         self._datasets: dict[tuple[str, str, int, int], Dataset] = {}
 
-    def run(self, file: TrialFile, report: Report) -> TrialResult:
-        """Runs a trial; whatever goes wrong is in the result."""
+    def run(self, path: Path, report: Report) -> TrialResult:
+        """Runs the trial that a file specifies; whatever goes wrong is in the result."""
         try:
-            return TrialResult(outcome=self._outcome(file, report))
+            return TrialResult(outcome=self._outcome(read_trial_file(path), report))
         except TrunklineError as error:
             return TrialResult(
                 failure=TrialFailure(kind=_kind_of(error), message=str(error), exit_code=error.exit_code)

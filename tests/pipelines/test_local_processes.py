@@ -2,15 +2,16 @@
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.execution.executor import Ended, Event, Progressed
+from pipelines.execution.executor import Ended, Event, Progressed, Warned
 from pipelines.execution.local_processes import LocalProcesses
-from pipelines.execution.trial_file import Place, TrialFile, TrialOutcome, TrialResult
+from pipelines.execution.trial_file import Place, TrialFile, TrialOutcome
 
 PROLOGUE = """
 import json, os, sys, time
@@ -67,14 +68,14 @@ def file(make_trial: Any, tmp_path: Path) -> Callable[..., TrialFile]:
 def processes(tmp_path: Path) -> Iterator[Callable[..., LocalProcesses]]:
     opened = []
 
-    def open_one(program: str, *, count: int = 1, hangs_after: float = 60.0) -> LocalProcesses:
+    def open_one(program: str, *, count: int = 1, **limits: float) -> LocalProcesses:
         opened.append(
             LocalProcesses(
                 count,
                 folder=tmp_path / "searches",
                 command=(sys.executable, "-P", "-c", PROLOGUE + program),
                 environ={},
-                hangs_after=hangs_after,
+                **limits,
             )
         )
         return opened[-1]
@@ -108,9 +109,23 @@ def test_a_trial_goes_in_as_a_file_and_comes_out_as_one(processes, file, tmp_pat
     events, (ended,) = until_ended(executor)
     assert events[0] == Progressed("a", "epoch 1 of 3", 1, 9)
     assert ended.key == "a"
-    written = TrialFile.model_validate_json((tmp_path / "searches" / "a.json").read_bytes())
-    assert written == file("a")
-    TrialResult.model_validate_json((tmp_path / "searches" / "a.result.json").read_bytes())
+    assert outcome_of(ended)
+    assert list((tmp_path / "searches").iterdir()) == []
+
+
+def test_the_files_of_an_attempt_that_broke_stay_until_the_trial_has_run(processes, file, tmp_path):
+    executor = processes("""
+    open(request["result"], "w").write("half a")
+    os._exit(9)
+""")
+    executor.start(file("a"))
+    failure_of(until_ended(executor)[1][0])
+    assert TrialFile.model_validate_json((tmp_path / "searches" / "a.json").read_bytes()) == file("a")
+    assert (tmp_path / "searches" / "a.result.json").read_text() == "half a"
+    again = processes(WELL)
+    again.start(file("a"))
+    assert outcome_of(until_ended(again)[1][0])
+    assert list((tmp_path / "searches").iterdir()) == []
 
 
 def test_one_process_serves_trial_after_trial(processes, file):
@@ -172,14 +187,67 @@ def test_a_process_that_says_nothing_is_given_up(processes, file):
     assert executor.room() == 1
 
 
-def test_one_that_goes_on_talking_is_not_given_up(processes, file):
+@pytest.mark.parametrize("said", ["alive=True", "stage='epoch', done=1, total=8", "warning='the disk is full'"])
+def test_one_that_lives_is_not_given_up_though_it_comes_no_further(processes, file, said):
+    slow = f"""
+    for number in range(8):
+        say({said})
+        time.sleep(0.2)
+"""
+    executor = processes(slow + WELL, hangs_after=1.2)
+    executor.start(file("a"))
+    assert outcome_of(until_ended(executor)[1][0])
+
+
+def test_one_that_lives_and_comes_no_further_is_given_up_in_the_end(processes, file):
+    stuck = """
+    while True:
+        say(alive=True)
+        say(stage="epoch", done=1, total=8)
+        say(warning="still waiting")
+        time.sleep(0.05)
+"""
+    executor = processes(stuck, stuck_after=0.5)
+    executor.start(file("a"))
+    assert "came no further for 0.5 seconds" in failure_of(until_ended(executor)[1][0])
+    assert executor.room() == 1
+
+
+def test_one_that_comes_further_is_not_given_up(processes, file):
     slow = """
     for number in range(8):
-        say(stage="epoch", done=number, total=8)
-        time.sleep(0.1)
+        say(alive=True)
+        say(stage=f"epoch {number // 4}", done=number % 4, total=4)
+        time.sleep(0.2)
 """
-    executor = processes(slow + WELL, hangs_after=0.6)
+    executor = processes(slow + WELL, stuck_after=1.2)
     executor.start(file("a"))
+    assert outcome_of(until_ended(executor)[1][0])
+
+
+def test_what_a_worker_warns_of_is_passed_on(processes, file):
+    executor = processes("    say(warning='the disk is full')\n    say(warning='x' * 10_000)\n" + WELL)
+    executor.start(file("a"))
+    events, (ended,) = until_ended(executor)
+    full, long = (event for event in events if isinstance(event, Warned))
+    assert full == Warned("a", "the disk is full")
+    assert 100 < len(long.message) < 1000
+    assert outcome_of(ended)
+
+
+def test_a_request_that_is_refused_ends_the_trial_and_not_the_process(processes, file):
+    executor = processes(
+        """
+    if specification["key"] == "a":
+        say(refused="cannot write the result")
+        continue
+"""
+        + WELL
+    )
+    executor.start(file("a"))
+    (ended,) = until_ended(executor)[1]
+    assert (ended.result.failure.kind, ended.result.failure.message) == ("refused", "cannot write the result")
+    executor.start(file("b"))
     assert outcome_of(until_ended(executor)[1][0])
 
 
@@ -204,19 +272,87 @@ def test_an_older_result_of_the_same_trial_is_never_taken(processes, file):
     assert "cannot be read" in failure_of(until_ended(silent)[1][0])
 
 
-def test_what_a_library_prints_is_passed_over(processes, file):
-    executor = processes("    print('Downloading… 50 %', flush=True)\n    print('[1, 2]', flush=True)\n" + WELL)
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "Downloading… 50 %",
+        "[1, 2]",
+        "{}",
+        '{"done": 1}',
+        '{"stage": "epoch", "done": "1", "total": null}',
+        '{"warning": 3}',
+        '{"refused": []}',
+        '{"ended": true}',
+        '{"ended": "/elsewhere/a.result.json"}',
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:30],
+)
+def test_what_a_library_prints_is_passed_over(processes, file, printed):
+    executor = processes(f"    print({printed!r}, flush=True)\n" + WELL)
+    executor.start(file("a"))
+    events, (ended,) = until_ended(executor)
+    assert len(events) == 2
+    assert outcome_of(ended)
+
+
+def test_bytes_that_are_no_text_are_passed_over(processes, file):
+    executor = processes("    os.write(1, b'caf\\xe9\\n')\n    os.write(2, b'caf\\xe9\\n')\n" + WELL)
     executor.start(file("a"))
     assert outcome_of(until_ended(executor)[1][0])
 
 
-def test_closing_ends_every_process(processes, file):
+def test_the_last_words_of_a_process_may_be_no_text(processes, file):
+    executor = processes("    os.write(1, b'\\xe9')\n    os.write(2, b'caf\\xe9: no memory')\n    os._exit(9)\n")
+    executor.start(file("a"))
+    assert "no memory" in failure_of(until_ended(executor)[1][0])
+
+
+def test_closing_ends_every_process(processes, file, tmp_path):
     executor = processes("    say(stage='epoch', done=0, total=1)\n    time.sleep(3600)\n", count=2)
     executor.start(file("a"))
     executor.start(file("b"))
     running = [process._process for process in executor._busy.values()]
     executor.close()
     assert all(process.poll() is not None for process in running)
+    assert list((tmp_path / "searches").iterdir()) == []
+
+
+def test_a_process_that_has_started_others_is_ended_with_them(processes, file):
+    begets = """
+    import subprocess
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    say(stage=str(child.pid), done=0, total=1)
+    time.sleep(3600)
+"""
+    executor = processes(begets)
+    executor.start(file("a"))
+    executor.events(seconds=60)
+    (process,) = executor._busy.values()
+    executor.close()
+    assert not any(listener.is_alive() for listener in process._listeners)
+
+
+def test_one_that_waits_for_events_may_be_closed_meanwhile(processes, file):
+    executor = processes("    say(stage='epoch', done=0, total=1)\n    time.sleep(3600)\n", count=2)
+    executor.start(file("a"))
+    executor.start(file("b"))
+    heard: list[Event] = []
+    closed = threading.Event()
+
+    def listen() -> None:
+        while not closed.is_set():
+            heard.extend(executor.events(seconds=0.01))
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    all_threads = [thread for process in executor._busy.values() for thread in process._listeners]
+    executor.close()
+    closed.set()
+    listener.join()
+    assert not any(isinstance(event, Ended) for event in heard + executor.events(seconds=0))
+    assert not any(thread.is_alive() for thread in all_threads)
+    assert executor.room() == 2
 
 
 WORK = "import sys; from cli.main import main; sys.exit(main())"
@@ -236,9 +372,11 @@ def test_our_own_command_runs_a_trial_and_ends_with_its_stdin(file, make_trial, 
     )
     with executor:
         executor.start(planned)
-        paused = outcome_of(until_ended(executor)[1][0])
+        events, (ended,) = until_ended(executor)
+        paused = outcome_of(ended)
+        assert any(event.message.startswith("no room for") for event in events if isinstance(event, Warned))
         assert (paused.epochs_done, paused.version) == (2, None)
-        assert paused.metrics.keys() == {2}
+        assert 2 in paused.metrics
         executor.start(planned.model_copy(update={"until_epoch": None}))
         done = outcome_of(until_ended(executor)[1][0])
         assert done.epochs_done == 3
