@@ -29,7 +29,8 @@ lives, so that one which is silent was stopped, or waits in the system."""
 
 STUCK_AFTER_SECONDS = 7200.0
 """One that lives and comes no further for so long is given up too. Tokenising, scoring and checking report nothing
-while they last, which on the largest task of GLUE and one CPU core is a good part of an hour."""
+while they last, which grows with the data: so this is far above what they should need, and only an endless wait
+reaches it."""
 
 _LAST_WORDS = 2000  # characters of a dead process's stderr that are shown
 _WARNING = 500  # characters of a warning that are passed on
