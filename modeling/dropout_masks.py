@@ -1,10 +1,13 @@
 """Dropout masks cut out of one long table of random bits.
 
 On a CPU torch draws a mask one number at a time, which takes longer than the matrix products around it. Here the
-numbers are drawn once. A mask is a window of the table that begins at a random place: its entries are independent of
-each other, and two masks, of two steps or of two places in a model, are windows that begin at places drawn
-independently, of `_STARTS` ones. Nothing but the beginning is random, and it comes from torch's generator of the CPU:
-whoever seeds that decides every mask.
+numbers are drawn once. A mask is a window of the table that begins at a random place, or where it is longer than
+`_LONGEST` several windows. The entries of one window are independent of each other. Windows, of two steps, of two
+places in a model or of one long mask, begin at places drawn independently, of `_STARTS` ones. The longer they are, the
+more of the table they share, shifted against each other (two of the longest, three quarters of it at least); but
+which entry of one is which of the other nobody knows: any given two are the same number with a chance of 1 / `_STARTS`.
+Nothing but the beginning is random, and it comes from torch's generator of the CPU: whoever seeds that decides every
+mask.
 """
 
 import functools

@@ -193,6 +193,17 @@ def test_a_mask_longer_than_a_window_is_made_of_several(monkeypatch: pytest.Monk
     assert whole.eq(0).float().mean().item() == pytest.approx(0.3, abs=0.05)
 
 
+def test_the_windows_of_one_long_mask_drop_independently_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling.dropout_masks._LONGEST", 1000)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dropped = dropout_mask((400, 1000), 0.3, dtype=torch.float32, device=CPU).eq(0).double()
+    # 400,000 entries; were they independent, the product's standard deviation would be 0.0005.
+    for distance in (1, 7, 200):
+        assert (dropped[distance:] * dropped[:-distance]).mean().item() == pytest.approx(0.3**2, abs=0.004)
+    assert dropped.var(dim=0, correction=0).mean().item() == pytest.approx(0.3 * 0.7, abs=0.004)
+
+
 def test_an_empty_mask_is_a_mask() -> None:
     assert dropout_mask((0, 3), 0.1, dtype=torch.float32, device=CPU).shape == (0, 3)
 
