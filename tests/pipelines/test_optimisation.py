@@ -1,11 +1,14 @@
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from modeling.heads import SCALARS
 from modeling.task_module import TaskModule, copy_backbone_layers, new_task_module
 from modeling.text import EncodedText
 from pipelines.training.activation_cache import EncodedRows
@@ -14,6 +17,7 @@ from pipelines.training.optimisation import TrainingRows, optimise
 from pipelines.training.packed_rows import PackedRows
 from pipelines.training.recipes import Precision, Recipe
 from pipelines.training.trial_state import TrialFolder, TrialState
+from pipelines.training.trunk_features import TrunkFeatures
 from registry.domain.manifests import HeadConfig
 from registry.domain.task_specs import TaskType
 from registry.errors import TrainingFailed
@@ -22,19 +26,28 @@ from registry.progress import silent
 ROWS, WIDTH, STEPS = 22, 24, 6
 
 
-def random_rows(dtype: torch.dtype) -> TrainingRows:
-    """Random hidden states of 1 to 9 pieces, with labels 0 and 1."""
+PLAIN = HeadConfig(type=TaskType.CLASSIFICATION, outputs=2)
+MIX = HeadConfig(type=TaskType.CLASSIFICATION, outputs=2, gather="mix")
+CRF = HeadConfig(type=TaskType.TOKEN_CLASSIFICATION, outputs=3, crf=True)
+
+
+def random_rows(dtype: torch.dtype, head: HeadConfig = PLAIN) -> TrainingRows:
+    """Random hidden states of 1 to 9 pieces above layer 2, with labels 0 and 1; every piece is a word."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 10, (ROWS,), generator=generator).tolist()
     offsets = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     values = torch.randn(offsets[-1], WIDTH, generator=generator).to(dtype)
-    encoded = [EncodedText((0,) * length, (0,) * length, (), (), 0) for length in lengths]
+    encoded = [EncodedText((0,) * length, (0,) * length, (), tuple(range(length)), length) for length in lengths]
+    below = torch.randn(ROWS * 2, WIDTH, generator=generator).to(dtype)
+    mixed = TrunkFeatures(PackedRows(below, range(0, 2 * ROWS + 1, 2)), 2, "first") if head.gather == "mix" else None
+    counts = lengths if head.reading == "words" else [1] * ROWS
     return TrainingRows(
         activations=PackedRows(values, offsets),
         rows=EncodedRows(encoded, "digest"),
-        targets=[torch.tensor([row % 2]) for row in range(ROWS)],
-        objective=Objective(type=TaskType.CLASSIFICATION, target_scale=1.0),
+        targets=[torch.tensor([row % 2] * count) for row, count in enumerate(counts)],
+        objective=Objective(type=head.type, target_scale=1.0),
         teacher_outputs=None,
+        below=mixed,
     )
 
 
@@ -47,7 +60,8 @@ class Ended:
 
 @pytest.fixture
 def train(pinned: Any, tmp_path: Path) -> Callable[..., Ended]:
-    """Trains a module of two layers by a recipe of 4 epochs that scores from the third one; metrics by call."""
+    """Trains a module of two layers by a recipe of 4 epochs whose best one is from the third on; metrics by epoch."""
+    done: Counter[str] = Counter()
 
     def run(
         folder: str = "trial",
@@ -58,21 +72,21 @@ def train(pinned: Any, tmp_path: Path) -> Callable[..., Ended]:
         precision: Precision = "fp32",
         report: Callable[[str, int, int], None] = silent,
         seed: int = 0,
+        head: HeadConfig = PLAIN,
     ) -> Ended:
-        head = HeadConfig(type=TaskType.CLASSIFICATION, outputs=2)
-        module = new_task_module(config=pinned.backbone.config, head=head, task_layers=2, seed=1)
+        module = new_task_module(config=pinned.backbone.config, head=head, task_layers=2, seed=1, frozen_depth=2)
         copy_backbone_layers(module, first_layer=3, layer_blobs=pinned.backbone.layers, store=pinned.store)
-        answers = iter(scores)
         scored = []
 
         def score() -> dict[str, float]:
             scored.append(module.training)
-            return {"accuracy": next(answers)}
+            done[folder] += 1
+            return {"accuracy": scores[done[folder] - 1]}
 
         recipe = Recipe(learning_rate=learning_rate, epochs=4, evaluate_from=3, batch_size=4, precision=precision)
         state = optimise(
             module,
-            random_rows({"fp32": torch.float32, "bf16": torch.bfloat16}[precision]),
+            random_rows({"fp32": torch.float32, "bf16": torch.bfloat16}[precision], head),
             recipe=recipe,
             seed=seed,
             metric="accuracy",
@@ -93,54 +107,65 @@ def same_weights(ours: TaskModule, theirs: TaskModule) -> bool:
     return all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("rungs", [(1,), (2,), (3,), (1, 2, 3)])
-def test_a_trial_that_paused_ends_bit_for_bit_where_an_unbroken_one_does(train, precision, rungs):
-    whole = train("whole", precision=precision, scores=(0.3, 0.4))
-    assert whole.scored == 2
-    early = [rung for rung in rungs if rung < 3]
+@pytest.mark.parametrize(
+    ("head", "precision", "rungs"),
+    [
+        *((PLAIN, precision, rungs) for precision in ("fp32", "bf16") for rungs in ((1,), (2,), (3,), (1, 2, 3))),
+        *((head, precision, (1, 3)) for head in (MIX, CRF) for precision in ("fp32", "bf16")),
+    ],
+)
+def test_a_trial_that_paused_ends_bit_for_bit_where_an_unbroken_one_does(train, head, precision, rungs):
+    train = partial(train, head=head, precision=precision)
+    whole = train("whole")
+    assert whole.scored == 4
     for rung in rungs:
-        paused = train(precision=precision, until_epoch=rung, scores=(0.3,) if rung == 3 else (0.9,))
-        assert paused.state.step == rung * STEPS
-    ended = train(precision=precision, scores=(0.3, 0.4)[0 if 3 not in rungs else 1 :])
+        assert train(until_epoch=rung).state.step == rung * STEPS
+    ended = train()
     assert same_weights(ended.module, whole.module)
     assert ended.state.epoch_losses == whole.state.epoch_losses
+    assert ended.state.epoch_metrics == whole.state.epoch_metrics
     assert ended.state.best_epoch == whole.state.best_epoch == 4
-    assert sorted(ended.state.epoch_metrics) == sorted({*early, 3, 4})
+    scalars = [part for part in ended.module.modules() if isinstance(part, SCALARS)]
+    fresh = [type(part)(len(next(part.parameters()))) for part in scalars]
+    for part, other in zip(scalars, fresh, strict=True):
+        for trained, initial in zip(part.parameters(), other.parameters(), strict=True):
+            assert not torch.equal(trained, initial), "it has not learnt, so that nothing of it was resumed"
+    assert bool(scalars) is (head is not PLAIN)
 
 
-def test_the_epoch_of_a_pause_is_scored_and_becomes_the_best_one_only_where_the_recipe_scores(train):
+def test_every_epoch_is_scored_and_becomes_the_best_one_only_from_where_the_recipe_says(train):
     assert train(until_epoch=1, scores=(0.9,)).state.best_epoch is None
-    paused = train(until_epoch=3, scores=(0.5,))
-    assert paused.state.epoch_metrics == {1: {"accuracy": 0.9}, 3: {"accuracy": 0.5}}
+    paused = train(until_epoch=3, scores=(0.9, 0.8, 0.5))
+    assert paused.state.epoch_metrics == {1: {"accuracy": 0.9}, 2: {"accuracy": 0.8}, 3: {"accuracy": 0.5}}
     assert paused.state.best_epoch == 3
 
 
 def test_a_pause_leaves_the_module_as_it_is_and_the_end_at_its_best_epoch(train):
-    third = train("other", until_epoch=3, scores=(0.5,)).module
-    paused = train(until_epoch=4, scores=(0.5, 0.4))
+    third = train("other", until_epoch=3).module
+    paused = train(until_epoch=4, scores=(0.1, 0.2, 0.5, 0.4))
     assert paused.state.best_epoch == 3
     assert same_weights(paused.module, third)
 
 
 def test_asking_again_for_an_epoch_that_is_done_trains_and_scores_nothing(train):
-    first = train(until_epoch=2, scores=(0.9,))
-    again = train(until_epoch=2, scores=())
-    assert again.state.epoch_metrics == first.state.epoch_metrics == {2: {"accuracy": 0.9}}
+    first = train(until_epoch=2)
+    again = train(until_epoch=2)
+    assert again.scored == 0
+    assert again.state.epoch_metrics == first.state.epoch_metrics == {1: {"accuracy": 0.1}, 2: {"accuracy": 0.2}}
     assert same_weights(first.module, again.module)
-    assert train(until_epoch=1, scores=()).state.step == 2 * STEPS
+    assert train(until_epoch=1).state.step == 2 * STEPS
 
 
-def test_a_pause_where_a_run_that_was_to_go_further_stopped_is_scored_too(train):
+def test_a_pause_where_a_run_that_was_to_go_further_stopped_has_its_score(train):
     def stop(stage: str, done: int, total: int) -> None:
         if done > STEPS:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(report=stop)
-    paused = train(until_epoch=1, scores=(0.7,))
-    assert paused.state.step == STEPS
-    assert paused.state.epoch_metrics == {1: {"accuracy": 0.7}}
+    paused = train(until_epoch=1)
+    assert (paused.state.step, paused.scored) == (STEPS, 0)
+    assert paused.state.epoch_metrics == {1: {"accuracy": 0.1}}
 
 
 def test_a_loss_that_is_no_number_fails_and_says_what_to_do(train):
