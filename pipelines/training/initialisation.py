@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modeling.crf import Transitions
 from modeling.heads import RegressionHead
 from modeling.layer_mix import weights_for_fewer
 from modeling.task_module import TaskModule, copy_backbone_layers, load_task_module, new_task_module
@@ -26,12 +25,9 @@ def teacher_module(trial: Trial, teacher: Version, store: ArtifactStore) -> Task
     ).eval()
 
 
-def teacher_transitions(trial: Trial, store: ArtifactStore) -> Transitions | None:
-    """Of the CRF of the trial's teacher; None without one."""
-    return teacher_module(trial, trial.teacher, store).transitions if trial.teacher and trial.head.crf else None
-
-
-def initial_module(trial: Trial, targets: Sequence[Tensor], store: ArtifactStore) -> TaskModule:
+def initial_module(
+    trial: Trial, targets: Sequence[Tensor], store: ArtifactStore, teacher: TaskModule | None
+) -> TaskModule:
     """Layers k+1..k+l and head from the teacher's same ones (paper, section 3.2), or layers from the backbone.
 
     A student that begins from the backbone has a fresh head, as a teacher has: the teacher's head has learnt to read
@@ -40,6 +36,7 @@ def initial_module(trial: Trial, targets: Sequence[Tensor], store: ArtifactStore
 
     Args:
         targets: those of the training data, [places(row)] each; a regression head takes its units from them.
+        teacher: the whole branch of the trial's teacher, where it has one; on any device.
     """
     module = new_task_module(
         config=trial.backbone.config,
@@ -49,14 +46,13 @@ def initial_module(trial: Trial, targets: Sequence[Tensor], store: ArtifactStore
         frozen_depth=trial.frozen_depth,
     )
     distillation = trial.recipe.distillation
-    if trial.teacher is None or (distillation and distillation.initialisation == "backbone"):
+    if trial.teacher is None or teacher is None or (distillation and distillation.initialisation == "backbone"):
         copy_backbone_layers(module, first_layer=trial.frozen_depth + 1, layer_blobs=trial.backbone.layers, store=store)
     else:
-        source = teacher_module(trial, trial.teacher, store)
         skipped = trial.frozen_depth - trial.teacher.frozen_depth
         for number, layer in enumerate(module.layers):
-            layer.load_state_dict(source.layers[skipped + number].state_dict())
-        head = source.head.state_dict()
+            layer.load_state_dict(teacher.layers[skipped + number].state_dict())
+        head = teacher.head.state_dict()
         if module.head.mix is not None:
             head["mix.weights"] = weights_for_fewer(head["mix.weights"], len(module.head.mix.weights))
         module.head.load_state_dict(head)

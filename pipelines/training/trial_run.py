@@ -20,7 +20,7 @@ from pipelines.training.activation_cache import ActivationCache, EncodedRows
 from pipelines.training.evaluation import DevEvaluation, golden_examples
 from pipelines.training.frozen_check import check_frozen
 from pipelines.training.head_features import teacher_features
-from pipelines.training.initialisation import initial_module, spread, teacher_module, teacher_transitions
+from pipelines.training.initialisation import initial_module, spread, teacher_module
 from pipelines.training.objectives import Objective
 from pipelines.training.optimisation import TrainingRows, optimise
 from pipelines.training.packed_rows import RowTensors
@@ -127,9 +127,10 @@ class TrialRun:
         cache = self._cache(store, device, report)
         dev = DevEvaluation.of(trial.spec, trial.dev, cache, depth=trial.frozen_depth)
         reached("train.dev-rows-cached")
-        train = _training_rows(trial, cache, store)
+        teacher = teacher_module(trial, trial.teacher, store).to(device) if trial.teacher else None
+        train = _training_rows(trial, cache, teacher)
         reached("train.training-rows-cached")
-        return _Bench(cache, dev, train, initial_module(trial, train.targets, store).to(device))
+        return _Bench(cache, dev, train, initial_module(trial, train.targets, store, teacher).to(device))
 
     def _cache(self, store: ArtifactStore, device: torch.device, report: Report) -> ActivationCache:
         backbone = self.trial.backbone
@@ -181,7 +182,7 @@ class _Bench:
     module: TaskModule
 
 
-def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -> TrainingRows:
+def _training_rows(trial: Trial, cache: ActivationCache, teacher: TaskModule | None) -> TrainingRows:
     rows = EncodedRows.of(trial.train, cache.encoder)
     targets = _targets(trial, rows.encoded)
     return TrainingRows(
@@ -194,10 +195,10 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -
             type=trial.spec.type,
             target_scale=spread(targets)[1] if trial.spec.type is TaskType.REGRESSION else 1.0,
             distillation=trial.recipe.distillation if trial.teacher else None,
-            teacher_transitions=teacher_transitions(trial, store),
+            teacher_transitions=None if teacher is None else teacher.transitions,
         ),
-        teacher_outputs=_teacher_outputs(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
-        teacher_features=_teacher_features(trial, trial.teacher, rows, cache, store) if trial.teacher else None,
+        teacher_outputs=_teacher_outputs(trial, trial.teacher, teacher, rows, cache),
+        teacher_features=_teacher_features(trial, trial.teacher, teacher, rows, cache),
         below=cache.below(
             rows,
             trial.head.reads_below(trial.frozen_depth),
@@ -209,13 +210,15 @@ def _training_rows(trial: Trial, cache: ActivationCache, store: ArtifactStore) -
 
 
 def _teacher_outputs(
-    trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: ArtifactStore
-) -> RowTensors:
+    trial: Trial, version: Version | None, teacher: TaskModule | None, rows: EncodedRows, cache: ActivationCache
+) -> RowTensors | None:
+    if version is None or teacher is None:
+        return None
     return cache.teacher_outputs(
-        teacher_module(trial, teacher, store).to(cache.device),
+        teacher,
         rows,
-        depth=teacher.frozen_depth,
-        module_digest=teacher.module,
+        depth=version.frozen_depth,
+        module_digest=version.module,
         outputs=trial.head.outputs,
         token_level=trial.token_level,
         precision=trial.recipe.precision,
@@ -224,17 +227,18 @@ def _teacher_outputs(
 
 
 def _teacher_features(
-    trial: Trial, teacher: Version, rows: EncodedRows, cache: ActivationCache, store: ArtifactStore
+    trial: Trial, version: Version | None, teacher: TaskModule | None, rows: EncodedRows, cache: ActivationCache
 ) -> RowTensors | None:
     """None unless the recipe weighs them."""
-    if trial.recipe.distillation is None or not trial.recipe.distillation.hidden_weight:
+    distillation = trial.recipe.distillation
+    if version is None or teacher is None or distillation is None or not distillation.hidden_weight:
         return None
     return teacher_features(
         cache,
-        teacher_module(trial, teacher, store).to(cache.device),
+        teacher,
         rows,
-        depth=teacher.frozen_depth,
-        module_digest=teacher.module,
+        depth=version.frozen_depth,
+        module_digest=version.module,
         token_level=trial.token_level,
         precision=trial.recipe.precision,
         stage="training data",

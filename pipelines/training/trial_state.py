@@ -19,6 +19,9 @@ from registry.fault_points import reached
 
 logger = logging.getLogger(__name__)
 
+_DAMAGES = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading a document raises that is no JSON, or JSON of something else."""
+
 
 @dataclass
 class TrialState:
@@ -74,7 +77,7 @@ class TrialFolder:
         """Optimiser steps that were done when it was last saved; 0 where nothing whole is there."""
         try:
             return int(json.loads((self.path / "state.json").read_bytes())["step"])
-        except (FileNotFoundError, ValueError, KeyError):
+        except (FileNotFoundError, *_DAMAGES):
             return 0
 
     def load(self, module: TaskModule, optimiser: AdamW) -> TrialState:
@@ -82,18 +85,18 @@ class TrialFolder:
         try:
             document = json.loads((self.path / "state.json").read_bytes())
             data = (self.path / f"{document['tensors']}.safetensors").read_bytes()
+            if hashlib.sha256(data).hexdigest() != document["tensors"]:
+                raise ValueError("the tensors are not those that were saved")
+            tensors = safetensors.torch.load(data)
+            state, optimiser_step = _state(document, _under("best.", tensors)), int(document["optimiser_step"])
         except FileNotFoundError:
             return TrialState()
-        except ValueError:
+        except _DAMAGES:
             logger.warning("%s: the saved state is damaged; starting the trial again", self.path)
             return TrialState()
-        if hashlib.sha256(data).hexdigest() != document["tensors"]:
-            logger.warning("%s: the saved state is damaged; starting the trial again", self.path)
-            return TrialState()
-        tensors = safetensors.torch.load(data)
         module.load_state_dict(_under("module.", tensors))
-        _restore_moments(optimiser, module, tensors, document["optimiser_step"])
-        return _state(document, _under("best.", tensors))
+        _restore_moments(optimiser, module, tensors, optimiser_step)
+        return state
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,10 +120,10 @@ def _restore_moments(optimiser: AdamW, module: TaskModule, tensors: Mapping[str,
 
 def _state(document: Mapping[str, Any], best: dict[str, Tensor]) -> TrialState:
     return TrialState(
-        step=document["step"],
+        step=int(document["step"]),
         epoch_metrics={int(epoch): metrics for epoch, metrics in document["epoch_metrics"].items()},
         epoch_losses={int(epoch): loss for epoch, loss in document["epoch_losses"].items()},
-        loss_sum=document["loss_sum"],
+        loss_sum=float(document["loss_sum"]),
         best_epoch=document["best_epoch"],
         best_module=best or None,
     )

@@ -8,7 +8,7 @@ from pipelines.training.packed_rows import key_digest
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialState
 from registry.artifacts.store import ArtifactStore
-from registry.domain.manifests import HeadConfig
+from registry.domain.manifests import HeadConfig, head_problems
 from registry.domain.records import Backbone, NewVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import UsageError
@@ -45,6 +45,10 @@ class Trial:
             task_layers=self.task_layers,
             teacher=self.teacher,
         )
+        spec, head = self.spec, self.head
+        if problems := head_problems(type=spec.type, tag_scheme=spec.tag_scheme, pooling=head.pooling, crf=head.crf):
+            source = f", which is that of its teacher {self.teacher.reference}," if self.teacher else ""
+            raise UsageError(f"task {spec.task}: the head{source} does not fit the task: {'; '.join(problems)}")
 
     @cached_property
     def key(self) -> str:

@@ -16,11 +16,15 @@ from modeling.decoding import word_labels
 from modeling.parity import TOLERANCE, compare
 from modeling.task_module import load_task_module
 from modeling.text import TextEncoder
+from pipelines.training import initialisation, trial_run
 from pipelines.training.evaluation import DevEvaluation
 from pipelines.training.frozen_check import check_frozen
+from pipelines.training.initialisation import teacher_module
 from pipelines.training.recipes import Distillation
 from pipelines.training.trial_run import open_trial
 from registry.domain.golden_examples import parse_golden_examples
+from registry.domain.manifests import HeadConfig
+from registry.domain.task_specs import TaskType
 from registry.errors import ArtifactDamaged, Conflict, TrainingFailed, UsageError
 
 KINDS = ["classification", "regression", "token_classification"]
@@ -246,6 +250,45 @@ def test_a_damaged_state_starts_the_trial_again(make_trial, run, tmp_path, caplo
     state.write_bytes(content)
     assert run(trial).module == expected
     assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"step": 6, "tensors": "TENSORS"}'])
+def test_a_state_of_something_else_starts_the_trial_again(make_trial, run, tmp_path, caplog, content):
+    trial = make_trial()
+    expected = run(trial).module
+    folder = tmp_path / "work" / "trials" / trial.key
+    (tensors,) = folder.glob("*.safetensors")
+    (folder / "state.json").write_text(content.replace("TENSORS", tensors.stem))
+    with open_trial(trial, tmp_path / "work") as held:
+        assert held.saved_step() == (6 if "TENSORS" in content else 0)
+    assert run(trial).module == expected
+    assert "damaged" in caplog.text
+
+
+def test_a_head_that_the_task_cannot_have_is_refused_before_anything_is_trained(make_trial, run, as_version, make_spec):
+    plain = make_spec("token_classification", labels=("O", "B-city", "I-city"), tag_scheme="plain", metric="accuracy")
+    crf = HeadConfig(type=TaskType.TOKEN_CLASSIFICATION, outputs=3, crf=True)
+    with pytest.raises(
+        UsageError, match="the head does not fit the task: crf: its transitions are those of tag_scheme"
+    ):
+        make_trial("token_classification", spec=plain, head=crf)
+    teacher = as_version(run(make_trial("token_classification", head=crf)))
+    with pytest.raises(UsageError, match="the head, which is that of its teacher token-classification/1, does not fit"):
+        make_trial("token_classification", spec=plain, head=crf, teacher=teacher, task_layers=1)
+
+
+def test_a_students_teacher_is_loaded_once(make_trial, with_recipe, run, as_version, monkeypatch):
+    crf = HeadConfig(type=TaskType.TOKEN_CLASSIFICATION, outputs=3, crf=True)
+    teacher = as_version(run(make_trial("token_classification", head=crf)))
+    student = with_recipe(
+        make_trial("token_classification", head=crf, teacher=teacher, task_layers=1),
+        distillation=Distillation(hidden_weight=1.0),
+    )
+    loaded: list[str] = []
+    for module in (trial_run, initialisation):
+        monkeypatch.setattr(module, "teacher_module", lambda *known: loaded.append("") or teacher_module(*known))
+    run(student)
+    assert len(loaded) == 1
 
 
 def test_a_finished_trial_can_be_forgotten(make_trial, run, tmp_path):
