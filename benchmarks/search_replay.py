@@ -47,7 +47,8 @@ def replay(options: SearchOptions, backbone_layers: int, *, look: Look, name: Na
             return Replayed(step.choice, missing, tuple(known.values()))
         for run, curve in curves:
             assert curve is not None  # noqa: S101 - else it is missing
-            known[run.shape] = _trial(run, curve, options, name, first_piece_only=first_piece_only)
+            before = known[run.shape].curve if run.shape in known else {}
+            known[run.shape] = _trial(run, {**before, **curve}, options, name, first_piece_only=first_piece_only)
 
 
 def best_epoch(curve: Curve, *, evaluate_from: int) -> int:
@@ -85,8 +86,7 @@ def peaked_search(
 
     def look(run: Run) -> Curve:
         value = 1.0 - 0.1 * abs(run.shape.task_layers - peak) if run.shape.teacher is None else 1.0
-        recipe = options.recipe if run.shape.teacher is None else options.student_recipe
-        return dict.fromkeys([*range(recipe["evaluate_from"], run.until_epoch + 1), run.until_epoch], value)
+        return dict.fromkeys(range(1, run.until_epoch + 1), value)
 
     found = replay(
         options,
