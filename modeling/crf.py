@@ -15,6 +15,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+_LEAST = 1e-304
+"""e^-700, of the likeliest."""
+
 
 class Transitions(NamedTuple):
     """Scores of what follows what; -inf where BIO forbids it."""
@@ -102,7 +105,7 @@ def negative_log_likelihood(emissions: Tensor, mask: Tensor, tags: Tensor, trans
 def log_partition(emissions: Tensor, mask: Tensor, transitions: Transitions) -> Tensor:
     """Log of the sum over all sequences of exp(score): [B], 0 for a row without words (forward algorithm)."""
     last = _last(_forward(emissions, mask, transitions), mask)
-    return torch.logsumexp(last + transitions.end, dim=1).where(mask[:, 0], 0.0)
+    return torch.logsumexp(last + transitions.end, dim=1).to(emissions).where(mask[:, 0], 0.0)
 
 
 def log_marginals(emissions: Tensor, mask: Tensor, transitions: Transitions) -> Tensor:
@@ -110,7 +113,7 @@ def log_marginals(emissions: Tensor, mask: Tensor, transitions: Transitions) -> 
     (forward-backward algorithm)."""
     forward = _forward(emissions, mask, transitions)
     backward = _backward(emissions, mask, transitions)
-    return torch.log_softmax(forward + backward, dim=2)
+    return torch.log_softmax(forward + backward, dim=2).to(emissions)
 
 
 def viterbi(emissions: Tensor, transitions: Transitions) -> list[int]:
@@ -138,22 +141,68 @@ def _score(emissions: Tensor, mask: Tensor, tags: Tensor, transitions: Transitio
     return (transitions.start[tags[:, 0]] + emitted + followed + transitions.end[last]).where(mask[:, 0], 0.0)
 
 
+class _Steps:
+    """From word to word through the transitions that BIO allows: B·O² operations a word, none of them an exponential.
+
+    Into O and B-x leads a way from every tag: these sums are one matrix product of exponentials, taken from the largest
+    in fp64. What is less than e^-700 of the largest counts as that much: no distribution that a training could leave
+    is so steep. Into I-x leads a way from B-x and I-x alone, and two sums are added as logarithms: here what is small
+    may be all there is.
+
+    Tags are in the order O, B-a, B-b, …, I-a, I-b, …; values are fp64.
+    """
+
+    def __init__(self, transitions: Transitions) -> None:
+        tags = len(transitions.start)
+        number = torch.arange(tags, device=transitions.start.device)
+        self.order = torch.cat([number[:1], number[1::2], number[2::2]])
+        self.back = self.order.argsort()
+        self.begun = (tags + 1) // 2
+        """How many of the tags are O or B-x."""
+        self.start, self.end = (scores.double()[self.order] for scores in (transitions.start, transitions.end))
+        between = transitions.between.double()[self.order][:, self.order]
+        every = between[:, : self.begun]
+        self.most = every.detach().amax()
+        self.every = (every - self.most).exp()
+        inside = between[:, self.begun :]
+        self.from_begun = inside[1 : self.begun].diagonal()
+        """[L], from B-x to I-x."""
+        self.from_inside = inside[self.begun :].diagonal()
+
+    def forth(self, sums: Tensor) -> Tensor:
+        """[B, O] of a word -> [B, O]: log of the sum over what may come before each tag of the next word."""
+        inside = torch.logaddexp(sums[:, 1 : self.begun] + self.from_begun, sums[:, self.begun :] + self.from_inside)
+        return torch.cat([self._product(sums, self.every), inside], dim=1)
+
+    def back_from(self, sums: Tensor) -> Tensor:
+        """[B, O] of a word -> [B, O]: log of the sum over what may follow each tag of the word before it."""
+        follow = self._product(sums[:, : self.begun], self.every.T)
+        inside = torch.cat([sums[:, self.begun :] + self.from_begun, sums[:, self.begun :] + self.from_inside], dim=1)
+        return torch.cat([follow[:, :1], torch.logaddexp(follow[:, 1:], inside)], dim=1)
+
+    def _product(self, sums: Tensor, factors: Tensor) -> Tensor:
+        largest = sums.detach().amax(dim=1, keepdim=True)
+        return ((sums - largest).exp() @ factors).clamp(min=_LEAST).log() + (largest + self.most)
+
+
 def _forward(emissions: Tensor, mask: Tensor, transitions: Transitions) -> Tensor:
     """Log of the sum over all beginnings that end in a tag at a word: [B, W, O]; a masked word repeats the last."""
-    sums = [transitions.start + emissions[:, 0]]
-    for word in range(1, emissions.shape[1]):
-        reached = torch.logsumexp(sums[-1][:, :, None] + transitions.between, dim=1) + emissions[:, word]
-        sums.append(torch.where(mask[:, word, None], reached, sums[-1]))
-    return torch.stack(sums, dim=1)
+    steps = _Steps(transitions)
+    words = emissions.double()[:, :, steps.order].unbind(1)
+    sums = [steps.start + words[0]]
+    for seen, emission in zip(mask[:, 1:, None].unbind(1), words[1:], strict=True):
+        sums.append(torch.where(seen, steps.forth(sums[-1]) + emission, sums[-1]))
+    return torch.stack(sums, dim=1)[:, :, steps.back]
 
 
 def _backward(emissions: Tensor, mask: Tensor, transitions: Transitions) -> Tensor:
     """Log of the sum over all endings that follow a tag at a word: [B, W, O]; a masked word has that of the end."""
-    sums = [transitions.end.expand_as(emissions[:, 0])]
-    for word in range(emissions.shape[1] - 1, 0, -1):
-        follow = torch.logsumexp(transitions.between + (emissions[:, word] + sums[-1])[:, None, :], dim=2)
-        sums.append(torch.where(mask[:, word, None], follow, sums[-1]))
-    return torch.stack(sums[::-1], dim=1)
+    steps = _Steps(transitions)
+    words = emissions.double()[:, :, steps.order].unbind(1)
+    sums = [steps.end.expand_as(words[0])]
+    for seen, emission in zip(mask[:, 1:, None].unbind(1)[::-1], words[:0:-1], strict=True):
+        sums.append(torch.where(seen, steps.back_from(emission + sums[-1]), sums[-1]))
+    return torch.stack(sums[::-1], dim=1)[:, :, steps.back]
 
 
 def _last(sums: Tensor, mask: Tensor) -> Tensor:

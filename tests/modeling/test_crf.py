@@ -1,12 +1,15 @@
 """The CRF against brute force over every sequence."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from modeling.crf import (
     TagTransitions,
@@ -154,6 +157,52 @@ def test_forbidden_transitions_are_never_moved_and_no_gradient_is_nan() -> None:
     assert learnt.between.grad[[1, 2, 0], [2, 2, 1]].all()
     assert emissions.grad is not None
     assert not emissions.grad[~mask].any()
+
+
+def test_what_is_far_less_likely_than_the_rest_still_counts_where_it_is_all_there_is() -> None:
+    transitions = TagTransitions(5).scores()
+    emissions = torch.zeros(1, 2, 5)
+    emissions[0, 0, 1], emissions[0, 1, 2] = -2000.0, 5000.0  # O now; but I-a next, which comes after B-a alone
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert log_partition(emissions, mask, transitions).item() == pytest.approx(3000.0)
+    assert log_marginals(emissions, mask, transitions)[0].argmax(dim=1).tolist() == [1, 2]
+
+
+def test_scores_however_steep_give_numbers_and_gradients() -> None:
+    learnt = TagTransitions(5)
+    with torch.no_grad():
+        learnt.between[:, 1:] = -1e5
+    emissions = torch.tensor([[[0.0, 1e5, 0, 0, 0], [-1e5, 0, 1e5, 0, 0]]], requires_grad=True)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    gold = torch.tensor([[1, 2]])
+    marginals = log_marginals(emissions, mask, learnt.scores())
+    loss = negative_log_likelihood(emissions, mask, gold, learnt.scores()).sum() + marginals[0, 0].sum().exp()
+    loss.backward()
+    gradients = [emissions.grad, *(parameter.grad for parameter in learnt.parameters())]
+    assert loss.isfinite()
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [one.numel() for one in tree_leaves(result) if isinstance(one, Tensor)]
+        self.numel = max(self.numel, *sizes, 0)
+        return result
+
+
+def test_no_word_takes_memory_for_every_pair_of_tags_in_every_row() -> None:
+    emissions = torch.randn(6, 3, 21, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mask = torch.ones(6, 3, dtype=torch.bool)
+    transitions = TagTransitions(21).scores()
+    with _Largest() as seen:
+        loss = negative_log_likelihood(emissions, mask, torch.zeros(6, 3, dtype=torch.int64), transitions)
+        (loss + log_marginals(emissions, mask, transitions).exp().sum()).sum().backward()
+    assert 21 * 21 <= seen.numel < 6 * 21 * 21
 
 
 def test_words_without_a_piece_are_passed_over() -> None:
