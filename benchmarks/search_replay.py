@@ -47,6 +47,8 @@ def replay(options: SearchOptions, backbone_layers: int, *, look: Look, name: Na
             return Replayed(step.choice, missing, tuple(known.values()))
         for run, curve in curves:
             assert curve is not None  # noqa: S101 - else it is missing
+            if run.until_epoch not in curve:
+                raise ValueError(f"epoch {run.until_epoch} of {run.shape} was not scored, but a rung compares by it")
             before = known[run.shape].curve if run.shape in known else {}
             known[run.shape] = _trial(run, {**before, **curve}, options, name, first_piece_only=first_piece_only)
 

@@ -104,11 +104,11 @@ def teacher_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]
     """Successive halving over the teachers' configurations (Jamieson and Talwalkar, 2016), a third kept each time.
 
     All of them for a fifth of the epochs, a third for three fifths (where the paper's recipe is scored for the first
-    time), and to the end a ninth, but two at least: the rule of choice needs something to choose from. Two fifths of
-    the seeds at first, three fifths at the end.
+    time), and to the end a ninth, but two at least: the rule of choice needs something to choose from. A fifth of the
+    seeds at first, two fifths at the end.
     """
     early, middle = math.ceil(epochs / 5), math.ceil(3 * epochs / 5)
-    few, more = math.ceil(2 * seeds / 5), math.ceil(3 * seeds / 5)
+    few, more = math.ceil(seeds / 5), math.ceil(2 * seeds / 5)
     rungs = [
         Rung(early, configurations, few),
         Rung(middle, min(configurations, max(2, math.ceil(configurations / 3))), few),
@@ -118,8 +118,8 @@ def teacher_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]
 
 
 def student_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]:
-    """The depths of one number of layers: one run of each for three tenths of the epochs, the best one to the end."""
-    rungs = [Rung(math.ceil(3 * epochs / 10), configurations, 1), Rung(epochs, 1, math.ceil(3 * seeds / 5))]
+    """The depths of one number of layers: one run of each for a fifth of the epochs, the best one to the end."""
+    rungs = [Rung(math.ceil(epochs / 5), configurations, 1), Rung(epochs, 1, math.ceil(2 * seeds / 5))]
     return rungs if _saves(*rungs) else rungs[1:]
 
 

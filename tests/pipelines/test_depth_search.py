@@ -15,7 +15,7 @@ from registry.progress import silent
 
 OPTIONS = SearchOptions(
     layers=(2, 3, 4),
-    seeds=2,
+    seeds=5,
     learning_rates=(1e-4,),
     students=(1,),
     recipe={"epochs": 5},
