@@ -1,0 +1,275 @@
+"""`search` as a user runs it, on a tiny encoder with real processes; and what it does when something comes between."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+import yaml
+
+from cli.number_lists import positive_numbers, whole_numbers
+from registry.errors import UsageError
+from tests.cli.conftest import Trunkline
+
+SMALL = (
+    *("--layers", "2-4", "--seeds", "2", "--students", "1", "--epochs", "3", "--student-epochs", "2"),
+    *("--lr", "0.003", "--precision", "fp32", "--workers", "1"),
+)
+
+
+@pytest.fixture
+def ready(trunkline, pinned, labelled):
+    """A home with the task `topic` on the pinned backbone `small` of four layers."""
+    trunkline.done("backbone", "pin", "small", pinned.backbone.source)
+    trunkline.done("team", "create", "nlu")
+    register(trunkline, labelled, "classification", "topic")
+    return trunkline
+
+
+@pytest.fixture
+def ready_beside(ready, tmp_path_factory, capsys):
+    """Another home with the same."""
+    beside = Trunkline(tmp_path_factory.mktemp("beside"), capsys.readouterr)
+    shutil.copytree(ready.home, beside.home)
+    return beside
+
+
+def register(trunkline, labelled, kind: str, task: str) -> Path:
+    content = labelled(kind).fields | {"task": task, "data": labelled(kind).write(trunkline.folder)}
+    path = trunkline.folder / f"{task}.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    trunkline.done("task", "register", path, "--team", "nlu")
+    return path
+
+
+def searched(trunkline, *arguments: str) -> Any:
+    answer = trunkline("search", "topic", *SMALL, *arguments, "--json")
+    assert answer.code == 0, answer.err
+    return answer.json
+
+
+def test_a_search_from_beginning_to_end(ready):
+    answer = ready("search", "topic", *SMALL, "--json")
+    assert answer.code == 0, answer.err
+    assert "frozen activations of 3 depths" in answer.err
+    found = answer.json
+    assert found["state"] == "finished"
+    by_version = {trial["version"]: trial for trial in found["trials"] if trial["version"]}
+    versions = {version["number"]: version for version in json.loads(ready.done("task", "versions", "topic", "--json"))}
+    assert by_version.keys() == versions.keys()
+    for number, version in versions.items():
+        trial = by_version[number]
+        assert version["trial_key"] == trial["key"]
+        assert version["metrics"]["accuracy"] == trial["score"]
+        assert version["mlflow_run"]
+    teacher = versions[found["choice"]["teacher"]]
+    assert (teacher["kind"], teacher["task_layers"]) == ("teacher", found["choice"]["layers"])
+    student = versions[found["choice"]["students"]["1"]]
+    assert (student["kind"], student["teacher"], student["task_layers"]) == ("student", teacher["number"], 1)
+    depths = {trial["shape"]["frozen_depth"] for trial in found["trials"] if trial["shape"]["teacher"]}
+    assert len(depths) > 1, "students were tried at one depth only"
+    assert {trial["state"] for trial in found["trials"]} == {"paused", "finished"}
+
+    # MLflow: one run above, one a trial, whether it was stopped early or not.
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{ready.home / 'mlflow.db'}")
+    parent = client.get_run(found["mlflow_run"])
+    assert parent.data.tags["trunkline.teacher"] == f"topic/{found['choice']['teacher']}"
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found['mlflow_run']}'", max_results=1000
+    )
+    assert len(children) == len(found["trials"])
+    assert {child.info.status for child in children} == {"FINISHED", "KILLED"}
+    for child in children:
+        trial = next(one for one in found["trials"] if one["key"] == child.data.tags["trunkline.trial"])
+        curve = {one.step: one.value for one in client.get_metric_history(child.info.run_id, "dev_accuracy")}
+        assert curve == {int(epoch): value for epoch, value in trial["curve"].items()}
+
+    # Nothing is left of trials but their versions, and nothing of what the workers were told.
+    assert not [path for path in (ready.home / "trials").iterdir() if path.suffix != ".lock"]
+    assert not list((ready.home / "searches").iterdir())
+
+    # The same search again is answered from the ledger.
+    again = ready("search", "topic", *SMALL, "--json")
+    assert again.json == found
+    assert "was searched before" in again.err
+
+    # What `train` would run was run: it gives the version that there is.
+    trained = ready(
+        *("train", "topic", "--layers", teacher["task_layers"], "--seed", teacher["seed"]),
+        *("--epochs", 3, "--lr", 0.003, "--precision", "fp32", "--json"),
+    )
+    assert trained.json["number"] == teacher["number"]
+
+    shown = ready("search", "show", "topic", "--svg", "figure.svg")
+    assert shown.code == 0
+    assert "chosen" in shown.out
+    ET.parse(ready.folder / "figure.svg")  # noqa: S314 - our own file
+    assert ready("search", "show", "topic", "--json").json == found
+    assert f"topic/{teacher['number']}" in ready.done("search", "list")
+    assert ready.done("search", "list", "topic") == ready.done("search", "list")
+    assert ready.done("fsck").endswith("all is well\n")
+
+
+def start(trunkline, *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, as from a shell."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", "import sys; from cli.main import main; sys.exit(main())", *arguments],
+        cwd=trunkline.folder,
+        env=trunkline.environ | {"PATH": os.environ["PATH"], "TRUNKLINE_HOME": str(trunkline.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(trunkline, process: subprocess.Popen[str], holds: Any) -> Any:
+    """Waits until the newest search, as `search show --json` gives it, is as wanted."""
+    while process.poll() is None:
+        answer = trunkline("search", "show", "topic", "--json")
+        if answer.code == 0 and holds(answer.json):
+            return answer.json
+        time.sleep(0.1)
+    raise AssertionError(process.communicate())
+
+
+def winner(found: Any) -> Any:
+    by_version = {trial["version"]: trial["shape"] for trial in found["trials"] if trial["version"]}
+    choice = found["choice"]
+    students = {layers: {**by_version[version], "teacher": 0} for layers, version in choice["students"].items()}
+    return by_version[choice["teacher"]], students, choice["statistic"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
+def test_a_search_that_is_cut_off_goes_on_and_ends_with_the_same_winner(ready, ready_beside, signal_):
+    whole = searched(ready_beside)
+    process = start(ready, "search", "topic", *SMALL)
+    cut = until(ready, process, lambda found: any(trial["state"] == "finished" for trial in found["trials"]))
+    process.send_signal(signal_)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == (-9 if signal_ == signal.SIGKILL else 130), said
+    after = ready("search", "show", "topic", "--json").json
+    if signal_ == signal.SIGINT:
+        assert "running" not in {trial["state"] for trial in after["trials"]}
+        assert after["runner"] is None
+    finished = {trial["key"]: trial for trial in cut["trials"] if trial["state"] == "finished"}
+    resumed = searched(ready)
+    assert winner(resumed) == winner(whole)
+    for trial in resumed["trials"]:
+        if trial["key"] in finished:
+            assert trial == finished[trial["key"]], "a finished trial was run again"
+    attempts = sum(trial["layer_passes"] for trial in resumed["trials"])
+    assert attempts <= sum(trial["layer_passes"] for trial in whole["trials"]) * 1.5
+    assert ready.done("fsck").endswith("all is well\n")
+
+
+@pytest.mark.slow
+def test_a_second_search_of_the_same_kind_is_told_who_runs_it_and_another_one_shares_its_trials(ready):
+    process = start(ready, "search", "topic", *SMALL)
+    until(ready, process, lambda found: found["runner"] is not None)
+    refused = ready("search", "topic", *SMALL)
+    assert refused.code == 5
+    assert "is being run by" in refused.problem
+    other = ready("search", "topic", *SMALL[:-2], "--workers", "1", "--rule", "best", "--json")
+    assert other.code == 0, other.err
+    assert process.wait(timeout=300) == 0
+    first = ready("search", "show", "topic", "--number", "1", "--json").json
+    shared = {trial["key"] for trial in first["trials"]} & {trial["key"] for trial in other.json["trials"]}
+    teachers = {trial["key"] for trial in first["trials"] if trial["shape"]["teacher"] is None}
+    assert teachers <= shared
+    keys = [version["trial_key"] for version in json.loads(ready.done("task", "versions", "topic", "--json"))]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["retired", "redefined"])
+def test_a_task_that_is_changed_in_mid_search_ends_the_search_and_keeps_what_was_finished(
+    ready, labelled, change, monkeypatch
+):
+    process = start(ready, "search", "topic", *SMALL, "--seeds", "5", "--strategy", "exhaustive")
+    until(ready, process, lambda found: any(trial["state"] == "finished" for trial in found["trials"]))
+    if change == "retired":
+        ready.done("task", "retire", "topic", "--reason", "nobody asks")
+    else:
+        path = ready.folder / "topic.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["labels"] = [*content["labels"], "another"]
+        path.write_text(yaml.safe_dump(content))
+        ready.done("task", "redefine", path)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == (4 if change == "retired" else 5), said
+    assert ("is retired" if change == "retired" else "was redefined") in said
+    found = ready("search", "show", "topic", "--json").json
+    assert "running" not in {trial["state"] for trial in found["trials"]}
+    finished = [trial["version"] for trial in found["trials"] if trial["state"] == "finished"]
+    versions = json.loads(ready.done("task", "versions", "topic", "--json"))
+    assert sorted(finished) == [version["number"] for version in versions]
+
+
+def test_a_loss_that_becomes_nan_fails_its_trials_and_the_search_goes_on_and_says_so(ready):
+    answer = ready("search", "topic", *SMALL, "--lr", "0.003,1e30", "--students", "none", "--seeds", "1", "--json")
+    assert answer.code == 0, answer.err
+    assert "failed, the search goes on without it" in answer.err
+    states = {(trial["shape"]["learning_rate"], trial["state"]) for trial in answer.json["trials"]}
+    assert (1e30, "failed") in states
+    assert answer.json["choice"]["learning_rate"] == 0.003
+
+
+def test_data_that_changed_after_the_search_began_are_another_search(ready):
+    first = searched(ready, "--students", "none")
+    data = ready.folder / "classification" / "train.jsonl"
+    data = data if data.exists() else next(ready.folder.rglob("train*.jsonl"))
+    lines = data.read_text().splitlines()
+    data.write_text("\n".join(lines[:-1]) + "\n")
+    second = searched(ready, "--students", "none")
+    assert (first["number"], second["number"]) == (1, 2)
+    assert not {trial["key"] for trial in first["trials"]} & {trial["key"] for trial in second["trials"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--layers", "0-9"), ("--layers 0: must be 1 to 4", "--layers 9: must be 1 to 4")),
+        (("--layers", "4-2"), ("4-2 ends before it begins",)),
+        (("--layers", "few"), ("neither a number nor a range",)),
+        (
+            ("--students", "5", "--student-depths", "4"),
+            ("--students 5: must be 1 to 4", "--student-depths 4: must be 0"),
+        ),
+        (("--init", "chance"), ("--init chance: must be teacher or backbone",)),
+        (("--lr", "0"), ("must be numbers above 0",)),
+        (("--lr", "x"), ("must be numbers above 0",)),
+        (("--crf",), ("crf",)),
+        (("--backbone", "large"), ("no backbone",)),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_anything_runs(ready, arguments, said):
+    answer = ready("search", "topic", *arguments)
+    assert answer.code in (1, 2)
+    for part in said:
+        assert part in answer.problem
+    assert ready("search", "list", "--json").json == []
+
+
+def test_a_task_that_nobody_registered_and_one_that_is_retired(ready):
+    assert ready("search", "nothing").code == 1
+    assert "has not been searched yet" in ready("search", "show", "topic").problem
+    ready.done("task", "retire", "topic", "--reason", "nobody asks")
+    assert ready("search", "topic").code == 4
+
+
+def test_lists_of_numbers():
+    assert whole_numbers("4-6,9, 5", "--layers") == (4, 5, 6, 9)
+    assert positive_numbers("2e-4,1e-4", "--lr") == (1e-4, 2e-4)
+    with pytest.raises(UsageError, match=r"'x' is neither.*'1.5' is neither"):
+        whole_numbers("x,1.5,3", "--layers")
