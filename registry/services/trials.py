@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from registry.database.schema import SearchRow, SearchTrialRow, TaskRow, TrialRow, VersionRow
+from registry.database.schema import SearchRow, SearchTrialRow, TaskRow, TrialRow
 from registry.domain.records import Version
 from registry.domain.searches import LedgerTrial, PlannedTrial, Search, SearchState, TrialProgress, TrialState
 from registry.fault_points import reached
