@@ -43,9 +43,9 @@ app = typer.Typer(
 
 @app.command(
     epilog=example(
-        "trunkline search rte",
-        "trunkline search rte --layers 4-10 --seeds 5 --students 1-3",
-        "trunkline search rte --lr 1e-4,2e-4 --student-depths 6-11 --workers 2",
+        "trunkline search run rte",
+        "trunkline search run rte --layers 4-10 --seeds 5 --students 1-3",
+        "trunkline search run rte --lr 1e-4,2e-4 --student-depths 6-11 --workers 2",
     )
 )
 def run(

@@ -182,7 +182,8 @@ def test_a_second_search_of_the_same_kind_is_told_who_runs_it_and_another_one_sh
     assert "is being run by" in refused.problem
     other = ready("search", "topic", *SMALL[:-2], "--workers", "1", "--rule", "best", "--json")
     assert other.code == 0, other.err
-    assert process.wait(timeout=300) == 0
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     first = ready("search", "show", "topic", "--number", "1", "--json").json
     shared = {trial["key"] for trial in first["trials"]} & {trial["key"] for trial in other.json["trials"]}
     teachers = {trial["key"] for trial in first["trials"] if trial["shape"]["teacher"] is None}
