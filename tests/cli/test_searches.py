@@ -129,6 +129,8 @@ def start(trunkline, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Whoever runs the tests in the background may have them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -206,7 +208,7 @@ def test_a_task_that_is_changed_in_mid_search_ends_the_search_and_keeps_what_was
         content = yaml.safe_load(path.read_text())
         content["labels"] = [*content["labels"], "another"]
         path.write_text(yaml.safe_dump(content))
-        ready.done("task", "redefine", path)
+        ready.done("task", "update", path)
     _, said = process.communicate(timeout=300)
     assert process.returncode == (4 if change == "retired" else 5), said
     assert ("is retired" if change == "retired" else "was redefined") in said
@@ -228,8 +230,7 @@ def test_a_loss_that_becomes_nan_fails_its_trials_and_the_search_goes_on_and_say
 
 def test_data_that_changed_after_the_search_began_are_another_search(ready):
     first = searched(ready, "--students", "none")
-    data = ready.folder / "classification" / "train.jsonl"
-    data = data if data.exists() else next(ready.folder.rglob("train*.jsonl"))
+    data = Path(yaml.safe_load((ready.folder / "topic.yaml").read_text())["data"]["train"])
     lines = data.read_text().splitlines()
     data.write_text("\n".join(lines[:-1]) + "\n")
     second = searched(ready, "--students", "none")

@@ -18,12 +18,12 @@ from registry.database.engine import Database
 from registry.database.schema import AuditEventRow, IdempotencyKeyRow, Schema, SearchTrialRow, TrialRow
 from registry.domain.records import VersionKind
 from registry.domain.references import VersionReference
-from registry.domain.searches import NewSearch, SearchChoice
+from registry.domain.searches import NewSearch, SearchChoice, TrialProgress
 from registry.services.aliases import promote
 from registry.services.releases import register_release
 from registry.services.searches import begin_search, finish_search
-from registry.services.trials import ask_for
-from registry.services.versions import register_version
+from registry.services.trials import ask_for, finish_trial
+from registry.services.versions import get_version, register_version
 
 TABLES = Schema.metadata.tables
 
@@ -218,6 +218,9 @@ def add_search(session: Session, new: NewSearch, planned_trial: Any, change: dic
     search = begin_search(session, new, runner="a:1:1", until=at, is_gone=lambda _: False, **change)
     trials = planned_trial("nobody's"), planned_trial("two")
     ask_for(session, search, trials)
+    version = get_version(session, VersionReference(task="rte", number=2))
+    progress = TrialProgress(epochs_done=5, curve={5: 0.75}, seconds=1.0, layer_passes=1.0)
+    finish_trial(session, "rte", trials[1].key, version=version, score=0.75, progress=progress)
     session.execute(delete(SearchTrialRow).where(SearchTrialRow.position == 0))
     session.execute(update(SearchTrialRow).values(position=0))
     session.execute(update(TrialRow).where(TrialRow.version_number.is_(None)).values(key="trial of rte"))

@@ -26,8 +26,8 @@ from registry.services.releases import register_release
 from registry.services.searches import begin_search, finish_search
 from registry.services.tasks import get_task, register_task
 from registry.services.teams import create_team
-from registry.services.trials import ask_for, claim_trial, pause_trial
-from registry.services.versions import register_version
+from registry.services.trials import ask_for, claim_trial, finish_trial, pause_trial
+from registry.services.versions import get_version, register_version
 
 
 @pytest.fixture
@@ -123,10 +123,15 @@ def filled(
     second = planned_trial("second", frozen_depth=1, task_layers=1, teacher=1)
     stopped, running = planned_trial("stopped"), planned_trial("running")
     progress = TrialProgress(epochs_done=2, curve={1: 0.5, 2: 1 / 3}, seconds=1.5, layer_passes=6.0)
+    whole = TrialProgress(epochs_done=5, curve={5: 0.75}, seconds=1.0, layer_passes=1.0)
     choice = SearchChoice(layers=2, learning_rate=1e-4, teacher=1, statistic="mean of 2 seeds", students={1: 2})
     with database.write() as session:
         search = begin_search(session, new_search(), **ways, **change)
         ask_for(session, search, [first, second, stopped])
+        for trial, number in ((first, 1), (second, 2)):
+            version = get_version(session, VersionReference(task="rte", number=number))
+            score = version.metrics[search.metric]
+            finish_trial(session, "rte", trial.key, version=version, score=score, progress=whole)
         claim_trial(session, "rte", stopped.key, **held)
         pause_trial(session, "rte", stopped.key, worker=held["worker"], progress=progress)
         finish_search(session, search, choice, **change)
