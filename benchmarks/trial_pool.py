@@ -23,13 +23,13 @@ from modeling.encoder_layers import step_layer_passes
 from modeling.task_module import module_bytes
 from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.training.optimisation import optimise
-from pipelines.training.packed_rows import key_digest
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trial_state import TrialFolder
 from pipelines.training.trials import Trial
 from registry.artifacts.atomic_file import write_atomically
 from registry.domain.manifests import HeadConfig
+from registry.domain.plain_data import json_digest
 from registry.domain.records import Version, VersionKind
 from registry.domain.task_specs import TaskSpec
 
@@ -88,7 +88,7 @@ class TrialPool:
         recipes = [self.recipe.model_dump(mode="json"), self.student_recipe.model_dump(mode="json")]
         data = [self.dataset(split).digest for split in ("train", "dev")]
         epochs = [self.epochs, self.student_epochs]
-        return self.folder / "pool" / f"{self.spec.task}-{key_digest({'of': [recipes, data, epochs]})[:8]}"
+        return self.folder / "pool" / f"{self.spec.task}-{json_digest({'of': [recipes, data, epochs]})[:8]}"
 
     @property
     def head(self) -> HeadConfig:

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Sequence
 
 from cli.rendering import short_digest
 from cli.search_figures import Cost, InitialisationPair, Runs, Spread, Stopped, StudentCell, StudentGrid, is_student
-from registry.domain.searches import LedgerTrial, Search, TrialState
+from registry.domain.manifests import HeadConfig
+from registry.domain.searches import Search, SearchOptions, TrialState
 
 SHADE_FROM = (0.8, 0.9, 0.95, 0.99)
 """Least share of the teacher's score for each shade but the lightest; the paper's tables shade from 99 %."""
 SHADE_NAMES = ("below 80 %", "from 80 %", "from 90 %", "from 95 %", "from 99 %")
 
+BAND = "one standard error around the best mean, pooled over the runs of the last rung"
+EXHAUSTIVE = "Exhaustive: every run to its end, nothing cached; students leave where the middle L's teacher does."
 NO_TEACHERS = "No trial has been asked for yet."
 NO_PAIRS = "No depth at which students of both beginnings have finished."
-ONE_BEGINNING = "All students began in the same way."
 SHADES_NOTE = "Shade and percentage: the runs' mean, of the teacher's score."
 
 
@@ -69,12 +71,39 @@ def told(search: Search) -> list[tuple[str, str]]:
         (
             "asked",
             f"L {_numbers(options.layers)}; learning rate {', '.join(map(rate, options.learning_rates))}; "
-            f"{'one seed' if options.seeds == 1 else f'{options.seeds} seeds'}; strategy {options.strategy}",
+            f"{_seeds(options)}; {options.recipe['epochs']} epochs; strategy {options.strategy}",
         ),
     ]
+    if (head := _head(options)) is not None:
+        shown.append(("head", head))
     if options.students:
-        shown.append(("students", f"l {_numbers(options.students)}, from {' and '.join(options.initialisations)}"))
+        depths = "" if options.student_depths is None else f" at k' {_numbers(options.student_depths)}"
+        shown.append(
+            (
+                "students",
+                f"l {_numbers(options.students)}{depths}, from {' and '.join(options.initialisations)}; "
+                f"{options.student_recipe['epochs']} epochs",
+            )
+        )
     return [*shown, *choice(search)]
+
+
+def _seeds(options: SearchOptions) -> str:
+    """Halving gives fewer runs to most: the number asked for is a limit."""
+    if options.seeds == 1:
+        return "one seed"
+    return f"{'at most ' if options.strategy == 'halving' else ''}{options.seeds} seeds"
+
+
+def _head(options: SearchOptions) -> str | None:
+    """What is unusual about it."""
+    head = HeadConfig.model_validate(dict(options.head))
+    unusual = [
+        *(["mean pooling"] if head.pooling == "mean" else []),
+        *(["a learnt mix of all layers"] if head.gather == "mix" else []),
+        *(["CRF"] if head.crf else []),
+    ]
+    return ", ".join(unusual) or None
 
 
 def choice(search: Search) -> list[tuple[str, str]]:
@@ -96,9 +125,9 @@ def choice(search: Search) -> list[tuple[str, str]]:
 def _version(search: Search, number: int) -> str:
     found = next((trial for trial in search.trials if trial.version == number), None)
     if found is None or found.score is None:
-        return f"version {number}"
-    place = f", at k {found.shape.frozen_depth}" if is_student(found) else ""
-    return f"version {number}{place}: {times_100(found.score)}, one run (seed {found.shape.seed})"
+        return f"{search.task}/{number}"
+    place = f", k' {found.shape.frozen_depth}" if is_student(found) else ""
+    return f"{search.task}/{number}{place}: {times_100(found.score)}, one run (seed {found.shape.seed})"
 
 
 def _numbers(values: Sequence[int]) -> str:
@@ -110,14 +139,6 @@ def _numbers(values: Sequence[int]) -> str:
         else:
             parts.append([value])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def trial_name(trial: LedgerTrial) -> str:
-    shape = trial.shape
-    kind = (
-        "teacher" if shape.teacher is None else f"student of {shape.teacher} from {shape.initialisation or 'teacher'}"
-    )
-    return f"{kind}, k {shape.frozen_depth}, l {shape.task_layers}, rate {rate(shape.learning_rate)}, seed {shape.seed}"
 
 
 def spread_columns(spread: Spread) -> tuple[str, str, str, str]:
@@ -148,7 +169,7 @@ def counts(states: Iterable[tuple[TrialState, int]]) -> str:
 def grid_title(grid: StudentGrid) -> str:
     score = "" if grid.teacher_score is None else f" ({times_100(grid.teacher_score)}, one run)"
     begun = f", begun from the {grid.initialisation}" if grid.initialisation else ""
-    return f"Students of teacher version {grid.teacher}{score}{begun}, learning rate {rate(grid.learning_rate)}"
+    return f"Students of /{grid.teacher}{score}{begun}, learning rate {rate(grid.learning_rate)}"
 
 
 def cell_lines(cell: StudentCell) -> list[str]:
@@ -207,4 +228,4 @@ def cost_notes(cost: Cost) -> list[str]:
         for kind, states in (("Teachers", cost.teacher_states), ("Students", cost.student_states))
         if states
     ]
-    return [*notes, f"Time spent on trials, summed over workers: {spent}."]
+    return [*notes, EXHAUSTIVE, f"Time spent on trials, summed over workers: {spent}."]

@@ -102,7 +102,7 @@ def _print_trials(search: Search) -> None:
     if troubled:
         print_line("")
         rows = [
-            (captions.trial_name(trial), f"{trial.state}, {_attempts(trial)}", captions.printable(trial.error or ""))
+            (trial.shape.words, f"{trial.state}, {_attempts(trial)}", captions.printable(trial.error or ""))
             for trial in troubled[:MOST_ROWS]
         ]
         print_table(["trial", "state", "error"], rows)
@@ -192,7 +192,7 @@ def _teachers(teachers: Teachers, width: int) -> list[str]:
     legend = [
         *(["▶ chosen"] if any(row.chosen for row in teachers.rows) else []),
         *(["├─●─┤ lowest run, mean, highest run; sd: standard deviation over seeds"] if any(spreads) else []),
-        *([f"{_BAND} one standard error around the best mean"] if teachers.best else []),
+        *([f"{_BAND} {captions.BAND}"] if teachers.best else []),
         *(
             [f"{_STOPPED} not finished: last score of the curve at epoch n/of, ‹ › beyond the scale"]
             if any(row.runs.stopped for row in teachers.rows)

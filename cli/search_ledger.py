@@ -144,17 +144,8 @@ class RegistryLedger:
         )
 
     def _logged(self, trial: LedgerTrial, outcome: TrialOutcome | None, *, failed: bool = False) -> LoggedTrial:
-        file = self.files[trial.key]
-        return LoggedTrial(
-            task=self.search.task,
-            key=trial.key,
-            frozen_depth=file.frozen_depth,
-            task_layers=file.task_layers,
-            seed=file.seed,
-            recipe=file.recipe,
-            head=file.head,
-            backbone=file.backbone.name,
-            teacher=str(file.teacher.reference) if file.teacher else None,
+        return LoggedTrial.of(
+            self.files[trial.key],
             losses=outcome.losses if outcome else {},
             metrics=outcome.metrics if outcome else {},
             best=outcome.version.metrics if outcome and outcome.version else None,

@@ -1,6 +1,6 @@
 """From what a command line asks of a search to the search's options, every wrong number refused at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cli.devices import chosen_device
@@ -11,6 +11,7 @@ from registry.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.search.problem import Problem
+    from pipelines.training.recipes import Distillation
 
 STUDENT_EPOCHS = 10
 """As in CentraBERT, the paper's own code (distill.py): a student's epoch costs a fraction of its teacher's."""
@@ -32,11 +33,11 @@ def search_options(
     student_epochs: int,
     precision: Literal["auto", "fp32", "bf16"],
     device: str,
-    distillation: Mapping[str, float | None],
+    distillation: "Distillation",
     head: HeadConfig,
 ) -> SearchOptions:
     """Raises UsageError listing every number that does not fit the backbone, or another one."""
-    from pipelines.training.recipes import Distillation, best_precision, checked, make_recipe
+    from pipelines.training.recipes import best_precision, make_recipe
 
     depth = problem.backbone.layer_count
     problems = []
@@ -46,6 +47,8 @@ def search_options(
     problems += [f"--students {one}: must be 1 to {depth}" for one in taught if not 1 <= one <= depth]
     depths = whole_numbers(student_depths, "--student-depths") if student_depths else None
     problems += [f"--student-depths {one}: must be 0 to {depth - 1}" for one in depths or () if one >= depth]
+    if depths and not taught:
+        problems.append("--student-depths: there are none, as --students none asks")
     begins = tuple(dict.fromkeys(part.strip() for part in initialisations.split(",")))
     if not problems:
         problems += _misfits(wanted, taught, depths, depth)
@@ -57,12 +60,11 @@ def search_options(
     multiplied = best_precision(chosen_device(device)) if precision == "auto" else precision
     teachers = make_recipe(recipe, hidden_size=problem.backbone.hidden_size, precision=multiplied, epochs=epochs)
     rates = positive_numbers(learning_rates, "--lr") if learning_rates else (teachers.learning_rate,)
-    chosen = {name: value for name, value in distillation.items() if value is not None}
     learners = teachers.model_copy(
         update={
             "epochs": student_epochs,
             "evaluate_from": -(-3 * student_epochs // 5),
-            "distillation": checked(Distillation, chosen),
+            "distillation": distillation,
         }
     )
     return SearchOptions(

@@ -1,9 +1,13 @@
 """One run of a search: its ledger, its workers, its trials, and MLflow, put together."""
 
+import math
 import os
+import secrets
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.application import Context
@@ -11,6 +15,7 @@ from cli.devices import chosen_device
 from cli.processes import is_gone, own_name
 from cli.progress import progress_bar
 from cli.rendering import print_note, print_warning
+from cli.training import warn_of_weak_student
 from registry.domain.searches import NewSearch, Search, SearchChoice, SearchOptions
 from registry.errors import TrainingFailed
 from registry.fault_points import reached
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from pipelines.search.problem import Problem, TrialWriter
 
 _MOST_WORKERS = 8
+_FEW_STEPS = 30
+"""A judgement: with the default recipe and data the learning rate has then hardly finished rising."""
 
 
 def run_search(
@@ -48,7 +55,8 @@ def run_search(
     writer = TrialWriter(problem, options, _place(context, device, count), ledger.files)
     try:
         _open_run(context, ledger)
-        _say_cost(context, problem, options, writer.teacher_depths)
+        _say_cost(context, problem, options, writer.most_depths)
+        _warn_of_short_rung(problem, options)
         choice = _chosen(context, writer, ledger, count)
     except TrainingFailed:
         _close_run(ledger, search)
@@ -61,9 +69,17 @@ def run_search(
     reached("search.finished")
     _close_run(ledger, search)
     ledger.forget_stopped()
+    shutil.rmtree(_exchange(context, search), ignore_errors=True)
     for layers in sorted(set(options.students) - choice.students.keys()):
         print_warning(
             f"no student of {layers} layers fits above the teacher that was chosen, which has {choice.layers}"
+        )
+    for student in choice.students.values():
+        warn_of_weak_student(
+            ledger.version(student),
+            ledger.version(choice.teacher),
+            metric=search.metric,
+            epochs=options.student_recipe["epochs"],
         )
     return search
 
@@ -99,7 +115,8 @@ def _chosen(context: Context, writer: "TrialWriter", ledger: "RegistryLedger", w
 
     # -P: a folder named cli in the working directory must not be taken for ours.
     work = (sys.executable, "-P", "-c", "import sys; from cli.main import main; sys.exit(main())", "trial", "work")
-    folder = context.settings.home / "searches"
+    # A folder of this process alone: another one may hold the same trial, if this one is taken for dead.
+    folder = _exchange(context, ledger.search) / secrets.token_hex(4)
     with (
         LocalProcesses(workers, folder=folder, command=work, environ=context.environ) as executor,
         progress_bar() as report,
@@ -114,6 +131,11 @@ def _chosen(context: Context, writer: "TrialWriter", ledger: "RegistryLedger", w
             warn=print_warning,
             clock=time.monotonic,
         ).run()
+
+
+def _exchange(context: Context, search: Search) -> Path:
+    """Where the workers' specifications and results lie; of an attempt that broke, until the search is finished."""
+    return context.settings.home / "searches" / f"{search.task}-{search.number}"
 
 
 def _say_cost(context: Context, problem: "Problem", options: SearchOptions, depths: Sequence[int]) -> None:
@@ -138,6 +160,20 @@ def _say_cost(context: Context, problem: "Problem", options: SearchOptions, dept
         reading=head.reading if head.gather == "mix" else None,
     )
     (print_note if cost.fits else print_warning)(str(cost))
+
+
+def _warn_of_short_rung(problem: "Problem", options: SearchOptions) -> None:
+    """Depths that are told apart after a handful of steps are told apart by chance."""
+    from pipelines.search.plan import teacher_rungs
+
+    count = len(options.layers) * len(options.learning_rates)
+    first, *later = teacher_rungs(count, seeds=options.seeds, epochs=options.recipe["epochs"])
+    steps = first.until_epoch * math.ceil(len(problem.train.examples) / options.recipe["batch_size"])
+    if options.strategy == "halving" and later and steps < _FEW_STEPS:
+        print_warning(
+            f"the first rung compares {count} configurations after {steps} steps, which is few to tell them apart by: "
+            "more --epochs, or --strategy exhaustive, cost more and choose better"
+        )
 
 
 def _default_workers(device: str) -> int:

@@ -65,11 +65,9 @@ def search_svg(search: Search) -> str:
     else:
         page.words(captions.no_students(search))
 
-    page.heading(f"Initialisations: {metric}")
     if len({grid.initialisation for grid in grids}) > 1:
+        page.heading(f"Initialisations: {metric}")
         _draw_pairs(page, initialisation_pairs(search))
-    else:
-        page.words(captions.ONE_BEGINNING if grids else captions.no_students(search))
 
     page.heading("Cost: layer passes per training example (a forward 1, a backward 2)")
     _draw_cost(page, cost_of(search))
@@ -184,7 +182,7 @@ def _draw_teachers(page: _Page, teachers: Teachers) -> None:
     if any(row.chosen for row in teachers.rows):
         notes.append("▶: chosen.")
     if teachers.best is not None:
-        notes.append("Yellow band: one standard error around the best mean.")
+        notes.append(f"Yellow band: {captions.BAND}.")
     if any(row.runs.stopped for row in teachers.rows):
         notes.append("Rings: runs not finished, last score of the curve, at epoch n/of; ‹ ›: beyond the scale.")
     page.notes(notes)

@@ -1,5 +1,7 @@
 """`search`: find how many layers a task needs, train them, distil them; and look at what a search found."""
 
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,15 +10,16 @@ from typer.core import TyperGroup
 
 from cli.application import AsJson, Context, example
 from cli.devices import DeviceOption
+from cli.processes import is_gone
 from cli.rendering import moment, number_column, print_json, print_line, print_note, print_table
 from cli.search_drawing import draw_search
 from cli.search_options import STUDENT_EPOCHS, search_options
 from cli.search_run import run_search
 from cli.search_svg import search_svg
-from cli.training import backbone_of, chosen_head, refuse_retired
-from registry.artifacts.atomic_file import write_atomically
+from cli.training import backbone_of, chosen_distillation, chosen_head, refuse_retired
 from registry.domain.references import check_name
 from registry.domain.searches import Search
+from registry.errors import UsageError
 from registry.services import searches, tasks
 
 if TYPE_CHECKING:
@@ -121,11 +124,14 @@ def run(
         student_epochs=student_epochs,
         precision=precision,
         device=device,
-        distillation={"temperature": temperature, "soft_weight": soft_weight, "hidden_weight": hidden_weight},
+        distillation=chosen_distillation(temperature=temperature, soft_weight=soft_weight, hidden_weight=hidden_weight),
         head=chosen_head(problem.spec, pooling=pooling, gather=gather, crf=crf),
     )
     found = run_search(context, problem, options, device=device, workers=workers)
     _show(found, as_json=as_json)
+    if found.choice is not None:
+        best = next(iter(found.choice.students.values()), found.choice.teacher)
+        print_note(f"nothing was promoted: `trunkline task promote {task}/{best}` makes one of them the champion")
 
 
 @app.command(epilog=example("trunkline search show rte", "trunkline search show rte --svg rte.svg"))
@@ -139,9 +145,9 @@ def show(
     """Show what a search found and what it cost, in figures; also of one that still runs."""
     context: Context = ctx.obj
     with context.database.read() as session:
-        found = searches.get_search(session, task, number)
+        found = searches.get_search(session, task, number).driven(_is_driving(context))
     if svg is not None:
-        write_atomically(context.cwd / svg, search_svg(found).encode())
+        _draw_into(context.cwd / svg, found)
         print_note(f"drawn into {svg}")
     _show(found, as_json=as_json)
 
@@ -155,7 +161,7 @@ def list_(
     """List searches and what they chose."""
     context: Context = ctx.obj
     with context.database.read() as session:
-        found = searches.list_searches(session, task)
+        found = [one.driven(_is_driving(context)) for one in searches.list_searches(session, task)]
     if as_json:
         print_json(found)
     elif not found:
@@ -194,6 +200,18 @@ def _read_problem(context: Context, task: str, backbone: str | None) -> "Problem
         train=load_dataset(found.spec, "train"),
         dev=load_dataset(found.spec, "dev"),
     )
+
+
+def _is_driving(context: Context) -> Callable[[str, datetime], bool]:
+    now = context.now()
+    return lambda process, until: until > now and not is_gone(process)
+
+
+def _draw_into(path: Path, search: Search) -> None:
+    try:
+        path.write_text(search_svg(search), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--svg {path}: cannot be written: {error.strerror}") from None
 
 
 def _show(search: Search, *, as_json: bool) -> None:

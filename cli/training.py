@@ -159,7 +159,7 @@ def distil(
         head=source.head,
         teacher=source,
         run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
-        distillation=_distillation(
+        distillation=chosen_distillation(
             temperature=temperature, soft_weight=soft_weight, hidden_weight=hidden_weight, initialisation=init
         ),
     )
@@ -194,7 +194,7 @@ def chosen_head(spec: TaskSpec, *, pooling: Pooling, gather: Gather, crf: bool) 
     return HeadConfig(type=spec.type, outputs=spec.output_count, pooling=pooling, gather=gather, crf=crf)
 
 
-def _distillation(**chosen: object) -> "Distillation":
+def chosen_distillation(**chosen: object) -> "Distillation":
     """With the defaults for what is None."""
     from pipelines.training.recipes import Distillation, checked
 
@@ -266,7 +266,11 @@ def _register(context: Context, held: "TrialRun", device: str) -> Version:
     with progress_bar() as report:
         trained = held.run(store=context.store, device=chosen_device(device), report=report)
         report("MLflow", 0, 1)
-        run = tracking.log_trial(LoggedTrial.of(trained))
+        state = trained.state
+        logged = LoggedTrial.of(
+            trained.trial, losses=state.epoch_losses, metrics=state.epoch_metrics, best=trained.metrics
+        )
+        run = tracking.log_trial(logged)
         report("MLflow", 1, 1)
     reached("train.run-logged")
     new = trained.to_version(context.store, mlflow_run=run)
@@ -315,17 +319,17 @@ def _print_version(version: Version, trial: "Trial", *, as_json: bool) -> None:
             *([("MLflow run", version.mlflow_run)] if version.mlflow_run else []),
         ]
         print_fields(fields)
-    _warn_of_weak_student(version, trial)
+    if trial.teacher is not None:
+        warn_of_weak_student(version, trial.teacher, metric=metric, epochs=trial.recipe.epochs)
 
 
-def _warn_of_weak_student(version: Version, trial: "Trial") -> None:
+def warn_of_weak_student(version: Version, teacher: Version, *, metric: str, epochs: int) -> None:
     """A student far below its teacher has mostly seen too few steps, or has too few layers: better said at once."""
-    if trial.teacher is None or trial.teacher.dev_digest != version.dev_digest:
+    if teacher.dev_digest != version.dev_digest:
         return
-    metric = trial.spec.metric
-    kept, before = version.metrics[metric], trial.teacher.metrics[metric]
+    kept, before = version.metrics[metric], teacher.metrics[metric]
     if before > 0 and kept < _WEAK_STUDENT * before:
         print_warning(
             f"{version.reference} keeps {max(kept, 0) / before:.0%} of its teacher's {metric}: where data are few, "
-            f"more --epochs help (this run: {trial.recipe.epochs}), on a hard task more --layers"
+            f"more epochs help (this run: {epochs}), on a hard task more layers"
         )

@@ -11,10 +11,10 @@ from modeling.task_module import TaskModule, load_task_module, module_bytes
 from pipelines.data.dataset import Dataset
 from pipelines.training.activation_cache import ActivationCache
 from pipelines.training.evaluation import DevEvaluation, golden_examples
-from pipelines.training.packed_rows import key_digest
 from pipelines.training.trial_run import environment_of
 from registry.artifacts.store import ArtifactStore
 from registry.domain.module_manifests import PlannedImport
+from registry.domain.plain_data import json_digest
 from registry.domain.records import NewVersion
 from registry.errors import InvalidInput, InvalidWeights
 from registry.fault_points import reached
@@ -64,7 +64,7 @@ def _key(planned: PlannedImport, module: str, dev_digest: str) -> str:
     # How its tensors are read, as they cannot say it themselves. Left out where it is the default, so that the keys of
     # older imports stay; type and outputs are the spec's.
     reading = planned.proposed.head.model_dump(mode="json", exclude={"type", "outputs"}, exclude_defaults=True)
-    return key_digest(
+    return json_digest(
         {
             "import": _IMPORT_FORMAT,
             "spec": planned.spec.meaning_digest(),

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from pipelines.execution.trial_file import TrialFile
 from pipelines.training.recipes import Recipe
-from pipelines.training.trials import TrainedModule
+from pipelines.training.trials import Trial
 from registry.domain.manifests import HeadConfig
 
 if TYPE_CHECKING:
@@ -51,8 +52,15 @@ class LoggedTrial:
     failed: bool = False
 
     @classmethod
-    def of(cls, trained: TrainedModule) -> Self:
-        trial = trained.trial
+    def of(
+        cls,
+        trial: Trial | TrialFile,
+        *,
+        losses: Mapping[int, float],
+        metrics: Mapping[int, Mapping[str, float]],
+        best: Mapping[str, float] | None,
+        failed: bool = False,
+    ) -> Self:
         return cls(
             task=trial.spec.task,
             key=trial.key,
@@ -63,9 +71,10 @@ class LoggedTrial:
             head=trial.head,
             backbone=trial.backbone.name,
             teacher=str(trial.teacher.reference) if trial.teacher else None,
-            losses=trained.state.epoch_losses,
-            metrics=trained.state.epoch_metrics,
-            best=trained.metrics,
+            losses=losses,
+            metrics=metrics,
+            best=best,
+            failed=failed,
         )
 
     @property

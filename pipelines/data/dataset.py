@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 from modeling.text import carry_tags
 from pipelines.data.fields import Refused, label_of, number_of, tags_of, text_of, tokens_of
 from pipelines.data.rows import Row, place_word, read_rows
-from registry.domain.plain_data import canonical_json
+from registry.domain.plain_data import canonical_json, json_digest
 from registry.domain.task_specs import InputForm, TagScheme, TaskSpec, TaskType
 from registry.errors import InvalidInput
 
@@ -69,7 +69,7 @@ def _digested(examples: tuple[Example, ...]) -> Dataset:
     digest = hashlib.sha256(b"trunkline data 1\n")
     for example in examples:
         digest.update(canonical_json([example.text, example.text_pair, example.target]) + b"\n")
-    inputs = (hashlib.sha256(canonical_json([example.text, example.text_pair])).hexdigest() for example in examples)
+    inputs = (json_digest([example.text, example.text_pair]) for example in examples)
     return Dataset(examples, digest.hexdigest(), tuple(inputs))
 
 

@@ -16,6 +16,11 @@ class Progressed:
     done: int
     total: int
 
+    @property
+    def share_trained(self) -> float:
+        """How much of its whole training it has done; 0 while it prepares."""
+        return self.done / self.total if self.total and self.stage.startswith("epoch ") else 0.0
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -1,10 +1,9 @@
 """A trial as a file, so that any process anywhere can run it: a specification in, a result out, plain JSON both."""
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, ValidationError, field_validator
@@ -67,6 +66,25 @@ class TrialFile(Plain):
     """Frozen depths that other trials on the same data will ask for: computed in the same pass."""
     place: Place
 
+    @classmethod
+    def of(cls, trial: Trial, *, depths: tuple[int, ...], place: Place) -> Self:
+        """The file that runs a trial to its end."""
+        return cls(
+            key=trial.key,
+            spec=trial.spec,
+            spec_revision=trial.spec_revision,
+            backbone=trial.backbone,
+            frozen_depth=trial.frozen_depth,
+            task_layers=trial.task_layers,
+            recipe=trial.recipe,
+            seed=trial.seed,
+            head=trial.head,
+            teacher=trial.teacher,
+            until_epoch=None,
+            depths=depths,
+            place=place,
+        )
+
     def trial(self, *, train: Dataset, dev: Dataset) -> Trial:
         """Raises InvalidInput when it is not the trial that was planned."""
         trial = Trial(
@@ -101,7 +119,7 @@ class TrialOutcome(Plain):
     seconds: float
     """Of this run."""
     layer_passes: float
-    """Of this run, per training example: a layer's forward counts 1, its backward 2."""
+    """Of all epochs that are done, per training example: a layer's forward counts 1, its backward 2."""
     version: NewVersion | None
     """Of a trial that was run to its end; its blobs are in the store."""
 
@@ -189,7 +207,6 @@ class TrialRunner:
         store = open_store(place.artifact_root, cache=Path(place.blob_cache), cache_bytes=place.blob_cache_bytes)
         trial = file.trial(train=self._dataset(file.spec, "train"), dev=self._dataset(file.spec, "dev"))
         with open_trial(trial, Path(place.work), depths=file.depths, cache_bytes=place.activation_cache_bytes) as held:
-            steps_before = held.saved_step()
             trained: TrainedModule | None = None
             if file.until_epoch is None:
                 trained = held.run(store=store, device=device, report=report)
@@ -197,14 +214,13 @@ class TrialRunner:
             else:
                 state = held.advance(file.until_epoch, store=store, device=device, report=report)
             version = None if trained is None else trained.to_version(store, mlflow_run=None)
-        steps_an_epoch = math.ceil(len(trial.train.examples) / trial.recipe.batch_size)
+        epochs_done = max(state.epoch_losses, default=0)
         return TrialOutcome(
-            epochs_done=max(state.epoch_losses, default=0),
+            epochs_done=epochs_done,
             metrics=state.epoch_metrics,
             losses=state.epoch_losses,
             seconds=time.monotonic() - began,
-            layer_passes=(state.step - steps_before)
-            / steps_an_epoch
+            layer_passes=epochs_done
             * step_layer_passes(trial.task_layers, first_piece_only=trial.head.reading == "first"),
             version=version,
         )

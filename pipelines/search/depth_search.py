@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipelines.execution.executor import Ended, Executor, Warned
+from pipelines.execution.executor import Ended, Executor, Progressed, Warned
 from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialOutcome
 from pipelines.search.plan import Run, Step, has_reached, next_step
 from registry.domain.records import Version
@@ -82,6 +82,8 @@ class DepthSearch:
     _files: dict[TrialShape, TrialFile] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     """When a trial that was busy is to be tried again."""
+    _trained: dict[str, float] = field(default_factory=dict)
+    """How much of its whole training each trial that runs here has done, by its own word."""
     _said: set[str] = field(default_factory=set)
 
     def run(self) -> SearchChoice:
@@ -111,7 +113,8 @@ class DepthSearch:
             missing = [
                 (by_key[keys[run.shape]], run) for run in step.wanted if not has_reached(by_key[keys[run.shape]], run)
             ]
-            self.report(step.stage, len(step.wanted) - len(missing), len(step.wanted))
+            done = sum(self._epochs_done(by_key[keys[run.shape]], run) for run in step.wanted)
+            self.report(f"{step.stage}, epochs", done, sum(run.until_epoch for run in step.wanted))
             if not missing:
                 return
             for trial, run in missing:
@@ -119,6 +122,11 @@ class DepthSearch:
                     self._running[trial.key] = (trial, self.clock())
                     self.executor.start(self._file(run))
             self._listen()
+
+    def _epochs_done(self, trial: LedgerTrial, run: Run) -> int:
+        if has_reached(trial, run):
+            return run.until_epoch
+        return min(run.until_epoch, max(trial.epochs_done, int(self._trained.get(trial.key, 0.0) * trial.epochs)))
 
     def _is_due(self, trial: LedgerTrial) -> bool:
         return trial.key not in self._running and self._not_before.get(trial.key, 0.0) <= self.clock()
@@ -146,7 +154,9 @@ class DepthSearch:
         until, ended = self.clock() + _LOOK_SECONDS, list[Ended]()
         while not ended:
             for event in self.executor.events(seconds=_WAIT_SECONDS):
-                if isinstance(event, Warned):
+                if isinstance(event, Progressed):
+                    self._trained[event.key] = event.share_trained
+                elif isinstance(event, Warned):
                     self._pass_on(event)
                 elif isinstance(event, Ended):
                     ended.append(event)
@@ -165,7 +175,8 @@ class DepthSearch:
             self.warn(event.message)
 
     def _take(self, event: Ended) -> None:
-        trial, began = self._running.pop(event.key)
+        # Its lease stays this process's to give back until the ledger has taken what became of it.
+        trial, began = self._running[event.key]
         outcome, failure = event.result.outcome, event.result.failure
         if outcome is not None:
             if outcome.version is None:
@@ -175,6 +186,8 @@ class DepthSearch:
         else:
             assert failure is not None  # noqa: S101 - a result is one of the two
             self._take_failure(trial, failure, seconds=self.clock() - began)
+        del self._running[event.key]
+        self._trained.pop(event.key, None)
 
     def _take_failure(self, trial: LedgerTrial, failure: TrialFailure, *, seconds: float) -> None:
         if failure.kind == "busy":
@@ -186,10 +199,10 @@ class DepthSearch:
             raise StorageError(f"a trial cannot be run: {failure.message}")
         if failure.kind == "broken" and trial.attempts + 1 < MOST_ATTEMPTS:
             self.ledger.give_back(trial, seconds=seconds, error=failure.message)
-            self.warn(f"{describe_shape(trial.shape)}: {failure.message}; trying again")
+            self.warn(f"{trial.shape.words}: {failure.message}; trying again")
             return
         self.ledger.fail(trial, seconds=seconds, error=failure.message, broke_off=failure.kind == "broken")
-        self.warn(f"{describe_shape(trial.shape)} failed, the search goes on without it: {failure.message}")
+        self.warn(f"{trial.shape.words} failed, the search goes on without it: {failure.message}")
 
     def _leave(self) -> None:
         """Ends what still runs and gives its leases back, so that the next search need not wait for them."""
@@ -197,9 +210,3 @@ class DepthSearch:
         for trial, began in self._running.values():
             self.ledger.give_back(trial, seconds=self.clock() - began, error=None)
         self._running.clear()
-
-
-def describe_shape(shape: TrialShape) -> str:
-    """A trial in a few words, for people."""
-    kind = "teacher" if shape.teacher is None else f"student of /{shape.teacher}"
-    return f"{kind} k={shape.frozen_depth} l={shape.task_layers} lr={shape.learning_rate:g} seed={shape.seed}"

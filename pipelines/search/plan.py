@@ -323,14 +323,14 @@ def _chosen(
         return None
     if rule == "best":
         configuration = max(scores, key=lambda configuration: (max(scores[configuration]), -configuration.layers))
-        return _Chosen(configuration, f"max of {_seeds(scores[configuration])}")
+        return _Chosen(configuration, _statistic("max", scores[configuration]))
     best = max(scores, key=lambda configuration: (fmean(scores[configuration]), -configuration.layers))
     if rule != "parsimonious":
-        return _Chosen(best, f"mean of {_seeds(scores[best])}")
+        return _Chosen(best, _statistic("mean", scores[best]))
     within = fmean(scores[best]) - standard_error(scores.values(), len(scores[best]))
     near = [configuration for configuration in scores if fmean(scores[configuration]) >= within]
     configuration = min(near, key=lambda configuration: (configuration.layers, -fmean(scores[configuration])))
-    statistic = f"mean of {_seeds(scores[configuration])}"
+    statistic = _statistic("mean", scores[configuration])
     return _Chosen(
         configuration, statistic if configuration == best else f"{statistic}, within one standard error of the best"
     )
@@ -349,8 +349,8 @@ def standard_error(groups: Iterable[Sequence[float]], count: int) -> float:
     return math.sqrt(squares / degrees / count) if degrees else 0.0
 
 
-def _seeds(scores: Sequence[float]) -> str:
-    return "one run" if len(scores) == 1 else f"{len(scores)} seeds"
+def _statistic(name: Literal["mean", "max"], scores: Sequence[float]) -> str:
+    return "one run" if len(scores) == 1 else f"{name} of {len(scores)} seeds"
 
 
 def _value(trial: LedgerTrial, epoch: int) -> float:

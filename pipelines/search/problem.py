@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pipelines.data.dataset import Dataset
 from pipelines.execution.trial_file import Place, TrialFile
 from pipelines.search.plan import student_depths
-from pipelines.training.packed_rows import key_digest
 from pipelines.training.recipes import Recipe
 from pipelines.training.trials import TRIAL_FORMAT, Trial
 from registry.domain.manifests import HeadConfig
+from registry.domain.plain_data import json_digest
 from registry.domain.records import Backbone, Version
 from registry.domain.searches import SearchOptions, TrialShape
 from registry.domain.task_specs import TaskSpec
@@ -26,7 +26,7 @@ class Problem:
 
     def key(self, options: SearchOptions) -> str:
         """Digest of everything that decides a search's outcome, machine and library versions aside."""
-        return key_digest(
+        return json_digest(
             {
                 "trials": TRIAL_FORMAT,
                 "spec": self.spec.meaning_digest(),
@@ -69,21 +69,7 @@ class TrialWriter:
             head=head,
             teacher=teacher,
         )
-        file = TrialFile(
-            key=trial.key,
-            spec=trial.spec,
-            spec_revision=trial.spec_revision,
-            backbone=trial.backbone,
-            frozen_depth=trial.frozen_depth,
-            task_layers=trial.task_layers,
-            recipe=trial.recipe,
-            seed=trial.seed,
-            head=head,
-            teacher=teacher,
-            until_epoch=None,
-            depths=self._depths_beside(teacher),
-            place=self.place,
-        )
+        file = TrialFile.of(trial, depths=self._depths_beside(teacher), place=self.place)
         self.written[file.key] = file
         return file
 
@@ -92,15 +78,23 @@ class TrialWriter:
         """The frozen depths of all teachers that the search may train."""
         return tuple(sorted(self.problem.backbone.layer_count - layers for layers in self.options.layers))
 
+    @property
+    def most_depths(self) -> tuple[int, ...]:
+        """Every frozen depth that the search may ask for, where its students leave at the most other depths."""
+        of_each = ({*self.teacher_depths, *self._student_depths(layers)} for layers in self.options.layers)
+        return tuple(sorted(max(of_each, key=len)))
+
     def _depths_beside(self, teacher: Version | None) -> tuple[int, ...]:
         """What one pass through the trunk is to serve: all teachers, or all students of one teacher."""
-        if teacher is None:
-            return self.teacher_depths
+        return self.teacher_depths if teacher is None else self._student_depths(teacher.task_layers)
+
+    def _student_depths(self, teacher_layers: int) -> tuple[int, ...]:
+        """Of all students that a teacher of so many layers may have."""
         layers = self.problem.backbone.layer_count
         of_sizes = (
-            student_depths(self.options, teacher.frozen_depth, size, layers)
+            student_depths(self.options, layers - teacher_layers, size, layers)
             for size in self.options.students
-            if size <= teacher.task_layers
+            if size <= teacher_layers
         )
         return tuple(sorted({depth for depths in of_sizes for depth in depths}))
 

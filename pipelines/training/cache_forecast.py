@@ -33,7 +33,7 @@ class CacheForecast:
             return f"{subject} are there already: {size_in_words(self.total)}"
         there = self.total - self.missing
         kept = f"{size_in_words(there)} there already; " if there else ""
-        sentence = f"{subject} will take {size_in_words(self.missing)} on the disk ({kept}{self.outlook})"
+        sentence = f"{subject} will take up to {size_in_words(self.missing)} on the disk ({kept}{self.outlook})"
         if self.fits:
             return sentence
         return (

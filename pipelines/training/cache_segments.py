@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.training.cache_room import cannot_write
-from pipelines.training.packed_rows import key_digest
+from registry.domain.plain_data import json_digest
 from registry.fault_points import reached
 
 HEADER_BYTES = 1024
@@ -57,7 +57,7 @@ class RowGroup:
 
     @cached_property
     def path(self) -> Path:
-        return Path(self.kind, key_digest(self.fields))
+        return Path(self.kind, json_digest(dict(self.fields)))
 
 
 def digest_rows(hexadecimal: Sequence[str]) -> Digests:

@@ -1,12 +1,9 @@
-"""Tensors of unequal length, one a row, and the digest under which things are kept that are expensive to compute."""
+"""Tensors of unequal length, one a row."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
-
-from registry.domain.plain_data import canonical_json
 
 
 class RowTensors(Protocol):
@@ -35,7 +32,3 @@ class PackedRows:
 
     def rows(self, numbers: Sequence[int]) -> list[Tensor]:
         return [self.row(number) for number in numbers]
-
-
-def key_digest(fields: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(dict(fields))).hexdigest()

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 
 from registry.domain.plain_data import Plain
+from registry.domain.searches import Initialisation
 from registry.domain.task_specs import validation_problems
 from registry.errors import UsageError
 
@@ -14,10 +15,6 @@ Precision = Literal["fp32", "bf16"]
 RecipeName = Literal["default", "paper"]
 
 Checked = TypeVar("Checked", bound=Plain)
-
-
-Initialisation = Literal["teacher", "backbone"]
-"""Whose layers k'+1..k'+l a student begins as (the paper's figure 2)."""
 
 
 class Distillation(Plain):

@@ -114,10 +114,6 @@ class TrialRun:
         """
         return self._optimise(self._bench(store, device, report), until_epoch=until_epoch)
 
-    def saved_step(self) -> int:
-        """Optimiser steps that an interrupted run had done when it last saved its state."""
-        return TrialFolder(self.folder).saved_step()
-
     def forget(self) -> None:
         """Removes what an interrupted run would have needed, once the module is registered."""
         shutil.rmtree(self.folder, ignore_errors=True)

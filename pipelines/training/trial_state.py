@@ -73,13 +73,6 @@ class TrialFolder:
             if old.stem != digest:
                 old.unlink()
 
-    def saved_step(self) -> int:
-        """Optimiser steps that were done when it was last saved; 0 where nothing whole is there."""
-        try:
-            return int(json.loads((self.path / "state.json").read_bytes())["step"])
-        except (FileNotFoundError, *_DAMAGES):
-            return 0
-
     def load(self, module: TaskModule, optimiser: AdamW) -> TrialState:
         """Puts the module and the optimiser where they were saved; a fresh state when nothing whole is there."""
         try:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipelines.data.dataset import Dataset
-from pipelines.training.packed_rows import key_digest
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_state import TrialState
 from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import HeadConfig, head_problems
+from registry.domain.plain_data import json_digest
 from registry.domain.records import Backbone, NewVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import UsageError
@@ -53,7 +53,7 @@ class Trial:
     @cached_property
     def key(self) -> str:
         """Digest of everything that decides the outcome, machine and library versions aside."""
-        return key_digest(
+        return json_digest(
             {
                 "format": TRIAL_FORMAT,
                 "spec": self.spec.meaning_digest(),

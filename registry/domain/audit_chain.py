@@ -7,14 +7,13 @@ So no event can be changed, taken out, put in or moved without another hash ther
 cut off, or made anew as a whole, shows against a head that was kept elsewhere.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from registry.domain.plain_data import Plain, canonical_json
+from registry.domain.plain_data import Plain, canonical_json, json_digest
 from registry.errors import UsageError
 
 CHAIN_START: Final = "0" * 64
@@ -106,7 +105,7 @@ def is_chain_hash(value: object) -> bool:
 
 
 def chain_hash(link: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(link)).hexdigest()
+    return json_digest(link)
 
 
 def parse_head(text: str) -> ChainHead:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from registry.domain.plain_data import canonical_json
+from registry.domain.plain_data import canonical_json, json_digest
 
 
 class TensorBytes(NamedTuple):
@@ -51,7 +51,7 @@ def tokenizer_digest(tokenizer_json: bytes) -> str:
     content = json.loads(tokenizer_json)
     content.pop("padding", None)
     content.pop("truncation", None)
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+    return json_digest(content)
 
 
 def prefix_root(

@@ -1,5 +1,6 @@
 """What every value of the domain has in common: frozen, nothing extra, and one canonical JSON form."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -19,3 +20,8 @@ def canonical_json(value: Any) -> bytes:
         ValueError: the value holds a NaN or an infinity.
     """
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def json_digest(value: Any) -> str:
+    """The sha256, in hexadecimal, of a value's canonical JSON; raises ValueError as `canonical_json` does."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()

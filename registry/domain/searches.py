@@ -1,9 +1,9 @@
 """A depth search: what was asked for, the trials it is made of, and what it chose."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from registry.domain.references import Name
 Strategy = Literal["halving", "exhaustive"]
 Rule = Literal["parsimonious", "best"]
 Initialisation = Literal["teacher", "backbone"]
+"""Whose layers k'+1..k'+l a student begins as (the paper's figure 2)."""
 
 
 class SearchState(StrEnum):
@@ -70,6 +71,13 @@ class TrialShape(Plain):
     initialisation: Initialisation | None = None
     """Of a student."""
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        begun = f" from {self.initialisation}" if self.initialisation else ""
+        kind = "teacher" if self.teacher is None else f"student of /{self.teacher}{begun}"
+        return f"{kind}, k {self.frozen_depth}, l {self.task_layers}, rate {self.learning_rate:g}, seed {self.seed}"
+
 
 class PlannedTrial(Plain):
     """A trial that a search wants in the ledger."""
@@ -81,13 +89,15 @@ class PlannedTrial(Plain):
 
 
 class TrialProgress(Plain):
-    """How far a trial came, and what this attempt cost."""
+    """How far a trial came."""
 
     epochs_done: int = Field(ge=0)
     curve: Mapping[int, float]
     """As in `LedgerTrial`; of the whole trial, not of this attempt alone."""
     seconds: float = Field(ge=0)
+    """Of this attempt."""
     layer_passes: float = Field(ge=0)
+    """As in `LedgerTrial`."""
 
 
 class LedgerTrial(Plain):
@@ -113,10 +123,15 @@ class LedgerTrial(Plain):
     seconds: float = 0.0
     """Spent on it in all, by every attempt."""
     layer_passes: float = 0.0
-    """Spent on it, per training example: a layer's forward counts 1, its backward 2."""
+    """Of the epochs that it has done, per training example: a layer's forward counts 1, its backward 2."""
     worker: str | None = None
     """Who runs it, while it is running."""
     lease_until: datetime | None = None
+
+    def let_go(self) -> Self:
+        """As it waits to be run by another process."""
+        state = TrialState.PAUSED if self.epochs_done else TrialState.WAITING
+        return self.model_copy(update={"state": state, "worker": None, "lease_until": None})
 
 
 class SearchChoice(Plain):
@@ -163,7 +178,29 @@ class Search(NewSearch):
     trials: tuple[LedgerTrial, ...] = ()
     """In the order in which the search asked for them."""
 
+    def driven(self, is_driving: Callable[[str, datetime], bool]) -> Self:
+        """As it stands now that some processes have ended without a word: what those held is nobody's.
+
+        Args:
+            is_driving: whether the process of a name, whose lease ends at a time, still is at work.
+        """
+        trials = tuple(
+            trial.let_go()
+            if trial.worker and trial.lease_until and not is_driving(trial.worker, trial.lease_until)
+            else trial
+            for trial in self.trials
+        )
+        if self.runner is None or self.runner_until is None or is_driving(self.runner, self.runner_until):
+            return self.model_copy(update={"trials": trials})
+        return self.model_copy(update={"trials": trials, "runner": None, "runner_until": None})
+
     @property
     def standing(self) -> str:
         """The state in a word for people: one that nobody drives now, for whatever reason, was interrupted."""
         return "interrupted" if self.state is SearchState.RUNNING and self.runner is None else self.state
+
+
+def process_words(name: str) -> str:
+    """A process named "host/…/number:beginning", for people; any other name as it is."""
+    place, _, process = name.rpartition("/")
+    return f"process {process.partition(':')[0]} on {place.partition('/')[0]}" if place else name

@@ -1,13 +1,12 @@
 """The definition of a task: what its `task.yaml` says, validated, and nothing about how it is trained."""
 
-import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from registry.domain.plain_data import Plain, canonical_json
+from registry.domain.plain_data import Plain, json_digest
 from registry.domain.references import Name
 from registry.errors import InvalidInput
 
@@ -153,18 +152,14 @@ class TaskSpec(Plain):
 
     def digest(self) -> str:
         """Digest of the whole definition."""
-        return _digest(self.model_dump(mode="json"))
+        return json_digest(self.model_dump(mode="json"))
 
     def meaning_digest(self) -> str:
         """Digest of what the task is, without where its data lie and how it is described.
 
         The data have digests of their own, of their content: a folder that moved is not another task.
         """
-        return _digest(self.model_dump(mode="json", exclude={"data", "columns", "description"}))
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+        return json_digest(self.model_dump(mode="json", exclude={"data", "columns", "description"}))
 
 
 def parse_task_spec(content: object, subject: str) -> TaskSpec:

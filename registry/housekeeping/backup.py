@@ -30,7 +30,7 @@ from registry.artifacts.store import ArtifactStore, blob_key
 from registry.database.columns import UtcDateTime
 from registry.database.engine import Database
 from registry.database.schema import SCHEMA_REVISION, SWEEP_COUNTER, CounterRow, Schema
-from registry.domain.plain_data import Plain, canonical_json
+from registry.domain.plain_data import Plain, canonical_json, json_digest
 from registry.domain.task_specs import validation_problems
 from registry.errors import ArtifactError, ArtifactMissing, Conflict, InvalidInput, NotAllowed, StorageError
 from registry.fault_points import reached
@@ -72,14 +72,14 @@ class BackupSummary(Plain):
     def to_bytes(self) -> bytes:
         """As `backup.json` holds it: with a digest of all the rest, so that a changed digit is noticed."""
         content = self.model_dump(mode="json")
-        return canonical_json(content | {"sha256": hashlib.sha256(canonical_json(content)).hexdigest()})
+        return canonical_json(content | {"sha256": json_digest(content)})
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Raises ValueError when it is not what `to_bytes` wrote."""
         content = json.loads(data)
         digest = content.pop("sha256", None) if isinstance(content, dict) else None
-        if digest != hashlib.sha256(canonical_json(content)).hexdigest():
+        if digest != json_digest(content):
             raise ValueError("its digest is another one")
         return cls.model_validate(content)
 

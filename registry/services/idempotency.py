@@ -1,6 +1,5 @@
 """Requests that carry a key are carried out once: whoever was cut off may ask again, and is answered the same."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -9,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.database.schema import IdempotencyKeyRow
-from registry.domain.plain_data import Plain, canonical_json
+from registry.domain.plain_data import Plain, json_digest
 from registry.errors import Conflict, UsageError
 from registry.fault_points import reached
 
@@ -41,7 +40,7 @@ def answer_once(
     if key is None:
         return work()
     _check_key(key)
-    digest = hashlib.sha256(canonical_json({"action": action, "request": dict(request)})).hexdigest()
+    digest = json_digest({"action": action, "request": dict(request)})
     row = IdempotencyKeyRow(key=key, action=action, request=digest, result={}, actor=actor, created_at=at)
     earlier = session.get(IdempotencyKeyRow, key) or _taken_by(session, row)
     if earlier is None:

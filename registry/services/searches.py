@@ -8,7 +8,7 @@ from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session
 
 from registry.database.schema import BackboneRow, SearchRow, SpecRevisionRow, TaskRow
-from registry.domain.searches import NewSearch, Search, SearchChoice, SearchState
+from registry.domain.searches import NewSearch, Search, SearchChoice, SearchState, process_words
 from registry.domain.task_specs import TaskSpec
 from registry.errors import Conflict, LostRace, NotFound
 from registry.fault_points import reached
@@ -66,8 +66,8 @@ def begin_search(
         )
     elif row.runner not in (None, runner) and _holds(row, at) and not is_gone(str(row.runner)):
         raise Conflict(
-            f"search {task.name}#{row.number} is being run by {row.runner}: wait for it, or stop it; "
-            f"`trunkline search show {task.name}` shows how far it is"
+            f"search {task.name}#{row.number} is being run by {process_words(str(row.runner))}: wait for it, or stop "
+            f"it; `trunkline search show {task.name}` shows how far it is"
         )
     if row.state is SearchState.RUNNING:
         row.runner, row.runner_until = runner, until
@@ -86,20 +86,12 @@ def hold_search(session: Session, search: Search, *, until: datetime) -> None:
     task = lock_task(session, search.task)
     row = _row(session, task, search.number)
     if row.runner is None or row.runner != search.runner:
+        other = process_words(row.runner) if row.runner else "another process, which has ended"
         raise LostRace(
-            f"search {search.task}#{search.number} was taken over by {row.runner or 'another process, which has ended'}"
-            ", because this process had not been heard of for too long; what it had finished is kept: "
-            f"`trunkline search show {search.task}` shows it"
+            f"search {search.task}#{search.number} was taken over by {other}, because this process had not been heard "
+            f"of for too long; what it had finished is kept: `trunkline search show {search.task}` shows it"
         )
-    refuse_if_retired(task, "no new versions")
-    current = task.next_spec_revision - 1
-    if current != search.spec_revision and _meaning(session, task, current) != _meaning(
-        session, task, search.spec_revision
-    ):
-        raise Conflict(
-            f"task {search.task} was redefined (spec revision {current}) while revision {search.spec_revision} was "
-            "searched: run the search again for the new definition; what was finished stays registered"
-        )
+    _refuse_if_changed(session, task, search)
     row.runner_until = until
 
 
@@ -117,10 +109,15 @@ def name_mlflow_run(session: Session, search: Search, run: str) -> None:
 
 
 def finish_search(session: Session, search: Search, choice: SearchChoice, *, actor: str, at: datetime) -> Search:
-    """Writes down what was chosen; a search that is finished already is left as it is."""
+    """Writes down what was chosen; a search that is finished already is left as it is.
+
+    Raises:
+        NotAllowed, Conflict: the task was retired or redefined.
+    """
     task = lock_task(session, search.task)
     row = _row(session, task, search.number)
     if row.state is SearchState.RUNNING:
+        _refuse_if_changed(session, task, search)
         row.state, row.choice, row.finished_at = SearchState.FINISHED, choice.model_dump(mode="json"), at
         row.runner = row.runner_until = None
         session.flush()
@@ -155,6 +152,18 @@ def list_searches(session: Session, task: str | None = None) -> list[Search]:
     if task is not None:
         query = query.where(SearchRow.task_id == find_task(session, task).id)
     return _records(session, query)
+
+
+def _refuse_if_changed(session: Session, task: TaskRow, search: Search) -> None:
+    refuse_if_retired(task, "no new versions")
+    current = task.next_spec_revision - 1
+    if current != search.spec_revision and _meaning(session, task, current) != _meaning(
+        session, task, search.spec_revision
+    ):
+        raise Conflict(
+            f"task {search.task} was redefined (spec revision {current}) while revision {search.spec_revision} was "
+            "searched: run the search again for the new definition; what was finished stays registered"
+        )
 
 
 def _holds(row: SearchRow, at: datetime) -> bool:

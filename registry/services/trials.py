@@ -198,7 +198,7 @@ def _advance(trial: TrialRow, progress: TrialProgress) -> None:
     # What is there stays: rungs were decided by it, and a trial that is begun again elsewhere may differ in a digit.
     trial.curve = {str(epoch): value for epoch, value in progress.curve.items()} | trial.curve
     trial.seconds += progress.seconds
-    trial.layer_passes += progress.layer_passes
+    trial.layer_passes = max(trial.layer_passes, progress.layer_passes)
 
 
 def _waiting(task: TaskRow, planned: PlannedTrial) -> dict[str, Any]:

@@ -169,7 +169,8 @@ def test_the_cost_on_the_disk_is_known_to_the_byte_and_falls_as_rows_are_there(t
     expected = before.total
     assert before.missing == expected
     assert before.fits
-    assert f"frozen activations of 2 depths will take {size_in_words(expected)} on the disk (limit 1 GB" in str(before)
+    cost = f"will take up to {size_in_words(expected)} on the disk (limit 1 GB"
+    assert f"frozen activations of 2 depths {cost}" in str(before)
     for depth in (1, 2):
         made.cache.frozen(train, depth=depth, precision="bf16", stage="data")
         made.cache.frozen(dev, depth=depth, precision="fp32", stage="data")

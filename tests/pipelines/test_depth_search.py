@@ -107,7 +107,7 @@ class ScriptedExecutor:
         self.most_at_once = max(self.most_at_once, len(self.running))
 
     def events(self, *, seconds: float) -> Sequence[Event]:  # noqa: ARG002
-        found: list[Event] = [Progressed(key, "epoch 1", 0, 1) for key in self.running]
+        found: list[Event] = [Progressed(key, "epoch 1 of 5", 7, 50) for key in self.running]
         for key, file in list(self.running.items()):
             if (result := self.outcome(file)) is not None:
                 del self.running[key]
