@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from cli.rendering import short_digest
 from cli.search_figures import Cost, InitialisationPair, Runs, Spread, Stopped, StudentCell, StudentGrid, is_student
-from registry.domain.manifests import HeadConfig
 from registry.domain.searches import Search, SearchOptions, TrialState
 
 SHADE_FROM = (0.8, 0.9, 0.95, 0.99)
@@ -97,11 +96,10 @@ def _seeds(options: SearchOptions) -> str:
 
 def _head(options: SearchOptions) -> str | None:
     """What is unusual about it."""
-    head = HeadConfig.model_validate(dict(options.head))
     unusual = [
-        *(["mean pooling"] if head.pooling == "mean" else []),
-        *(["a learnt mix of all layers"] if head.gather == "mix" else []),
-        *(["CRF"] if head.crf else []),
+        *(["mean pooling"] if options.head.get("pooling") == "mean" else []),
+        *(["a learnt mix of all layers"] if options.head.get("gather") == "mix" else []),
+        *(["CRF"] if options.head.get("crf") else []),
     ]
     return ", ".join(unusual) or None
 

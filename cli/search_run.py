@@ -164,14 +164,13 @@ def _say_cost(context: Context, problem: "Problem", options: SearchOptions, dept
 
 def _warn_of_short_rung(problem: "Problem", options: SearchOptions) -> None:
     """Depths that are told apart after a handful of steps are told apart by chance."""
-    from pipelines.search.plan import teacher_rungs
+    from pipelines.search.plan import next_step
 
-    count = len(options.layers) * len(options.learning_rates)
-    first, *later = teacher_rungs(count, seeds=options.seeds, epochs=options.recipe["epochs"])
-    steps = first.until_epoch * math.ceil(len(problem.train.examples) / options.recipe["batch_size"])
-    if options.strategy == "halving" and later and steps < _FEW_STEPS:
+    epochs = min(run.until_epoch for run in next_step(options, problem.backbone.layer_count, []).wanted)
+    steps = epochs * math.ceil(len(problem.train.examples) / options.recipe["batch_size"])
+    if epochs < options.recipe["epochs"] and steps < _FEW_STEPS:
         print_warning(
-            f"the first rung compares {count} configurations after {steps} steps, which is few to tell them apart by: "
+            f"the first rung compares depths after {steps} steps, which is few to tell them apart by: "
             "more --epochs, or --strategy exhaustive, cost more and choose better"
         )
 

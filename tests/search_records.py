@@ -44,7 +44,12 @@ def trial(
 
 def search(*trials: LedgerTrial, choice: SearchChoice | None = None, **more: Any) -> Search:
     options = SearchOptions(
-        layers=(4, 5, 6, 7, 10), seeds=5, learning_rates=(1e-4,), recipe={}, student_recipe={}, head={}
+        layers=(4, 5, 6, 7, 10),
+        seeds=5,
+        learning_rates=(1e-4,),
+        recipe={"epochs": 3},
+        student_recipe={"epochs": 3},
+        head={},
     )
     known = {
         "task": "rte",

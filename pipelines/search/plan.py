@@ -6,13 +6,14 @@ asks for the same runs and ends with the same choice. `docs/search.md` explains 
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, NamedTuple
 
 from registry.domain.searches import (
     Initialisation,
     LedgerTrial,
+    Rule,
     SearchChoice,
     SearchOptions,
     TrialShape,
@@ -49,6 +50,8 @@ class Rung:
     """How many configurations reach it."""
     seeds: int
     """Runs of each."""
+    stride: int = 1
+    """Of so many neighbouring depths one is run, from the deepest on; the others are judged by those beside them."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +103,21 @@ class _Standing:
         return [trial for trial in found if trial is not None and trial.state is TrialState.FINISHED]
 
 
-def teacher_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]:
+def teacher_rungs(configurations: int, *, seeds: int, epochs: int, stride: int = 1) -> list[Rung]:
     """Successive halving over the teachers' configurations (Jamieson and Talwalkar, 2016), a third kept each time.
 
     All of them for a fifth of the epochs, a third for three fifths (where the paper's recipe is scored for the first
-    time), and to the end a ninth, but two at least: the rule of choice needs something to choose from. A fifth of the
-    seeds at first, two fifths at the end.
+    time), and to the end a ninth, but two at least: the rule of choice needs something to choose from. Each with a
+    fifth of the seeds; see `_Stage.contenders` for the others.
+
+    Args:
+        stride: of the first rung.
     """
-    early, middle = math.ceil(epochs / 5), math.ceil(3 * epochs / 5)
-    few, more = math.ceil(seeds / 5), math.ceil(2 * seeds / 5)
+    early, middle, few = math.ceil(epochs / 5), math.ceil(3 * epochs / 5), math.ceil(seeds / 5)
     rungs = [
-        Rung(early, configurations, few),
+        Rung(early, configurations, few, stride),
         Rung(middle, min(configurations, max(2, math.ceil(configurations / 3))), few),
-        Rung(epochs, min(configurations, max(2, math.ceil(configurations / 9))), more),
+        Rung(epochs, min(configurations, max(2, math.ceil(configurations / 9))), few),
     ]
     return [rung for rung, later in zip(rungs, [*rungs[1:], None], strict=True) if later is None or _saves(rung, later)]
 
@@ -121,6 +126,11 @@ def student_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]
     """The depths of one number of layers: one run of each for a fifth of the epochs, the best one to the end."""
     rungs = [Rung(math.ceil(epochs / 5), configurations, 1), Rung(epochs, 1, math.ceil(2 * seeds / 5))]
     return rungs if _saves(*rungs) else rungs[1:]
+
+
+def depth_stride(layers: Sequence[int]) -> int:
+    """Of five neighbouring depths or more the first rung runs every other one: the metric rises and levels off."""
+    return 2 if len(layers) >= 5 and max(layers) - min(layers) == len(layers) - 1 else 1
 
 
 def _saves(rung: Rung, later: Rung) -> bool:
@@ -158,18 +168,13 @@ def exhaustive_layer_passes(options: SearchOptions, backbone_layers: int) -> flo
 def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[LedgerTrial]) -> Step:
     """What the search does next, from its options and what is known of its trials."""
     standing = _Standing({trial.shape: trial for trial in trials})
-    configurations = [
-        Configuration(layers, backbone_layers - layers, rate)
-        for layers in options.layers
-        for rate in options.learning_rates
-    ]
-    teachers = _Stage("teachers", configurations, _rungs(options, len(configurations)), smooth=True)
+    teachers = _teacher_stage(options, backbone_layers)
     if (wanted := teachers.next_runs(standing)) is not None:
         return wanted
-    chosen = _chosen(teachers.survivors(standing), standing, teachers.rungs[-1].seeds, options.rule)
+    chosen = _chosen(teachers.survivors(standing), standing, options.seeds, options.rule)
     if chosen is None:
         return Step(failure=_failure("teacher", trials))
-    best = _best_run(standing.finished(chosen.configuration, teachers.rungs[-1].seeds))
+    best = _best_run(standing.finished(chosen.configuration, options.seeds))
     stages = list(_student_stages(options, backbone_layers, chosen.configuration, best))
     unfinished = [step for stage in stages if (step := stage.next_runs(standing)) is not None]
     if unfinished:
@@ -201,11 +206,18 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
     )
 
 
-def _rungs(options: SearchOptions, configurations: int) -> list[Rung]:
-    epochs = options.recipe["epochs"]
+def _teacher_stage(options: SearchOptions, backbone_layers: int) -> "_Stage":
+    configurations = [
+        Configuration(layers, backbone_layers - layers, rate)
+        for layers in options.layers
+        for rate in options.learning_rates
+    ]
+    count, epochs = len(configurations), options.recipe["epochs"]
     if options.strategy == "exhaustive":
-        return [Rung(epochs, configurations, options.seeds)]
-    return teacher_rungs(configurations, seeds=options.seeds, epochs=epochs)
+        return _Stage("teachers", configurations, [Rung(epochs, count, options.seeds)])
+    rungs = teacher_rungs(count, seeds=options.seeds, epochs=epochs, stride=depth_stride(options.layers))
+    seeds = math.ceil(2 * options.seeds / 5)
+    return _Stage("teachers", configurations, rungs, smooth=True, seeds=seeds, rule=options.rule)
 
 
 def _student_stages(
@@ -224,38 +236,60 @@ def _student_stages(
                 else student_rungs(len(configurations), seeds=options.seeds, epochs=epochs)
             )
             if configurations:
-                yield _Stage(f"students of {layers}", configurations, rungs, smooth=False)
+                yield _Stage(f"students of {layers}", configurations, rungs)
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """Successive halving over some configurations."""
+    """Successive halving over some configurations, and more runs of those that may still be chosen."""
 
     name: str
     configurations: Sequence[Configuration]
     rungs: Sequence[Rung]
-    smooth: bool
+    smooth: bool = False
     """Whether neighbouring depths speak for each other."""
-    layers: int = field(init=False)
+    seeds: int = 0
+    """Runs of a contender, where the last rung has fewer."""
+    rule: Rule = "best"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", self.configurations[0].layers)
+    @property
+    def layers(self) -> int:
+        return self.configurations[0].layers
 
     def next_runs(self, standing: _Standing) -> Step | None:
-        """The first rung that has not been reached; None when the last one has."""
+        """The first rung that has not been reached; None when the last one has, with all the runs of contenders."""
         for number, rung in enumerate(self.rungs):
-            runs = [
-                Run(configuration.shape(seed), rung.until_epoch)
-                for configuration in self._at(number, standing)
-                for seed in range(rung.seeds)
-            ]
+            runs = _runs(_measured(self._at(number, standing), rung), rung.until_epoch, rung.seeds)
             if not all(standing.has_reached(run) for run in runs):
                 return Step(_longest_first(runs), stage=f"{self.name}, rung {number + 1} of {len(self.rungs)}")
+        runs = _runs(self.contenders(standing), self.rungs[-1].until_epoch, self.seeds)
+        if not all(standing.has_reached(run) for run in runs):
+            return Step(_longest_first(runs), stage=f"{self.name}, more runs of those in question")
         return None
 
     def survivors(self, standing: _Standing) -> list[Configuration]:
         """Those that reach the last rung."""
         return self._at(len(self.rungs) - 1, standing)
+
+    def contenders(self, standing: _Standing) -> list[Configuration]:
+        """Of the survivors those that the rule of choice could take.
+
+        By the parsimonious rule none whose mean is reached with fewer layers: more runs of it would cost most, and are
+        worth having only if those of the smaller one fall below it. Whoever once was a contender stays one.
+        """
+        survivors = self.survivors(standing)
+        if self.rule != "parsimonious":
+            return survivors
+        found = set[Configuration]()
+        while True:
+            runs = {one: self.seeds if one in found else self.rungs[-1].seeds for one in survivors}
+            before = len(found)
+            found |= _undominated({one: standing.finished(one, count) for one, count in runs.items()})
+            # With runs outstanding this is as far as anybody can tell, whichever of them ends first.
+            if len(found) == before or not all(
+                standing.has_reached(run) for run in _runs(found, self.rungs[-1].until_epoch, self.seeds)
+            ):
+                return [one for one in survivors if one in found]
 
     def _at(self, number: int, standing: _Standing) -> list[Configuration]:
         configurations = list(self.configurations)
@@ -264,41 +298,55 @@ class _Stage:
         return configurations
 
 
+def _undominated(trials: Mapping[Configuration, Sequence[LedgerTrial]]) -> set[Configuration]:
+    """Those whose mean none of as few layers or fewer reaches; and those without a run that ended well."""
+    means = {one: fmean(map(_score, finished)) for one, finished in trials.items() if finished}
+    found, best = set(trials) - means.keys(), -math.inf
+    for one in sorted(means, key=lambda one: (one.layers, -means[one], one.learning_rate)):
+        if means[one] > best:
+            best = means[one]
+            found.add(one)
+    return found
+
+
+def _runs(configurations: Iterable[Configuration], until_epoch: int, seeds: int) -> list[Run]:
+    return [Run(one.shape(seed), until_epoch) for one in configurations for seed in range(seeds)]
+
+
+def _measured(configurations: Sequence[Configuration], rung: Rung) -> list[Configuration]:
+    """Those that are run at a rung."""
+    most = max(one.layers for one in configurations)
+    return [one for one in configurations if (most - one.layers) % rung.stride == 0]
+
+
 def _promoted(
     configurations: Sequence[Configuration], rung: Rung, count: int, standing: _Standing, *, smooth: bool
 ) -> list[Configuration]:
     """The best `count` configurations of a rung by their mean, in their order; of equals the one with fewer layers."""
-    values = {configuration: standing.values(configuration, rung) for configuration in configurations}
-    scores = {
-        configuration: _smoothed(configuration, values) if smooth else _mean(values[configuration])
-        for configuration in configurations
-    }
+    values = {one: standing.values(one, rung) for one in _measured(configurations, rung)}
+    scores = {one: _smoothed(one, values, rung.stride) if smooth else _mean(values[one]) for one in configurations}
     best = sorted(
         configurations,
-        key=lambda configuration: (
-            -scores[configuration],
-            configuration.layers,
-            configuration.learning_rate,
-            configuration.frozen_depth,
-        ),
+        key=lambda one: (-scores[one], one.layers, one.learning_rate, one.frozen_depth),
     )[:count]
-    return [configuration for configuration in configurations if configuration in best]
+    return [one for one in configurations if one in best]
 
 
-def _smoothed(configuration: Configuration, values: Mapping[Configuration, Sequence[float]]) -> float:
-    """The mean over the configuration's runs, counted twice, and those of the depths next to it, counted once.
+def _smoothed(configuration: Configuration, values: Mapping[Configuration, Sequence[float]], stride: int) -> float:
+    """The mean over the configuration's runs, counted twice, and those of the next depths that were run, counted once.
 
-    The metric rises with L and levels off (the paper's table 1): what separates neighbours is mostly noise.
+    One that was not run is judged by the two beside it. The metric rises with L and levels off (the paper's table 1):
+    what separates neighbours is mostly noise.
     """
-    if not values[configuration]:
+    if configuration in values and not values[configuration]:
         return -math.inf
     total = weight = 0.0
     for other, of_other in values.items():
-        distance = abs(other.layers - configuration.layers)
+        distance = abs(other.layers - configuration.layers) / stride
         if distance <= 1 and other.learning_rate == configuration.learning_rate:
             share = 2 - distance
             total, weight = total + share * sum(of_other), weight + share * len(of_other)
-    return total / weight
+    return total / weight if weight else -math.inf
 
 
 @dataclass(frozen=True)

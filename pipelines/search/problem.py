@@ -81,8 +81,9 @@ class TrialWriter:
     @property
     def most_depths(self) -> tuple[int, ...]:
         """Every frozen depth that the search may ask for, where its students leave at the most other depths."""
-        of_each = ({*self.teacher_depths, *self._student_depths(layers)} for layers in self.options.layers)
-        return tuple(sorted(max(of_each, key=len)))
+        of_each = (frozenset(self.teacher_depths + self._student_depths(layers)) for layers in self.options.layers)
+        most: frozenset[int] = max(of_each, key=len)
+        return tuple(sorted(most))
 
     def _depths_beside(self, teacher: Version | None) -> tuple[int, ...]:
         """What one pass through the trunk is to serve: all teachers, or all students of one teacher."""

@@ -20,8 +20,8 @@ OPTIONS = SearchOptions(
     learning_rates=(1e-4,),
     students=(1, 2),
     initialisations=("teacher", "backbone"),
-    recipe={},
-    student_recipe={},
+    recipe={"epochs": 5},
+    student_recipe={"epochs": 10},
     head={},
 )
 

@@ -214,7 +214,7 @@ def test_a_trial_that_diverges_fails_at_once_and_the_search_goes_on_and_says_so(
     assert ledger.rows[diverges].state is TrialState.FAILED
     assert len([file for file in executor.started if file.key == diverges]) == 1
     assert len(warnings) == 1
-    assert "k=1 l=3" in warnings[0]
+    assert "teacher, k 1, l 3" in warnings[0]
     assert "goes on without it: the loss became nan" in warnings[0]
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipelines.search.plan import (
     Run,
     Rung,
     default_student_depths,
+    depth_stride,
     exhaustive_layer_passes,
     has_reached,
     next_step,
@@ -126,11 +128,42 @@ def test_halving_runs_every_depth_a_little_and_few_to_the_end():
     simulated = Simulated(options(), rising)
     choice = simulated.search()
     teachers = [trial for trial in simulated.trials.values() if trial.shape.teacher is None]
-    assert {trial.shape.task_layers for trial in teachers} == set(range(4, 11))
+    # Every other depth at first; 9 is promoted for what stands on its two sides.
+    assert {trial.shape.task_layers for trial in teachers} == {4, 6, 8, 9, 10}
     finished = {trial.shape.task_layers for trial in teachers if trial.state is TrialState.FINISHED}
     assert finished == {9, 10}
     assert choice.layers == 10
-    assert sum(trial.epochs_done for trial in teachers) == 27  # of 7 depths x 5 seeds x 5 epochs: 175
+    assert sum(trial.epochs_done for trial in teachers) == 25  # of 7 depths x 5 seeds x 5 epochs: 175
+
+
+def runs_of(simulated: Simulated) -> dict[int, int]:
+    """L -> teachers that were run to the end."""
+    finished = [trial for trial in simulated.trials.values() if trial.state is TrialState.FINISHED]
+    return dict(Counter(trial.shape.task_layers for trial in finished if trial.shape.teacher is None))
+
+
+def test_a_depth_that_a_smaller_one_equals_gets_no_more_runs():
+    simulated = Simulated(options(students=()), lambda shape, epoch: 0.9)
+    assert simulated.search().layers == 4
+    assert runs_of(simulated) == {4: 2, 5: 1}
+
+
+def test_it_gets_them_when_the_smaller_one_falls_below_it_after_all():
+    def metric(shape: TrialShape, epoch: int) -> float:
+        return 0.5 if (shape.task_layers, shape.seed) == (4, 1) else 0.9
+
+    simulated = Simulated(options(students=()), metric)
+    choice = simulated.search()
+    assert runs_of(simulated) == {4: 2, 5: 2}
+    assert (choice.layers, choice.statistic) == (5, "mean of 2 seeds")
+    assert Simulated(options(students=(), rule="best"), lambda shape, epoch: 0.9).search().statistic == "max of 2 seeds"
+
+
+def test_a_depth_whose_first_run_failed_gets_its_others():
+    wanted = options(layers=(9, 10), students=())
+    simulated = Simulated(wanted, rising, fails=lambda shape: (shape.task_layers, shape.seed) == (9, 0))
+    simulated.search()
+    assert runs_of(simulated) == {9: 1, 10: 2}
 
 
 def test_exhaustive_runs_everything_to_the_end():
@@ -235,16 +268,26 @@ def test_neighbours_speak_for_a_depth_so_that_one_lucky_run_does_not_decide():
 
     simulated = Simulated(options(students=()), metric)
     simulated.search()
-    assert 4 not in {t.shape.task_layers for t in simulated.trials.values() if t.epochs_done > 1}
+    assert 4 not in runs_of(simulated)
 
 
 def test_the_rungs_are_these():
-    assert teacher_rungs(7, seeds=5, epochs=5) == [Rung(1, 7, 1), Rung(3, 3, 1), Rung(5, 2, 2)]
-    assert teacher_rungs(14, seeds=5, epochs=5) == [Rung(1, 14, 1), Rung(3, 5, 1), Rung(5, 2, 2)]
-    assert teacher_rungs(2, seeds=1, epochs=5) == [Rung(5, 2, 1)]
-    assert teacher_rungs(1, seeds=5, epochs=1) == [Rung(1, 1, 2)]
+    assert teacher_rungs(7, seeds=5, epochs=5) == [Rung(1, 7, 1), Rung(3, 3, 1), Rung(5, 2, 1)]
+    assert teacher_rungs(14, seeds=10, epochs=5, stride=2) == [Rung(1, 14, 2, 2), Rung(3, 5, 2), Rung(5, 2, 2)]
+    assert teacher_rungs(2, seeds=1, epochs=5, stride=2) == [Rung(5, 2, 1)]
+    assert teacher_rungs(1, seeds=5, epochs=1) == [Rung(1, 1, 1)]
     assert student_rungs(3, seeds=5, epochs=10) == [Rung(2, 3, 1), Rung(10, 1, 2)]
     assert student_rungs(1, seeds=5, epochs=10) == [Rung(10, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "stride"), [((4, 5, 6, 7, 8), 2), ((4, 5, 6, 7), 1), ((2, 4, 6, 8, 10, 12), 1), ((3,), 1)]
+)
+def test_every_other_one_of_many_neighbouring_depths_is_run_at_first(layers, stride):
+    assert depth_stride(layers) == stride
+    step = next_step(options(layers=layers), DEPTH, [])
+    asked = {run.shape.task_layers for run in step.wanted}
+    assert asked == {one for one in layers if (max(layers) - one) % stride == 0}
 
 
 @given(configurations=st.integers(1, 60), seeds=st.integers(1, 20), epochs=st.integers(1, 50))
