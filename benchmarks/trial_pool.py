@@ -219,7 +219,7 @@ def _run(pool: TrialPool, pooled: PooledTrial, until_epoch: int) -> str:
     work = pool.folder / "work"
     with open_trial(trial, work, depths=pool.teacher_depths if pooled.teacher is None else ()) as held:
         # The bench is the trial's own; only what is done after a scored epoch differs: more is kept.
-        bench = held._bench(store, CPU, lambda *_: None)
+        bench = held.bench(store, CPU, lambda *_: None)
         for epoch in [epoch for epoch in scored if epoch <= until_epoch and epoch not in answers]:
             keep = partial(_keep, pool, pooled, bench, epoch, answers, modules)
             _optimise_until(epoch, bench, trial, held.folder, keep)
@@ -228,7 +228,7 @@ def _run(pool: TrialPool, pooled: PooledTrial, until_epoch: int) -> str:
                 # it stood then, but for the last epoch, after which it was put back to its best one.
                 if epoch >= trial.recipe.epochs:
                     held.forget()
-                    bench = held._bench(store, CPU, lambda *_: None)
+                    bench = held.bench(store, CPU, lambda *_: None)
                     _optimise_until(
                         epoch, bench, trial, held.folder, partial(_keep, pool, pooled, bench, epoch, answers, modules)
                     )

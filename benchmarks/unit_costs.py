@@ -226,7 +226,7 @@ def _trunkline_seconds(job: Job) -> Seconds:
     store = workshop.store
     trial = _trial(job, workshop)
     with tempfile.TemporaryDirectory() as scratch, open_trial(trial, job.folder / "work") as held:
-        bench = held._bench(store, CPU, lambda *_: None)
+        bench = held.bench(store, CPU, lambda *_: None)
         evaluations: list[float] = []
 
         def score() -> dict[str, float]:
@@ -301,6 +301,6 @@ def filling_seconds(job: Job) -> float:
         seconds = []
         for _ in range(2):
             began = time.perf_counter()
-            held._bench(workshop.store, CPU, lambda *_: None)
+            held.bench(workshop.store, CPU, lambda *_: None)
             seconds.append(time.perf_counter() - began)
     return max(0.0, seconds[0] - seconds[1])

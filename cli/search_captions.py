@@ -222,8 +222,12 @@ def cost_notes(cost: Cost) -> list[str]:
     hours, minutes = divmod(minutes, 60)
     spent = f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
     notes = [
-        f"{kind}: {sum(count for _, count in states)} trials ({counts(states)})."
+        f"{kind}: {_trials(sum(count for _, count in states))} ({counts(states)})."
         for kind, states in (("Teachers", cost.teacher_states), ("Students", cost.student_states))
         if states
     ]
     return [*notes, EXHAUSTIVE, f"Time spent on trials, summed over workers: {spent}."]
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"

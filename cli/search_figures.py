@@ -112,7 +112,7 @@ class Teachers:
         points = [value for row in self.rows for group in row.runs.stopped for value in group.values]
         if self.best is not None:
             scored += [self.best.low, self.best.high]
-        return scale_of(scored or points or [0.0, 1.0], points)
+        return scale_of(scored or points, points) if points or scored else Scale(0.0, 1.0)
 
 
 @dataclass(frozen=True)

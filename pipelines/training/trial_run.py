@@ -83,7 +83,7 @@ class TrialRun:
             TrainingFailed: the loss is no number any more.
             StorageError: the disk is full.
         """
-        bench = self._bench(store, device, report)
+        bench = self.bench(store, device, report)
         state = self._optimise(bench, until_epoch=None)
         reached("train.optimised")
         check_frozen(bench.cache.trunk, self.trial.backbone, store)
@@ -112,13 +112,14 @@ class TrialRun:
         Raises:
             TrainingFailed, StorageError: as `run`.
         """
-        return self._optimise(self._bench(store, device, report), until_epoch=until_epoch)
+        return self._optimise(self.bench(store, device, report), until_epoch=until_epoch)
 
     def forget(self) -> None:
         """Removes what an interrupted run would have needed, once the module is registered."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _bench(self, store: ArtifactStore, device: torch.device, report: Report) -> "_Bench":
+    def bench(self, store: ArtifactStore, device: torch.device, report: Report) -> "Bench":
+        """Brings together what the trial works with: what is not cached yet is computed."""
         trial = self.trial
         cache = self._cache(store, device, report)
         dev = DevEvaluation.of(trial.spec, trial.dev, cache, depth=trial.frozen_depth)
@@ -126,7 +127,7 @@ class TrialRun:
         teacher = teacher_module(trial, trial.teacher, store).to(device) if trial.teacher else None
         train = _training_rows(trial, cache, teacher)
         reached("train.training-rows-cached")
-        return _Bench(cache, dev, train, initial_module(trial, train.targets, store, teacher).to(device))
+        return Bench(cache, dev, train, initial_module(trial, train.targets, store, teacher).to(device))
 
     def _cache(self, store: ArtifactStore, device: torch.device, report: Report) -> ActivationCache:
         backbone = self.trial.backbone
@@ -148,7 +149,7 @@ class TrialRun:
             limit_bytes=self.cache_bytes,
         )
 
-    def _optimise(self, bench: "_Bench", *, until_epoch: int | None) -> TrialState:
+    def _optimise(self, bench: "Bench", *, until_epoch: int | None) -> TrialState:
         trial = self.trial
         try:
             return optimise(
@@ -169,7 +170,7 @@ class TrialRun:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """Everything that a trial works with."""
 
     cache: ActivationCache

@@ -10,7 +10,7 @@ from pipelines.execution.executor import Ended, Event, Progressed, Warned
 from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialOutcome, TrialResult
 from pipelines.search.depth_search import MOST_ATTEMPTS, DepthSearch
 from registry.domain.searches import LedgerTrial, PlannedTrial, SearchOptions, TrialShape, TrialState
-from registry.errors import Conflict, StorageError, TrainingFailed
+from registry.errors import Conflict, NotAllowed, StorageError, TrainingFailed
 from registry.progress import silent
 
 OPTIONS = SearchOptions(
@@ -76,6 +76,8 @@ class MemoryLedger:
         return new | dict(self.rows[trial.key].curve)
 
     def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:  # noqa: ARG002
+        if self.rows[trial.key].state is not TrialState.RUNNING:
+            return
         attempts = self.rows[trial.key].attempts + (error is not None)
         self._set(trial.key, state=TrialState.WAITING, error=error, attempts=attempts)
 
@@ -329,3 +331,40 @@ def test_a_task_that_changed_meanwhile_ends_the_search():
         search(ledger, executor).run()
     assert executor.closed
     assert TrialState.RUNNING not in {row.state for row in ledger.rows.values()}
+
+
+@pytest.mark.parametrize("method", ["finish", "pause"])
+def test_a_trial_whose_end_the_ledger_refuses_is_given_back(method, monkeypatch):
+    ledger = MemoryLedger()
+
+    def refuse(trial: LedgerTrial, outcome: TrialOutcome) -> None:
+        raise NotAllowed(f"task rte is retired: {trial.key} cannot become a version of it, {outcome.epochs_done}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, method, refuse)
+        with pytest.raises(NotAllowed, match="retired"):
+            search(ledger, ScriptedExecutor(went_well)).run()
+    assert TrialState.RUNNING not in {row.state for row in ledger.rows.values()}
+    assert search(ledger, ScriptedExecutor(went_well)).run().layers == 4
+
+
+def test_the_report_counts_epochs_also_those_of_trials_that_still_run():
+    told: list[tuple[str, int, int]] = []
+    looks = 0
+
+    def ends_at_the_third_look(file: TrialFile) -> TrialResult | None:
+        nonlocal looks
+        looks += 1
+        return went_well(file) if looks > 6 else None
+
+    driver = search(MemoryLedger(), ScriptedExecutor(ends_at_the_third_look))
+    driver.report = lambda stage, done, total: told.append((stage, done, total))
+    clock = iter(range(0, 100_000, 5))
+    driver.clock = lambda: float(next(clock))
+    driver.run()
+    first = [(done, total) for stage, done, total in told if "rung 1 of" in stage]
+    assert all("epochs" in stage for stage, _, _ in told)
+    assert [done for done, _ in first] == sorted(done for done, _ in first)
+    assert all(done <= total for _, done, total in told)
+    assert first[0][0] == 0
+    assert first[-1][0] == first[-1][1]
