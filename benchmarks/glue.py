@@ -162,7 +162,7 @@ def _search(benchmark: Benchmark, task: str, *, layers: Sequence[int], students:
         "--layers", ",".join(map(str, layers)),
         "--seeds", str(benchmark.seeds),
         "--students", ",".join(map(str, students)) or "none",
-        "--student-depths", ",".join(map(str, benchmark.student_depths)),
+        *(("--student-depths", ",".join(map(str, benchmark.student_depths))) if students else ()),
         "--epochs", str(benchmark.epochs),
         "--student-epochs", str(benchmark.student_epochs),
         "--workers", str(benchmark.cores),
