@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 from registry.domain.searches import (
     Initialisation,
     LedgerTrial,
-    Rule,
     SearchChoice,
     SearchOptions,
     TrialShape,
@@ -123,8 +122,12 @@ def teacher_rungs(configurations: int, *, seeds: int, epochs: int, stride: int =
 
 
 def student_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]:
-    """The depths of one number of layers: one run of each for a fifth of the epochs, the best one to the end."""
-    rungs = [Rung(math.ceil(epochs / 5), configurations, 1), Rung(epochs, 1, math.ceil(2 * seeds / 5))]
+    """The depths of one number of layers: each for a fifth of the epochs, the best one to the end.
+
+    With one fifth of the seeds; see `_Stage.contenders` for the others.
+    """
+    few = math.ceil(seeds / 5)
+    rungs = [Rung(math.ceil(epochs / 5), configurations, few), Rung(epochs, 1, few)]
     return rungs if _saves(*rungs) else rungs[1:]
 
 
@@ -185,13 +188,12 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
         candidates = [
             configuration for stage in stages for configuration in stage.survivors(standing) if stage.layers == layers
         ]
-        seeds = options.seeds
-        picked = _chosen(candidates, standing, seeds, "mean")
+        picked = _chosen(candidates, standing, options.seeds, "mean")
         if picked is None:
             if candidates:
                 return Step(failure=_failure(f"student of {layers} layers", trials))
             continue
-        run = _best_run(standing.finished(picked.configuration, seeds))
+        run = _best_run(standing.finished(picked.configuration, options.seeds))
         assert run.version is not None  # noqa: S101 - it is finished
         students[layers] = run.version
     assert best.version is not None  # noqa: S101 - it is finished
@@ -236,7 +238,8 @@ def _student_stages(
                 else student_rungs(len(configurations), seeds=options.seeds, epochs=epochs)
             )
             if configurations:
-                yield _Stage(f"students of {layers}", configurations, rungs)
+                seeds, enough = math.ceil(2 * options.seeds / 5), _score(teacher)
+                yield _Stage(f"students of {layers}", configurations, rungs, seeds=seeds, enough=enough)
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,10 @@ class _Stage:
     """Whether neighbouring depths speak for each other."""
     seeds: int = 0
     """Runs of a contender, where the last rung has fewer."""
-    rule: Rule = "best"
+    rule: Literal["parsimonious", "best", "mean"] = "mean"
+    """How one of the survivors will be chosen."""
+    enough: float = math.inf
+    """A score that no further run need surpass."""
 
     @property
     def layers(self) -> int:
@@ -259,7 +265,10 @@ class _Stage:
     def next_runs(self, standing: _Standing) -> Step | None:
         """The first rung that has not been reached; None when the last one has, with all the runs of contenders."""
         for number, rung in enumerate(self.rungs):
-            runs = _runs(_measured(self._at(number, standing), rung), rung.until_epoch, rung.seeds)
+            configurations = self._at(number, standing)
+            runs = _runs(_measured(configurations, rung), rung.until_epoch, rung.seeds)
+            if rung is self.rungs[-1]:
+                runs += _runs(self._certain_contenders(configurations), rung.until_epoch, self.seeds)
             if not all(standing.has_reached(run) for run in runs):
                 return Step(_longest_first(runs), stage=f"{self.name}, rung {number + 1} of {len(self.rungs)}")
         runs = _runs(self.contenders(standing), self.rungs[-1].until_epoch, self.seeds)
@@ -272,14 +281,15 @@ class _Stage:
         return self._at(len(self.rungs) - 1, standing)
 
     def contenders(self, standing: _Standing) -> list[Configuration]:
-        """Of the survivors those that the rule of choice could take.
+        """Of the survivors those of which more runs could change what is chosen, or better it.
 
         By the parsimonious rule none whose mean is reached with fewer layers: more runs of it would cost most, and are
         worth having only if those of the smaller one fall below it. Whoever once was a contender stays one.
         """
         survivors = self.survivors(standing)
         if self.rule != "parsimonious":
-            return survivors
+            first = {one: standing.finished(one, self.rungs[-1].seeds) for one in survivors}
+            return [one for one in survivors if max(map(_score, first[one]), default=-math.inf) < self.enough]
         found = set[Configuration]()
         while True:
             runs = {one: self.seeds if one in found else self.rungs[-1].seeds for one in survivors}
@@ -290,6 +300,14 @@ class _Stage:
                 standing.has_reached(run) for run in _runs(found, self.rungs[-1].until_epoch, self.seeds)
             ):
                 return [one for one in survivors if one in found]
+
+    def _certain_contenders(self, survivors: Sequence[Configuration]) -> list[Configuration]:
+        """Those that will be contenders whatever their first runs reach, so that nothing need wait for these."""
+        if self.rule == "parsimonious":
+            fewest = min(one.layers for one in survivors)
+            smallest = [one for one in survivors if one.layers == fewest]
+            return smallest if len(smallest) == 1 else []
+        return list(survivors) if self.enough == math.inf else []
 
     def _at(self, number: int, standing: _Standing) -> list[Configuration]:
         configurations = list(self.configurations)
@@ -421,7 +439,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _longest_first(runs: Iterable[Run]) -> tuple[Run, ...]:
-    return tuple(sorted(runs, key=lambda run: (-run.layer_epochs, run.shape.seed, run.shape.frozen_depth)))
+    return tuple(
+        sorted(dict.fromkeys(runs), key=lambda run: (-run.layer_epochs, run.shape.seed, run.shape.frozen_depth))
+    )
 
 
 def _failure(what: str, trials: Sequence[LedgerTrial]) -> str:

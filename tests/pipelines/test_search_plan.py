@@ -224,6 +224,21 @@ def test_depths_that_no_branch_can_have_are_passed_over():
     assert depths == {(1, 8), (1, 10), (1, 11), (2, 8), (2, 10), (3, 8)}
 
 
+@pytest.mark.parametrize(("reached", "runs"), [(0.89, 2), (0.9, 1), (0.95, 1)])
+def test_a_student_as_good_as_its_teacher_gets_no_more_runs(reached, runs):
+    wanted = options(layers=(4,), students=(1,), student_depths=(8, 9))
+    simulated = Simulated(wanted, lambda shape, epoch: 0.9 if shape.teacher is None else reached)
+    simulated.search()
+    finished = [trial for trial in simulated.trials.values() if trial.version and trial.shape.teacher is not None]
+    assert [trial.shape.seed for trial in finished] == list(range(runs))
+
+
+def test_the_smallest_depth_need_not_wait_for_the_others_to_get_all_its_runs():
+    simulated = Simulated(options(students=(), layers=(4, 10)), rising)
+    step = next_step(simulated.options, DEPTH, [])
+    assert {(run.shape.task_layers, run.shape.seed) for run in step.wanted} == {(4, 0), (4, 1), (10, 0)}
+
+
 def test_no_student_is_larger_than_its_teacher():
     simulated = Simulated(options(layers=(2,)), rising)
     assert simulated.search().students.keys() == {1, 2}
@@ -276,8 +291,8 @@ def test_the_rungs_are_these():
     assert teacher_rungs(14, seeds=10, epochs=5, stride=2) == [Rung(1, 14, 2, 2), Rung(3, 5, 2), Rung(5, 2, 2)]
     assert teacher_rungs(2, seeds=1, epochs=5, stride=2) == [Rung(5, 2, 1)]
     assert teacher_rungs(1, seeds=5, epochs=1) == [Rung(1, 1, 1)]
-    assert student_rungs(3, seeds=5, epochs=10) == [Rung(2, 3, 1), Rung(10, 1, 2)]
-    assert student_rungs(1, seeds=5, epochs=10) == [Rung(10, 1, 2)]
+    assert student_rungs(3, seeds=5, epochs=10) == [Rung(2, 3, 1), Rung(10, 1, 1)]
+    assert student_rungs(1, seeds=10, epochs=10) == [Rung(10, 1, 2)]
 
 
 @pytest.mark.parametrize(
