@@ -31,13 +31,13 @@ from typing import Any, NamedTuple
 
 import torch
 from benchmark_tasks import TASKS, Home, TaskFiles, end_command_with_parent, end_on_request, half_rows, task_names
-from module_selection import Branch, average, free_depth_choice, layer_count, mixed_choice
 from printed_tables import number_list, say, show
 from rich.table import Table
 
 from modeling.backbone import load_text_encoder, load_trunk
 from modeling.task_module import load_task_module
 from pipelines.data.dataset import load_dataset
+from pipelines.planning import Candidate, plan_by_budget, plan_by_gain, plan_of
 from pipelines.training.activation_cache import ActivationCache
 from pipelines.training.evaluation import DevEvaluation
 from registry.artifacts.atomic_file import write_atomically
@@ -80,8 +80,8 @@ class Cell(NamedTuple):
             return max(self.scores).reported
         return fmean(score.reported for score in self.scores)
 
-    def branch(self, statistic: str) -> Branch:
-        return Branch(self.frozen_depth, self.layers, self.chosen_by(statistic))
+    def branch(self, statistic: str) -> Candidate:
+        return Candidate(self.frozen_depth, self.layers, self.chosen_by(statistic))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Chosen(NamedTuple):
     """One row of table 2."""
 
     name: str
-    branches: Mapping[str, Branch]
+    branches: Mapping[str, Candidate]
     """Task -> branch, its value as chosen by."""
     reported: Mapping[str, float]
     count: int
@@ -402,7 +402,7 @@ def _taught_depth(distilled: Mapping[tuple[int, int], Cell], best: Cell) -> int:
 
 def _mixed(cells: Sequence[Cell], statistic: str, least: float) -> Cell:
     by_branch = {cell.branch(statistic): cell for cell in cells}
-    return by_branch[mixed_choice(list(by_branch), least_gain=least)]
+    return by_branch[plan_by_gain({"": list(by_branch)}, least_gain=least).selection[""]]
 
 
 def _free(
@@ -410,16 +410,16 @@ def _free(
 ) -> Iterator[Chosen]:
     """The best choice of any depth at the layer count of a row."""
     options = {task: {cell.branch(statistic): cell for cell in of.values()} for task, of in distilled.items()}
-    chosen = free_depth_choice({task: list(of) for task, of in options.items()}, count=paper.count)
-    if chosen is not None:
+    plan = plan_by_budget({task: list(of) for task, of in options.items()}, budget=paper.count)
+    if plan is not None:
         name = f"  free depth{note}, {paper.count} layers"
-        yield _row(name, {task: options[task][branch] for task, branch in chosen.items()}, statistic)
+        yield _row(name, {task: options[task][branch] for task, branch in plan.selection.items()}, statistic)
 
 
 def _row(name: str, cells: Mapping[str, Cell], statistic: str, count: int | None = None) -> Chosen:
     branches = {task: cell.branch(statistic) for task, cell in cells.items()}
     reported = {task: cell.reported(statistic) for task, cell in cells.items()}
-    return Chosen(name, branches, reported, layer_count(list(branches.values())) if count is None else count)
+    return Chosen(name, branches, reported, plan_of(branches).layer_count if count is None else count)
 
 
 def report(benchmark: Benchmark, *, markdown: bool) -> None:
@@ -458,9 +458,9 @@ def _table_2(benchmark: Benchmark, cells: Mapping[str, TaskCells], statistic: st
         trunk = max(branch.frozen_depth for branch in tied)
         table.add_row(
             row.name,
-            *(f"{row.reported[t]:.1f} ({row.branches[t].frozen_depth},{row.branches[t].layers})" for t in cells),
-            f"{average([Branch(0, 0, row.reported[task]) for task in cells]):.2f}",
-            f"{trunk} + {sum(branch.layers for branch in tied)}"
+            *(f"{row.reported[t]:.1f} ({row.branches[t].frozen_depth},{row.branches[t].task_layers})" for t in cells),
+            f"{fmean(row.reported[task] for task in cells):.2f}",
+            f"{trunk} + {sum(branch.task_layers for branch in tied)}"
             if trunk
             else f"{benchmark.backbone_layers} × {len(tied)}",
             str(row.count),

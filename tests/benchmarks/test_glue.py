@@ -62,7 +62,7 @@ def rows(benchmark: Benchmark, statistic: str) -> dict[str, Chosen]:
 
 def test_the_paper_rows_take_each_teachers_own_depth(benchmark: Benchmark) -> None:
     row = rows(benchmark, "max")["KD-1"]
-    assert {name: (one.frozen_depth, one.layers) for name, one in row.branches.items()} == {
+    assert {name: (one.frozen_depth, one.task_layers) for name, one in row.branches.items()} == {
         "rte": (6, 1),
         "cola": (8, 1),
     }
@@ -79,12 +79,12 @@ def test_free_depth_takes_the_better_depth_at_the_same_count(benchmark: Benchmar
 
 def test_teachers_outside_the_range_teach_nobody_and_the_statistic_decides(benchmark: Benchmark) -> None:
     by_maximum, by_mean = (rows(benchmark, statistic)["without KD"] for statistic in ("max", "mean"))
-    assert (by_maximum.branches["rte"].layers, by_mean.branches["rte"].layers) == (6, 4)
+    assert (by_maximum.branches["rte"].task_layers, by_mean.branches["rte"].task_layers) == (6, 4)
 
 
 def test_figures_are_of_the_rows_that_did_not_choose(benchmark: Benchmark) -> None:
     row = rows(benchmark, "max")["without KD"]
-    assert (row.branches["rte"].value, row.reported["rte"]) == (72.0, 71.0)
+    assert (row.branches["rte"].score, row.reported["rte"]) == (72.0, 71.0)
     assert rows(benchmark, "mean")["without KD"].reported["rte"] == 64.0
 
 
