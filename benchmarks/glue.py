@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,7 @@ from registry.domain.records import Backbone, Version
 from registry.domain.references import VersionReference
 from registry.domain.searches import LedgerTrial, TrialState
 from registry.domain.task_specs import TaskSpec
+from registry.errors import NothingFits
 from registry.services import backbones, searches, versions
 
 PARTS = ("teachers", "students", "full")
@@ -410,8 +412,8 @@ def _free(
 ) -> Iterator[Chosen]:
     """The best choice of any depth at the layer count of a row."""
     options = {task: {cell.branch(statistic): cell for cell in of.values()} for task, of in distilled.items()}
-    plan = plan_by_budget({task: list(of) for task, of in options.items()}, budget=paper.count)
-    if plan is not None:
+    with suppress(NothingFits):
+        plan = plan_by_budget({task: list(of) for task, of in options.items()}, budget=paper.count)
         name = f"  free depth{note}, {paper.count} layers"
         yield _row(name, {task: options[task][branch] for task, branch in plan.selection.items()}, statistic)
 

@@ -14,6 +14,7 @@ from cli import (
     backbones,
     database,
     housekeeping,
+    plan,
     prediction,
     releases,
     searches,
@@ -35,6 +36,7 @@ app.add_typer(training.app)
 app.add_typer(searches.app, name="search")
 app.add_typer(trials.app, name="trial")
 app.add_typer(versions.app, name="version")
+app.add_typer(plan.app)
 app.add_typer(releases.app, name="release")
 app.add_typer(prediction.app)
 app.add_typer(audit.app, name="audit")

@@ -4,13 +4,15 @@ Pure: candidates in, a plan out. A release costs its layer count, max k + Σ l: 
 branch that leaves it, and the branches add up. So a task's k is free up to the trunk's depth, which is itself chosen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from registry.errors import NothingFits, UsageError
 
 _UNITS = 10**9
 """Of a point: what weighted scores are rounded to, so that sums of them are exact."""
@@ -29,6 +31,8 @@ class Candidate(NamedTuple):
     """l."""
     score: float
     """The task's metric, in points (91.0, not 0.91)."""
+    version: int | None = None
+    """Its number, where it has one."""
 
 
 Candidates = Mapping[str, Sequence[Candidate]]
@@ -56,11 +60,51 @@ class Plan:
         return self.trunk_layers + self.task_layers
 
 
+def restricted(
+    tasks: Candidates,
+    *,
+    floors: Mapping[str, float] | None = None,
+    pins: Mapping[str, int] | None = None,
+    excluded: Collection[str] = (),
+) -> Candidates:
+    """The candidates that are left to choose from.
+
+    Args:
+        floors: task -> the least score that it may have.
+        pins: task -> the number of the version that it must have.
+        excluded: tasks that the release does without.
+
+    Raises:
+        UsageError: tasks and versions that there are not, all of them.
+        NothingFits: nothing is left of some tasks, or no task.
+    """
+    floors, pins = floors or {}, pins or {}
+    problems = [f"there is no task {task}" for task in sorted({*floors, *pins, *excluded} - tasks.keys())]
+    problems += [
+        f"there is no {task}/{number} among the candidates"
+        for task, number in pins.items()
+        if task in tasks and number not in {one.version for one in tasks[task]}
+    ]
+    if problems:
+        raise UsageError("; ".join(problems))
+    kept, lost = {}, []
+    for task, candidates in tasks.items():
+        if task in excluded:
+            continue
+        pinned = [one for one in candidates if task not in pins or one.version == pins[task]]
+        kept[task] = [one for one in pinned if task not in floors or one.score >= floors[task]]
+        if not kept[task]:
+            lost.append(f"{task} reaches {max(one.score for one in pinned):g}, not {floors[task]:g}")
+    if lost or not kept:
+        raise NothingFits(f"no plan: {'; '.join(lost) or 'every task is excluded'}")
+    return kept
+
+
 def plan_of(selection: Mapping[str, Candidate], weights: Mapping[str, float] | None = None) -> Plan:
-    """A plan of modules that are chosen already; a task without a weight weighs 1."""
-    weighing = {task: (weights or {}).get(task, 1.0) for task in selection}
-    total = sum(weighing[task] * one.score for task, one in selection.items())
-    return Plan(selection, total / sum(weighing.values()))
+    """A plan of modules that are chosen already; a task without a weight weighs 1. Reckoned in decimal."""
+    weighing = {task: Fraction(repr((weights or {}).get(task, 1.0))) for task in selection}
+    total = sum(weighing[task] * Fraction(repr(one.score)) for task, one in selection.items())
+    return Plan(selection, float(total / sum(weighing.values())))
 
 
 def plan_by_gain(tasks: Candidates, *, least_gain: float) -> Plan:
@@ -70,10 +114,10 @@ def plan_by_gain(tasks: Candidates, *, least_gain: float) -> Plan:
     current one is at least `least_gain` points, until there is none. Of several modules of one size the best score
     counts, then the newest. Gains are reckoned in decimal: 66.0 to 68.0 over one layer is a gain of 2.
     """
-    return plan_of({task: _by_gain(candidates, Decimal(repr(least_gain))) for task, candidates in tasks.items()})
+    return plan_of({task: _by_gain(candidates, Fraction(repr(least_gain))) for task, candidates in tasks.items()})
 
 
-def _by_gain(candidates: Sequence[Candidate], least_gain: Decimal) -> Candidate:
+def _by_gain(candidates: Sequence[Candidate], least_gain: Fraction) -> Candidate:
     of_size: dict[int, Candidate] = {}
     for one in candidates:
         if one.task_layers not in of_size or one.score >= of_size[one.task_layers].score:
@@ -81,22 +125,27 @@ def _by_gain(candidates: Sequence[Candidate], least_gain: Decimal) -> Candidate:
     smallest, *larger = sorted(of_size.values(), key=lambda one: one.task_layers)
     chosen = smallest
     for one in larger:
-        gain = Decimal(repr(one.score)) - Decimal(repr(chosen.score))
+        gain = Fraction(repr(one.score)) - Fraction(repr(chosen.score))
         if gain >= least_gain * (one.task_layers - chosen.task_layers):
             chosen = one
     return chosen
 
 
-def plan_by_budget(tasks: Candidates, *, budget: int, weights: Mapping[str, float] | None = None) -> Plan | None:
-    """The selection with the highest weighted average whose layer count is at most `budget`; None where none fits.
+def plan_by_budget(tasks: Candidates, *, budget: int, weights: Mapping[str, float] | None = None) -> Plan:
+    """The selection with the highest weighted average whose layer count is at most `budget`.
 
     Exact: for each depth that the trunk could have, the layers that are left are shared out over the tasks by dynamic
     programming. Of equal averages the smaller layer count, then the shallower trunk. Weighted scores are compared to a
     billionth of a point.
+
+    Raises:
+        NothingFits: saying how many layers the smallest selection has.
     """
-    fitting = [table for table in _tables(tasks, weights) if table.fits(budget - table.depth)]
+    tables = _tables(tasks, weights)
+    fitting = [table for table in tables if table.fits(budget - table.depth)]
     if not fitting:
-        return None
+        least = min(table.depth + table.smallest for table in tables)
+        raise NothingFits(f"no plan of {budget} layers: the smallest selection of one module a task has {least}")
     best = max(fitting, key=lambda table: _rank(table, budget))
     return plan_of(best.selection(best.fewest(budget - best.depth)), weights)
 
@@ -161,6 +210,11 @@ class _Table:
 
     def fits(self, room: int) -> bool:
         return room >= 0 and self.total(room) > _IMPOSSIBLE // 2
+
+    @property
+    def smallest(self) -> int:
+        """The fewest task layers there can be."""
+        return sum(of_task[0].task_layers for of_task in self.options.values())
 
     def total(self, room: int) -> int:
         return int(self.totals[min(room, self.room)])

@@ -4,6 +4,7 @@
     ├── UsageError             the arguments of a command cannot be used together (exit code 2)
     ├── InvalidInput           a file or a value was read and refused; lists all its problems
     ├── NotFound               a reference names nothing
+    ├── NothingFits            no selection of modules keeps to the limits
     ├── NotAllowed             the object's state forbids it (exit code 4)
     ├── Conflict               somebody else was first (exit code 5)
     │   ├── AlreadyExists      the name is taken
@@ -51,6 +52,10 @@ class InvalidInput(TrunklineError):
 
 
 class NotFound(TrunklineError):
+    pass
+
+
+class NothingFits(TrunklineError):
     pass
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.planning import Candidate, Plan, frontier, plan_by_budget, plan_by_gain, plan_of
+from pipelines.planning import Candidate, Plan, frontier, plan_by_budget, plan_by_gain, plan_of, restricted
+from registry.errors import NothingFits, UsageError
 
 # The paper's table 5: KD-1, KD-2, KD-3 and without KD (where the two numbers are k and L), in points.
 PAPER = {
@@ -79,11 +80,14 @@ def every_plan(tasks: dict[str, list[Candidate]], weights: dict[str, float]) -> 
 @settings(deadline=None)
 @given(tasks=TASKS, weights=WEIGHTS, budget=st.integers(0, 18))
 def test_under_a_budget_nothing_is_better_and_nothing_as_good_is_smaller(tasks, weights, budget):
-    plan = plan_by_budget(tasks, budget=budget, weights=weights)
-    fitting = [one for one in every_plan(tasks, weights) if one.layer_count <= budget]
+    plans = every_plan(tasks, weights)
+    fitting = [one for one in plans if one.layer_count <= budget]
     if not fitting:
-        assert plan is None
+        least = min(one.layer_count for one in plans)
+        with pytest.raises(NothingFits, match=f"no plan of {budget} layers: .* has {least}$"):
+            plan_by_budget(tasks, budget=budget, weights=weights)
         return
+    plan = plan_by_budget(tasks, budget=budget, weights=weights)
     best = max(one.average for one in fitting)
     assert plan.average == pytest.approx(best, abs=1e-6)
     equals = [one for one in fitting if one.average == pytest.approx(best, abs=1e-9)]
@@ -121,8 +125,20 @@ def test_a_weight_moves_the_layers_to_the_task_that_counts():
     assert plan.average == pytest.approx((60 + 2 * 70) / 3)
 
 
-def test_what_fits_nothing_says_so():
-    assert plan_by_budget({"rte": [Candidate(4, 1, 60.0)]}, budget=4) is None
+def test_floors_pins_and_exclusions_leave_less_to_choose_from():
+    tasks = {
+        "rte": [Candidate(4, 1, 60.0, version=1), Candidate(4, 2, 70.0, version=2)],
+        "mrpc": [Candidate(4, 1, 80.0, version=1)],
+        "cola": [Candidate(4, 1, 40.0, version=1)],
+    }
+    left = restricted(tasks, floors={"rte": 70}, pins={"mrpc": 1}, excluded=["cola"])
+    assert {task: [one.version for one in of_task] for task, of_task in left.items()} == {"rte": [2], "mrpc": [1]}
+    with pytest.raises(NothingFits, match="rte reaches 70, not 71; cola reaches 40, not 50"):
+        restricted(tasks, floors={"rte": 71, "cola": 50})
+    with pytest.raises(UsageError, match="there is no task sst; there is no mrpc/2 among the candidates"):
+        restricted(tasks, floors={"sst": 1}, pins={"mrpc": 2})
+    with pytest.raises(NothingFits, match="every task is excluded"):
+        restricted({"rte": tasks["rte"]}, excluded=["rte"])
 
 
 def test_two_hundred_tasks_of_fifty_candidates_are_planned():
