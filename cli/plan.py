@@ -60,9 +60,7 @@ def plan(
     ctx: typer.Context,
     candidates: Annotated[
         Path,
-        typer.Option(
-            metavar="FILE", help="JSON: backbone_layers, and by task a list of frozen_depth, task_layers, score."
-        ),
+        typer.Option(metavar="FILE", help="JSON; docs/planning.md has an example."),
     ],
     min_gain: Annotated[
         float | None,
@@ -91,6 +89,8 @@ def plan(
     context: Context = ctx.obj
     if [min_gain is not None, budget is not None, frontier].count(True) != 1:
         raise UsageError("give one of --min-gain, --budget and --frontier")
+    if min_gain is not None and not min_gain < float("inf"):
+        raise UsageError("--min-gain: is no number of points")
     if min_gain is not None and weights is not None:
         raise UsageError("--weights: the rule of --min-gain looks at each task alone; weights go with --budget")
 
@@ -99,7 +99,7 @@ def plan(
     tasks = planning.restricted(
         _read_candidates(context.cwd / candidates),
         floors=_numbers(floors, "--floor"),
-        pins={one.task: one.number for one in _versions(pins)},
+        pins=_versions(pins),
         excluded=[task.strip() for task in excluded.split(",")] if excluded else (),
     )
     weighing = _numbers(weights, "--weights")
@@ -134,23 +134,28 @@ def _read_candidates(path: Path) -> "Candidates":
 def _numbers(text: str | None, option: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in text.split(",") if text else ():
-        task, _, number = part.partition("=")
+        name, _, number = part.partition("=")
+        task = name.strip()
+        if task in found:
+            raise UsageError(f"{option}: names {task} twice")
         try:
-            found[task.strip()] = float(number)
+            found[task] = float(number)
         except ValueError:
             raise UsageError(f"{option} {part}: write TASK=NUMBER, as in rte=70") from None
-        if not abs(found[task.strip()]) < float("inf"):
+        if not abs(found[task]) < float("inf"):
             raise UsageError(f"{option} {part}: is no number that can be compared")
     return found
 
 
-def _versions(text: str | None) -> Sequence[VersionReference]:
-    found = []
+def _versions(text: str | None) -> dict[str, int]:
+    found: dict[str, int] = {}
     for part in text.split(",") if text else ():
         reference = parse_reference(part.strip())
         if not isinstance(reference, VersionReference):
             raise UsageError(f"--pin {part}: name a version, as in rte/3")
-        found.append(reference)
+        if reference.task in found:
+            raise UsageError(f"--pin: names {reference.task} twice")
+        found[reference.task] = reference.number
     return found
 
 

@@ -13,7 +13,7 @@ SHADE_FROM = (0.8, 0.9, 0.95, 0.99)
 """Least share of the teacher's score for each shade but the lightest; the paper's tables shade from 99 %."""
 SHADE_NAMES = ("below 80 %", "from 80 %", "from 90 %", "from 95 %", "from 99 %")
 
-BAND = "one standard error around the best mean, pooled over the runs of the last rung"
+BAND = "one standard error around the best mean, the spread pooled over all finished runs"
 EXHAUSTIVE = "Exhaustive: every run to its end, nothing cached; students leave where the middle L's teacher does."
 NO_TEACHERS = "No trial has been asked for yet."
 NO_PAIRS = "No depth at which students of both beginnings have finished."
@@ -88,10 +88,9 @@ def told(search: Search) -> list[tuple[str, str]]:
 
 
 def _seeds(options: SearchOptions) -> str:
-    """Halving gives fewer runs to most: the number asked for is a limit."""
     if options.seeds == 1:
         return "one seed"
-    return f"{'at most ' if options.strategy == 'halving' else ''}{options.seeds} seeds"
+    return f"{options.seeds} seeds" + (", two fifths at most run" if options.strategy == "halving" else "")
 
 
 def _head(options: SearchOptions) -> str | None:

@@ -57,7 +57,9 @@ def run(
     layers: Annotated[
         str | None, typer.Option(help="L of the teachers. [default: the middle, 4-10 of 12 layers]")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="The most runs that a configuration gets.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Runs of a configuration; halving gives two fifths of them.")
+    ] = 5,
     learning_rates: Annotated[
         str | None, typer.Option("--lr", help="Learning rates. Else by the encoder's width.")
     ] = None,
@@ -130,8 +132,8 @@ def run(
     found = run_search(context, problem, options, device=device, workers=workers)
     _show(found, as_json=as_json)
     if found.choice is not None:
-        best = next(iter(found.choice.students.values()), found.choice.teacher)
-        print_note(f"nothing was promoted: `trunkline task promote {task}/{best}` makes one of them the champion")
+        smallest = next(iter(found.choice.students.values()), found.choice.teacher)
+        print_note(f"a search promotes nothing: `trunkline task promote {task}/{smallest} --alias champion` does")
 
 
 @app.command(epilog=example("trunkline search show rte", "trunkline search show rte --svg rte.svg"))

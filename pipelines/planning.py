@@ -4,6 +4,7 @@ Pure: candidates in, a plan out. A release costs its layer count, max k + Σ l: 
 branch that leaves it, and the branches add up. So a task's k is free up to the trunk's depth, which is itself chosen.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,10 +15,9 @@ from numpy.typing import NDArray
 
 from registry.errors import NothingFits, UsageError
 
-_UNITS = 10**9
-"""Of a point: what weighted scores are rounded to, so that sums of them are exact."""
-_IMPOSSIBLE = np.iinfo(np.int64).min // 2
-"""Of a selection that does not fit; half, so that adding to it cannot overflow."""
+_LARGEST = 2**60
+_IMPOSSIBLE = -(2**62)
+"""The total of a selection that does not fit: whatever is added to it, it stays below -`_LARGEST`."""
 
 _Totals = NDArray[np.int64]
 
@@ -80,6 +80,7 @@ def restricted(
     """
     floors, pins = floors or {}, pins or {}
     problems = [f"there is no task {task}" for task in sorted({*floors, *pins, *excluded} - tasks.keys())]
+    problems += [f"task {task} is excluded" for task in sorted({*floors, *pins} & set(excluded))]
     problems += [
         f"there is no {task}/{number} among the candidates"
         for task, number in pins.items()
@@ -135,8 +136,7 @@ def plan_by_budget(tasks: Candidates, *, budget: int, weights: Mapping[str, floa
     """The selection with the highest weighted average whose layer count is at most `budget`.
 
     Exact: for each depth that the trunk could have, the layers that are left are shared out over the tasks by dynamic
-    programming. Of equal averages the smaller layer count, then the shallower trunk. Weighted scores are compared to a
-    billionth of a point.
+    programming. Of equal averages the smaller layer count, then the shallower trunk.
 
     Raises:
         NothingFits: saying how many layers the smallest selection has.
@@ -174,8 +174,21 @@ def _rank(table: "_Table", budget: int) -> tuple[int, int, int]:
 
 def _tables(tasks: Candidates, weights: Mapping[str, float] | None) -> list["_Table"]:
     depths = sorted({one.frozen_depth for candidates in tasks.values() for one in candidates})
-    tables = (_Table.of(tasks, depth, weights or {}) for depth in depths)
+    values = _values(tasks, weights or {})
+    tables = (_Table.of(tasks, depth, values) for depth in depths)
     return [table for table in tables if table is not None]
+
+
+def _values(tasks: Candidates, weights: Mapping[str, float]) -> Mapping[str, Mapping[Candidate, int]]:
+    """Weighted scores as whole numbers: exactly in proportion, unless their decimals are too many for 64 bits."""
+    weighted = {
+        task: {one: Fraction(repr(weights.get(task, 1.0))) * Fraction(repr(one.score)) for one in candidates}
+        for task, candidates in tasks.items()
+    }
+    exact = math.lcm(*(value.denominator for of_task in weighted.values() for value in of_task.values()))
+    most = sum(max(map(abs, of_task.values())) for of_task in weighted.values())
+    scale = min(Fraction(exact), _LARGEST / most) if most else Fraction(1)
+    return {task: {one: round(value * scale) for one, value in of_task.items()} for task, of_task in weighted.items()}
 
 
 @dataclass(frozen=True)
@@ -186,12 +199,12 @@ class _Table:
     options: Mapping[str, Sequence[Candidate]]
     """By task, ascending in l and in score."""
     totals: _Totals
-    """[room + 1]: the highest sum of weighted scores with at most so many task layers, in units."""
+    """[room + 1]: the highest sum of weighted scores, as `_values` has them, with at most so many task layers."""
     chosen: Mapping[str, NDArray[np.intp]]
     """By task, [room + 1]: which option the best selection of it and the tasks before it takes."""
 
     @classmethod
-    def of(cls, tasks: Candidates, depth: int, weights: Mapping[str, float]) -> "_Table | None":
+    def of(cls, tasks: Candidates, depth: int, values: Mapping[str, Mapping[Candidate, int]]) -> "_Table | None":
         """None where some task has no branch that leaves so early."""
         options = {task: _useful(candidates, depth) for task, candidates in tasks.items()}
         if not all(options.values()):
@@ -201,7 +214,7 @@ class _Table:
         totals = np.zeros(room + 1, dtype=np.int64)
         chosen = {}
         for task, of_task in options.items():
-            totals, chosen[task] = _with_task(totals, of_task, weights.get(task, 1.0))
+            totals, chosen[task] = _with_task(totals, of_task, values[task])
         return cls(depth, options, totals, chosen)
 
     @property
@@ -209,7 +222,7 @@ class _Table:
         return len(self.totals) - 1
 
     def fits(self, room: int) -> bool:
-        return room >= 0 and self.total(room) > _IMPOSSIBLE // 2
+        return room >= 0 and self.total(room) >= -_LARGEST
 
     @property
     def smallest(self) -> int:
@@ -242,11 +255,13 @@ def _useful(candidates: Sequence[Candidate], depth: int) -> list[Candidate]:
     return found
 
 
-def _with_task(totals: _Totals, options: Sequence[Candidate], weight: float) -> tuple[_Totals, NDArray[np.intp]]:
+def _with_task(
+    totals: _Totals, options: Sequence[Candidate], values: Mapping[Candidate, int]
+) -> tuple[_Totals, NDArray[np.intp]]:
     """The totals with one more task, and the option taken at each; of equals the one of fewer layers."""
     reached = np.full((len(options), len(totals)), _IMPOSSIBLE, dtype=np.int64)
     for number, one in enumerate(options):
         left = totals[: max(0, len(totals) - one.task_layers)]
-        reached[number, one.task_layers :] = left + round(weight * one.score * _UNITS)
+        reached[number, one.task_layers :] = left + values[one]
     chosen = np.argmax(reached, axis=0)
     return np.take_along_axis(reached, chosen[None], axis=0)[0], chosen

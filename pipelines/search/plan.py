@@ -50,7 +50,7 @@ class Rung:
     seeds: int
     """Runs of each."""
     stride: int = 1
-    """Of so many neighbouring depths one is run, from the deepest on; the others are judged by those beside them."""
+    """Of so many neighbouring depths one is run, and both ends; the others are judged by those beside them."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def teacher_rungs(configurations: int, *, seeds: int, epochs: int, stride: int =
     Args:
         stride: of the first rung.
     """
-    early, middle, few = math.ceil(epochs / 5), math.ceil(3 * epochs / 5), math.ceil(seeds / 5)
+    early, middle, few = math.ceil(epochs / 5), math.ceil(3 * epochs / 5), _first_runs(seeds)
     rungs = [
         Rung(early, configurations, few, stride),
         Rung(middle, min(configurations, max(2, math.ceil(configurations / 3))), few),
@@ -126,9 +126,18 @@ def student_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]
 
     With one fifth of the seeds; see `_Stage.contenders` for the others.
     """
-    few = math.ceil(seeds / 5)
+    few = _first_runs(seeds)
     rungs = [Rung(math.ceil(epochs / 5), configurations, few), Rung(epochs, 1, few)]
     return rungs if _saves(*rungs) else rungs[1:]
+
+
+def _first_runs(seeds: int) -> int:
+    return math.ceil(seeds / 5)
+
+
+def most_runs(seeds: int) -> int:
+    """Runs that halving gives a configuration at most: two fifths of what the exhaustive protocol gives each."""
+    return math.ceil(2 * seeds / 5)
 
 
 def depth_stride(layers: Sequence[int]) -> int:
@@ -218,8 +227,7 @@ def _teacher_stage(options: SearchOptions, backbone_layers: int) -> "_Stage":
     if options.strategy == "exhaustive":
         return _Stage("teachers", configurations, [Rung(epochs, count, options.seeds)])
     rungs = teacher_rungs(count, seeds=options.seeds, epochs=epochs, stride=depth_stride(options.layers))
-    seeds = math.ceil(2 * options.seeds / 5)
-    return _Stage("teachers", configurations, rungs, smooth=True, seeds=seeds, rule=options.rule)
+    return _Stage("teachers", configurations, rungs, smooth=True, seeds=most_runs(options.seeds), rule=options.rule)
 
 
 def _student_stages(
@@ -238,7 +246,7 @@ def _student_stages(
                 else student_rungs(len(configurations), seeds=options.seeds, epochs=epochs)
             )
             if configurations:
-                seeds, enough = math.ceil(2 * options.seeds / 5), _score(teacher)
+                seeds, enough = most_runs(options.seeds), _score(teacher)
                 yield _Stage(f"students of {layers}", configurations, rungs, seeds=seeds, enough=enough)
 
 
@@ -333,8 +341,8 @@ def _runs(configurations: Iterable[Configuration], until_epoch: int, seeds: int)
 
 def _measured(configurations: Sequence[Configuration], rung: Rung) -> list[Configuration]:
     """Those that are run at a rung."""
-    most = max(one.layers for one in configurations)
-    return [one for one in configurations if (most - one.layers) % rung.stride == 0]
+    fewest, most = (end(one.layers for one in configurations) for end in (min, max))
+    return [one for one in configurations if one.layers == fewest or (most - one.layers) % rung.stride == 0]
 
 
 def _promoted(

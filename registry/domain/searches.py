@@ -59,6 +59,11 @@ class SearchOptions(Plain):
     head: Mapping[str, Any]
 
 
+def state_between_runs(epochs_done: int) -> TrialState:
+    """Of a trial that nobody runs and that has not ended."""
+    return TrialState.PAUSED if epochs_done else TrialState.WAITING
+
+
 class TrialShape(Plain):
     """What tells the trials of one search apart."""
 
@@ -130,8 +135,9 @@ class LedgerTrial(Plain):
 
     def let_go(self) -> Self:
         """As it waits to be run by another process."""
-        state = TrialState.PAUSED if self.epochs_done else TrialState.WAITING
-        return self.model_copy(update={"state": state, "worker": None, "lease_until": None})
+        return self.model_copy(
+            update={"state": state_between_runs(self.epochs_done), "worker": None, "lease_until": None}
+        )
 
 
 class SearchChoice(Plain):

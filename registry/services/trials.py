@@ -13,7 +13,15 @@ from sqlalchemy.orm import Session
 
 from registry.database.schema import SearchRow, SearchTrialRow, TaskRow, TrialRow
 from registry.domain.records import Version
-from registry.domain.searches import LedgerTrial, PlannedTrial, Search, SearchState, TrialProgress, TrialState
+from registry.domain.searches import (
+    LedgerTrial,
+    PlannedTrial,
+    Search,
+    SearchState,
+    TrialProgress,
+    TrialState,
+    state_between_runs,
+)
 from registry.fault_points import reached
 from registry.services.lookups import find_task, lock_task
 
@@ -92,7 +100,7 @@ def give_back_trial(session: Session, task: str, key: str, *, worker: str, secon
     """
     trial = _trial(session, task, key)
     if trial.worker == worker:
-        _let_go(trial, TrialState.PAUSED if trial.epochs_done else TrialState.WAITING)
+        _let_go(trial, state_between_runs(trial.epochs_done))
         trial.seconds += seconds
         if error is not None:
             trial.attempts, trial.error = trial.attempts + 1, error
@@ -124,7 +132,7 @@ def forgive_broken_trials(session: Session, search: Search) -> None:
     broken = TrialRow.id.in_(ours), TrialRow.state == TrialState.FAILED, TrialRow.attempts > 0
     for trial in session.scalars(select(TrialRow).where(*broken)):
         trial.attempts = 0
-        _let_go(trial, TrialState.PAUSED if trial.epochs_done else TrialState.WAITING)
+        _let_go(trial, state_between_runs(trial.epochs_done))
 
 
 def finish_trial(

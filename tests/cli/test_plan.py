@@ -84,6 +84,10 @@ def test_options_narrow_what_is_chosen_from(trunkline, candidates):
         (("--budget", 9, "--floor", "rte=nan"), "is no number that can be compared"),
         (("--budget", 9, "--pin", "rte@champion"), "name a version, as in rte/3"),
         (("--budget", 9, "--exclude", "sst"), "there is no task sst"),
+        (("--budget", 9, "--exclude", "rte", "--floor", "rte=1"), "task rte is excluded"),
+        (("--budget", 9, "--floor", "rte=1,rte=2"), "names rte twice"),
+        (("--budget", 9, "--pin", "rte/1,rte/2"), "names rte twice"),
+        (("--min-gain", "inf"), "is no number of points"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(trunkline, candidates, options, problem):

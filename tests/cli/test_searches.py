@@ -225,8 +225,8 @@ def test_the_end_of_a_search_says_what_may_come_next_and_what_to_doubt(ready):
     answer = ready("search", "topic", *SMALL, "--students", "none")
     assert answer.code == 0, answer.err
     assert re.search(r"which is few to tell them apart by", answer.err)
-    assert re.search(r"nothing was promoted: `trunkline task promote topic/\d+` makes", answer.err)
-    assert re.search(r"at most 2 seeds; 3 epochs; strategy halving", answer.out)
+    assert re.search(r"a search promotes nothing: `trunkline task promote topic/\d+ --alias champion` does", answer.err)
+    assert re.search(r"2 seeds, two fifths at most run; 3 epochs; strategy halving", answer.out)
 
 
 def test_a_drawing_goes_where_it_is_asked_to_or_is_refused(ready):

@@ -96,6 +96,16 @@ def test_under_a_budget_nothing_is_better_and_nothing_as_good_is_smaller(tasks, 
 
 
 @settings(deadline=None)
+@given(tasks=TASKS, weights=WEIGHTS, scale=st.sampled_from([1e-9, 7.0, 1e12]))
+def test_only_the_ratios_of_weights_matter(tasks, weights, scale):
+    all_of_them = {task: weights[task] for task in tasks}
+    scaled = {task: weight * scale for task, weight in all_of_them.items()}
+    plain, other = (frontier(tasks, weights=one) for one in (all_of_them, scaled))
+    assert [one.layer_count for one in plain] == [one.layer_count for one in other]
+    assert [one.average for one in plain] == pytest.approx([one.average for one in other])
+
+
+@settings(deadline=None)
 @given(tasks=TASKS, weights=WEIGHTS)
 def test_the_frontier_is_every_plan_that_none_betters(tasks, weights):
     plans = frontier(tasks, weights=weights)
