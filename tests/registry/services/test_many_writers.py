@@ -38,7 +38,7 @@ def write(database_url: str) -> Callable[[], contextlib.AbstractContextManager[D
 
     @contextmanager
     def opened() -> Iterator[Database]:
-        own = Database.open(database_url)
+        own = Database.open(database_url, busy_seconds=300)  # whether they wait is tested here, not how long
         try:
             yield own
         finally:
