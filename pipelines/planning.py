@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from registry.errors import NothingFits, UsageError
 
 _LARGEST = 2**60
+"""The total of weighted scores, as whole numbers, that no selection passes by more than roundings."""
 _IMPOSSIBLE = -(2**62)
-"""The total of a selection that does not fit: whatever is added to it, it stays below -`_LARGEST`."""
+"""The total of a selection that does not fit: whatever is added to it, it stays below half of it, and no other does."""
 
 _Totals = NDArray[np.int64]
 
@@ -152,7 +153,7 @@ def plan_by_budget(tasks: Candidates, *, budget: int, weights: Mapping[str, floa
 
 def frontier(tasks: Candidates, *, weights: Mapping[str, float] | None = None) -> list[Plan]:
     """Every plan that no other one equals or betters with as few layers, from the smallest layer count up."""
-    tables = list(_tables(tasks, weights))
+    tables = _tables(tasks, weights)
     most = max((table.depth + table.room for table in tables), default=0)
     plans: list[Plan] = []
     best = _IMPOSSIBLE
@@ -222,7 +223,7 @@ class _Table:
         return len(self.totals) - 1
 
     def fits(self, room: int) -> bool:
-        return room >= 0 and self.total(room) >= -_LARGEST
+        return room >= 0 and self.total(room) > _IMPOSSIBLE // 2
 
     @property
     def smallest(self) -> int:

@@ -109,7 +109,7 @@ class ScriptedExecutor:
         self.most_at_once = max(self.most_at_once, len(self.running))
 
     def events(self, *, seconds: float) -> Sequence[Event]:  # noqa: ARG002
-        found: list[Event] = [Progressed(key, "epoch 1 of 5", 7, 50) for key in self.running]
+        found: list[Event] = [Progressed(key, "epoch 2 of 5", 20, 50) for key in self.running]
         for key, file in list(self.running.items()):
             if (result := self.outcome(file)) is not None:
                 del self.running[key]
@@ -357,8 +357,16 @@ def test_the_report_counts_epochs_also_those_of_trials_that_still_run():
         looks += 1
         return went_well(file) if looks > 6 else None
 
-    driver = search(MemoryLedger(), ScriptedExecutor(ends_at_the_third_look))
-    driver.report = lambda stage, done, total: told.append((stage, done, total))
+    ledger = MemoryLedger()
+    driver = search(ledger, ScriptedExecutor(ends_at_the_third_look))
+    while_none_had_ended: list[int] = []
+
+    def report(stage: str, done: int, total: int) -> None:
+        told.append((stage, done, total))
+        if not any(row.epochs_done for row in ledger.rows.values()):
+            while_none_had_ended.append(done)
+
+    driver.report = report
     clock = iter(range(0, 100_000, 5))
     driver.clock = lambda: float(next(clock))
     driver.run()
@@ -368,3 +376,4 @@ def test_the_report_counts_epochs_also_those_of_trials_that_still_run():
     assert all(done <= total for _, done, total in told)
     assert first[0][0] == 0
     assert first[-1][0] == first[-1][1]
+    assert max(while_none_had_ended) == 2, "two trials of one epoch each ran, and had done it by their own word"
