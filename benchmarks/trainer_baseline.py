@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_tasks import TaskFiles, half_rows
+from benchmark_tasks import TaskFiles
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import SequentialSampler
@@ -48,8 +48,6 @@ from registry.domain.task_specs import TaskSpec, TaskType
 MAX_LENGTH = 128
 EVALUATION_BATCH = 64
 
-_SCORE = "eval_score_"
-
 Encoded = list[dict[str, Any]]
 
 
@@ -61,8 +59,8 @@ class BaselineResult:
     """One an evaluation on the dev data."""
     total_seconds: float
     """From the model's files to the last evaluation."""
-    metrics: dict[int, dict[str, float]]
-    """Scored epoch -> name of a group of dev rows -> the task's metric."""
+    scores: dict[int, float]
+    """Scored epoch -> the task's metric on the dev data."""
 
 
 @dataclass
@@ -87,7 +85,7 @@ class BaselineTrainer(Trainer):
     recipe: Recipe
     target_scale: float
     evaluation_seconds: list[float]
-    by_epoch: dict[int, dict[str, float]]
+    scores: dict[int, float]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         labels, taught = inputs.pop("labels"), inputs.pop("teacher_logits", None)
@@ -106,9 +104,7 @@ class BaselineTrainer(Trainer):
         began = time.perf_counter()
         found: dict[str, float] = super().evaluate(*arguments, **more)
         self.evaluation_seconds.append(time.perf_counter() - began)
-        self.by_epoch[round(self.state.epoch or 0)] = {
-            name.removeprefix(_SCORE): value for name, value in found.items() if name.startswith(_SCORE)
-        }
+        self.scores[round(self.state.epoch or 0)] = found["eval_score"]
         return found
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
@@ -189,13 +185,11 @@ def run_baseline(
     layers: int | None = None,
     attention: str = "sdpa",
     teacher_logits: np.ndarray[Any, Any] | None = None,
-    groups: Mapping[str, Sequence[int]] | None = None,
 ) -> BaselineResult:
     """Trains one model and scores it after every epoch from `recipe.evaluate_from` on.
 
     Args:
         gold: the dev targets.
-        groups: name -> numbers of dev rows that are scored together; default: all, as "dev".
         teacher_logits: [rows, outputs] fp32 of the training rows; makes it a distillation.
     """
     began = time.perf_counter()
@@ -207,17 +201,11 @@ def run_baseline(
     if spec.type is TaskType.REGRESSION:
         nn.init.constant_(built.get_submodule("classifier").bias, float(targets.mean()))
     order = sorted(range(len(dev)), key=lambda row: len(dev[row]["input_ids"]))
-    place = {row: number for number, row in enumerate(order)}
     clock = _Clock(recipe.evaluate_from)
 
     def scored(answers: Any) -> dict[str, float]:
         predicted = _decided(spec, answers.predictions)
-        return {
-            f"score_{name}": score(spec, [gold[row] for row in rows], [predicted[place[row]] for row in rows])[
-                spec.metric
-            ]
-            for name, rows in (groups or {"dev": range(len(dev))}).items()
-        }
+        return {"score": score(spec, [gold[row] for row in order], predicted)[spec.metric]}
 
     with tempfile.TemporaryDirectory() as scratch:
         trainer = BaselineTrainer(
@@ -231,11 +219,9 @@ def run_baseline(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.recipe, trainer.target_scale = recipe, float(targets.std()) or 1.0
-        trainer.evaluation_seconds, trainer.by_epoch = [], {}
+        trainer.evaluation_seconds, trainer.scores = [], {}
         trainer.train()
-    return BaselineResult(
-        clock.epoch_seconds, trainer.evaluation_seconds, time.perf_counter() - began, trainer.by_epoch
-    )
+    return BaselineResult(clock.epoch_seconds, trainer.evaluation_seconds, time.perf_counter() - began, trainer.scores)
 
 
 def _arguments(recipe: Recipe, *, seed: int, folder: str) -> TrainingArguments:
@@ -297,7 +283,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--limit-rows", type=int)
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
-    parser.add_argument("--split-seed", type=int, help="score the halves of dev that this seed makes, a and b, too")
     parser.add_argument("--out", type=Path, help="write the result here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -307,9 +292,6 @@ def main() -> None:
         files = TaskFiles.read(arguments.task, arguments.data, Path(scratch), limit_rows=arguments.limit_rows)
         spec = files.spec()
         train, dev = load_dataset(spec, "train"), load_dataset(spec, "dev")
-    groups = {"dev": list(range(len(dev.examples)))}
-    if arguments.split_seed is not None:
-        groups |= {half: half_rows(files.dev, half, arguments.split_seed) for half in "ab"}
     hidden_size = AutoConfig.from_pretrained(arguments.model).hidden_size
     result = run_baseline(
         spec,
@@ -326,7 +308,6 @@ def main() -> None:
         seed=arguments.seed,
         frozen=None if arguments.frozen == "none" else int(arguments.frozen),
         attention=arguments.attention,
-        groups=groups,
     )
     document = {"task": arguments.task, "frozen": arguments.frozen, "seed": arguments.seed, **asdict(result)}
     if arguments.out:

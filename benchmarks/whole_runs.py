@@ -95,7 +95,7 @@ def run_trainer(setting: Setting, task: str, count: int) -> None:
                 raise SystemExit(f"Trainer failed: {error}")
             document = json.loads(out.splitlines()[-1])
             found.append(document | {"layers": layers, "seed": seed, "lanes": len(running)})
-            say(f"{task}: Trainer L={layers} seed {seed}: {document['total_seconds']:.0f} s, {document['metrics']}")
+            say(f"{task}: Trainer L={layers} seed {seed}: {document['total_seconds']:.0f} s, {document['scores']}")
         setting.keep(f"trainer-{task}", found)
 
 

@@ -143,7 +143,7 @@ def evaluate_module(
         planned=planned,
         module=module_bytes(module),
         golden=golden_examples(trunk, module, evaluation, outputs, encoder, depth=depth).to_bytes(),
-        dev_predictions=evaluation.predictions(outputs),
+        dev_predictions=evaluation.predictions(outputs).to_bytes(),
         metrics=metrics,
         train_digest=train_digest,
         dev_digest=dev.digest,

@@ -16,6 +16,7 @@ from modeling.parity import TOLERANCE, compare
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText, TextEncoder, collate
 from pipelines.data.dataset import Dataset
+from pipelines.data.predictions import Decision, DevPredictions
 from pipelines.training.activation_cache import ActivationCache, EncodedRows, module_outputs
 from pipelines.training.metrics import score
 from pipelines.training.packed_rows import RowTensors
@@ -23,14 +24,10 @@ from pipelines.training.recipes import Precision
 from pipelines.training.trunk_features import TrunkFeatures
 from registry.domain.golden_examples import GoldenExample, GoldenExamples
 from registry.domain.manifests import Reading
-from registry.domain.plain_data import canonical_json
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import ArtifactDamaged
 
 GOLDEN_EXAMPLES = 16
-
-Decision = str | float | list[str | None]
-"""A label, a number, or one tag a word (None where the text was cut off)."""
 
 
 def decide(spec: TaskSpec, outputs: Tensor, encoded: EncodedText, transitions: Transitions | None = None) -> Decision:
@@ -112,13 +109,8 @@ class DevEvaluation:
         """Every metric that fits the task, of what a module answered."""
         return score(self.spec, [example.target for example in self.dataset.examples], self.decisions(outputs))
 
-    def predictions(self, outputs: DevOutputs) -> bytes:
-        """JSON Lines, one a row in the order of the dev data: row number, gold target and prediction."""
-        rows = zip(self.dataset.examples, self.decisions(outputs), strict=True)
-        return b"".join(
-            canonical_json({"row": number, "gold": example.target, "predicted": predicted}) + b"\n"
-            for number, (example, predicted) in enumerate(rows)
-        )
+    def predictions(self, outputs: DevOutputs) -> DevPredictions:
+        return DevPredictions([example.target for example in self.dataset.examples], self.decisions(outputs))
 
 
 def golden_examples(

@@ -100,7 +100,7 @@ class TrialRun:
                 bench.cache.encoder,
                 depth=self.trial.frozen_depth,
             ).to_bytes(),
-            dev_predictions=bench.dev.predictions(outputs),
+            dev_predictions=bench.dev.predictions(outputs).to_bytes(),
             metrics=bench.dev.metrics(outputs),
             state=state,
             environment=environment_of(device),

@@ -65,7 +65,7 @@ def test_the_comparison_of_search_costs_runs_and_goes_on_without_running_anythin
 
 GLUE: Sequence[str] = (
     "--layers", "1-3", "--teacher-layers", "1,2", "--students", "1", "--student-depths", "1,2", "--seeds", "1",
-    "--full-seeds", "1", "--epochs", "1", "--student-epochs", "1", "--half-dev", "--markdown",
+    "--full-seeds", "1", "--epochs", "1", "--student-epochs", "1", "--splits", "3", "--markdown",
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ GLUE: Sequence[str] = (
 def test_the_papers_tables_are_filled(place: Path) -> None:
     done = run("glue.py", place, *GLUE)
     assert done.returncode == 0, done.stderr
-    for row in ("| full fine-tuning |", "| without KD |", "| KD-1 |", "free depth", "| mixed (c = 1) |"):
+    for row in ("| full fine-tuning |", "| without KD |", "| KD-1 |", "free depth", "| mixed (c = 1) |", "3 splits"):
         assert row in done.stdout
 
 

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 from benchmark_tasks import Home
-from glue import Benchmark, Cell, Chosen, Score, TaskCells, distilled_cells, table_2
+from glue_cells import Cell, Score, TaskCells
+from glue_rows import Chosen, distilled_cells, table_2
+from glue_setting import GlueSetting
 
 
 def cell(depth: int, layers: int, *values: float) -> Cell:
@@ -21,8 +23,8 @@ def task(
 
 
 @pytest.fixture
-def benchmark() -> Benchmark:
-    return Benchmark(
+def setting() -> GlueSetting:
+    return GlueSetting(
         home=Home(Path("/nowhere")),
         model=Path("/nowhere"),
         data=Path("/nowhere"),
@@ -35,7 +37,7 @@ def benchmark() -> Benchmark:
         epochs=5,
         student_epochs=10,
         full_seeds=2,
-        half_dev=True,
+        splits=2,
         limit_rows=None,
         cores=1,
     )
@@ -55,13 +57,13 @@ CELLS = {
 }
 
 
-def rows(benchmark: Benchmark, statistic: str) -> dict[str, Chosen]:
-    found = [row for row in table_2(benchmark, CELLS, statistic) if isinstance(row, Chosen)]
+def rows(setting: GlueSetting, statistic: str) -> dict[str, Chosen]:
+    found = [row for row in table_2(setting, CELLS, statistic) if isinstance(row, Chosen)]
     return {row.name.strip(): row for row in found}
 
 
-def test_the_paper_rows_take_each_teachers_own_depth(benchmark: Benchmark) -> None:
-    row = rows(benchmark, "max")["KD-1"]
+def test_the_paper_rows_take_each_teachers_own_depth(setting: GlueSetting) -> None:
+    row = rows(setting, "max")["KD-1"]
     assert {name: (one.frozen_depth, one.task_layers) for name, one in row.branches.items()} == {
         "rte": (6, 1),
         "cola": (8, 1),
@@ -69,28 +71,28 @@ def test_the_paper_rows_take_each_teachers_own_depth(benchmark: Benchmark) -> No
     assert row.count == 8 + 2
 
 
-def test_free_depth_takes_the_better_depth_at_the_same_count(benchmark: Benchmark) -> None:
-    found = rows(benchmark, "max")
-    free = found["free depth, 10 layers"]
+def test_free_depth_takes_the_better_depth_at_the_same_count(setting: GlueSetting) -> None:
+    found = rows(setting, "max")
+    free = found["free depth, as KD-1"]
     assert free.count <= found["KD-1"].count
     assert free.branches["rte"].frozen_depth == 8
     assert free.reported["rte"] == 65.0
 
 
-def test_teachers_outside_the_range_teach_nobody_and_the_statistic_decides(benchmark: Benchmark) -> None:
-    by_maximum, by_mean = (rows(benchmark, statistic)["without KD"] for statistic in ("max", "mean"))
+def test_teachers_outside_the_range_teach_nobody_and_the_statistic_decides(setting: GlueSetting) -> None:
+    by_maximum, by_mean = (rows(setting, statistic)["without KD"] for statistic in ("max", "mean"))
     assert (by_maximum.branches["rte"].task_layers, by_mean.branches["rte"].task_layers) == (6, 4)
 
 
-def test_figures_are_of_the_rows_that_did_not_choose(benchmark: Benchmark) -> None:
-    row = rows(benchmark, "max")["without KD"]
+def test_figures_are_of_the_rows_that_did_not_choose(setting: GlueSetting) -> None:
+    row = rows(setting, "max")["without KD"]
     assert (row.branches["rte"].score, row.reported["rte"]) == (72.0, 71.0)
-    assert rows(benchmark, "mean")["without KD"].reported["rte"] == 64.0
+    assert rows(setting, "mean")["without KD"].reported["rte"] == 64.0
 
 
-def test_what_is_not_finished_is_named(benchmark: Benchmark) -> None:
+def test_what_is_not_finished_is_named(setting: GlueSetting) -> None:
     cells = {**CELLS, "cola": task({4: (50.0,)}, {}, of=4)}
-    missing = [row for row in table_2(benchmark, cells, "max") if isinstance(row, str)]
+    missing = [row for row in table_2(setting, cells, "max") if isinstance(row, str)]
     assert missing == ["full fine-tuning: not run of rte, cola", "KD-1: not run of cola", "KD-2: not run of cola"]
 
 
