@@ -124,9 +124,7 @@ def _table_1(setting: GlueSetting, cells: Mapping[str, TaskCells], statistic: st
 def _table_2(setting: GlueSetting, cells: Mapping[str, TaskCells], statistic: str) -> Table:
     table = Table("", *cells, "average", "layers", "count")
     seeds = f"{statistic} of up to {setting.seeds} seeds"
-    table.title = (
-        f"Table 2: {seeds}, full fine-tuning of up to {setting.full_seeds}; (k, l); all of dev"
-    )
+    table.title = f"Table 2: {seeds}, full fine-tuning of up to {setting.full_seeds}; (k, l); all of dev"
     missing = []
     for row in table_2(setting, cells, statistic):
         if isinstance(row, str):

@@ -1,67 +1,54 @@
 """`plan`: which module of each task a release should take, under a budget of layers."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import Field, ValidationError, model_validator
 
 from cli.application import AsJson, Context, example
-from cli.rendering import number_column, print_fields, print_json, print_line, print_table
-from registry.domain.plain_data import Plain
-from registry.domain.references import Name, VersionReference, parse_reference
-from registry.domain.task_specs import validation_problems
-from registry.errors import InvalidInput, UsageError
+from cli.plan_options import numbers_of, pinned_versions, refuse_together, task_changes
+from cli.plan_source import PlanSource, read_candidates, registered_source
+from cli.plan_svg import frontier_svg
+from cli.plan_tables import (
+    averages_in_both,
+    left_out_notes,
+    plan_document,
+    print_frontier,
+    print_plan,
+    print_what_if,
+    selection_lock,
+)
+from cli.rendering import print_json, print_note
+from registry.artifacts.atomic_file import write_atomically
+from registry.domain.references import check_name
+from registry.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.planning import Candidate, Candidates, Plan
+    from pipelines.planning import Candidates, Plan
+    from pipelines.release_costs import ReleaseCosts
 
 app = typer.Typer()
-
-_MOST_LAYERS = 1000
-
-
-class _Candidate(Plain):
-    frozen_depth: int = Field(ge=0, le=_MOST_LAYERS)
-    task_layers: int = Field(ge=1, le=_MOST_LAYERS)
-    score: float = Field(allow_inf_nan=False, ge=-1e6, le=1e6)
-    version: int | None = Field(default=None, ge=1)
-
-
-class _CandidateFile(Plain):
-    backbone_layers: int = Field(ge=1, le=_MOST_LAYERS)
-    tasks: Mapping[Name, tuple[_Candidate, ...]]
-
-    @model_validator(mode="after")
-    def _fits(self) -> "_CandidateFile":
-        problems = ["tasks: names none"] if not self.tasks else []
-        for task, candidates in self.tasks.items():
-            problems += [f"tasks.{task}: has no candidate"] if not candidates else []
-            problems += [
-                f"tasks.{task}.{number}: {one.frozen_depth} frozen and {one.task_layers} task layers are more than the "
-                f"backbone's {self.backbone_layers}"
-                for number, one in enumerate(candidates)
-                if one.frozen_depth + one.task_layers > self.backbone_layers
-            ]
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
 
 
 @app.command(
     epilog=example(
-        "trunkline plan --candidates candidates.json --min-gain 2",
-        "trunkline plan --candidates candidates.json --budget 20 --floor rte=66 --weights cola=2",
-        "trunkline plan --candidates candidates.json --frontier --json",
+        "trunkline plan --budget 20 --floor rte=66 --weights cola=2 --lock lock.yaml",
+        "trunkline plan --min-gain 2 --what-if +sst",
+        "trunkline plan --frontier --svg frontier.svg",
+        "trunkline plan --candidates candidates.json --min-gain 2 --json",
     )
 )
 def plan(
     ctx: typer.Context,
     candidates: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="JSON; docs/planning.md has an example."),
-    ],
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Choose from this file instead of the registry; docs/planning.md has an example.",
+        ),
+    ] = None,
     min_gain: Annotated[
         float | None,
         typer.Option(min=0, help="The paper's rule: add layers while each gains so many points."),
@@ -77,14 +64,34 @@ def plan(
         str | None, typer.Option("--floor", metavar="TASK=SCORE,...", help="The least scores that tasks may have.")
     ] = None,
     pins: Annotated[
-        str | None, typer.Option("--pin", metavar="TASK/N,...", help="Versions that tasks must have.")
+        str | None,
+        typer.Option("--pin", metavar="VERSION,...", help="Versions that tasks must have: TASK/N or TASK@ALIAS."),
     ] = None,
     excluded: Annotated[str | None, typer.Option("--exclude", metavar="TASK,...", help="Tasks to leave out.")] = None,
+    what_if: Annotated[
+        str | None,
+        typer.Option(
+            metavar="+TASK|-TASK,...", help="Beside it, the plan with a task more (+: else left out) or less (-)."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The backbone. [default: that of the latest release, or the only one]"),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of the text that operations are counted for. [default: the backbone's most]"),
+    ] = None,
+    lock: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the selection for `release assemble --lock`.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the frontier into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose one module of each task for a release.
+    """Choose one version of each task for a release.
 
-    A release costs its layer count: the deepest frozen depth in use and all task layers together. Needs no registry.
+    A release costs its layer count: the deepest frozen depth in use and all task layers together. Chooses from every
+    version of the active tasks that fits the backbone; a task's scores are compared on the same dev data only.
     """
     context: Context = ctx.obj
     if [min_gain is not None, budget is not None, frontier].count(True) != 1:
@@ -93,132 +100,128 @@ def plan(
         raise UsageError("--min-gain: is no number of points")
     if min_gain is not None and weights is not None:
         raise UsageError("--weights: the rule of --min-gain looks at each task alone; weights go with --budget")
+    refuse_together(
+        ("--candidates", candidates is not None, {"--backbone": backbone, "--length": length, "--lock": lock}),
+        ("--frontier", frontier, {"--what-if": what_if, "--lock": lock}),
+        ("--what-if", what_if is not None, {"--lock": lock}),
+    )
+    if svg is not None and not frontier:
+        raise UsageError("--svg: draws what --frontier finds")
 
     from pipelines import planning
 
-    tasks = planning.restricted(
-        _read_candidates(context.cwd / candidates),
-        floors=_numbers(floors, "--floor"),
-        pins=_versions(pins),
-        excluded=[task.strip() for task in excluded.split(",")] if excluded else (),
-    )
-    weighing = _numbers(weights, "--weights")
-    if unknown := sorted(weighing.keys() - tasks.keys()):
+    source = read_candidates(context.cwd / candidates) if candidates else _read_registry(context, backbone)
+    added, removed = task_changes(what_if)
+    left_out = [check_name("task", task.strip()) for task in excluded.split(",")] if excluded else []
+    if unknown := sorted((added | removed) - source.candidates.keys()):
+        raise UsageError(f"--what-if: there is no task {', '.join(unknown)}")
+    if both := sorted((added | removed) & set(left_out)):
+        raise UsageError(f"--what-if: {', '.join(both)} is excluded")
+    weighing = numbers_of(weights, "--weights")
+    floor_of, pin_of = numbers_of(floors, "--floor"), pinned_versions(context, pins, from_file=candidates is not None)
+    everything = planning.restricted(source.candidates, floors=floor_of, pins=pin_of, excluded=left_out)
+    if unknown := sorted(weighing.keys() - everything.keys()):
         raise UsageError(f"--weights: there is no task {', '.join(unknown)}")
     if any(weight <= 0 for weight in weighing.values()):
         raise UsageError("--weights: must be above 0; --exclude leaves a task out")
+
+    def chosen(tasks: "Candidates") -> "Plan":
+        if budget is not None:
+            return planning.plan_by_budget(tasks, budget=budget, weights=weighing)
+        assert min_gain is not None  # noqa: S101 - one of the two was given
+        return planning.plan_by_gain(tasks, least_gain=min_gain)
+
+    for note in left_out_notes(source):
+        print_note(note)
+    costs_of = _costs_of(source, length)
     if frontier:
-        _show_frontier(planning.frontier(tasks, weights=weighing), as_json=as_json)
-    elif budget is not None:
-        _show(planning.plan_by_budget(tasks, budget=budget, weights=weighing), as_json=as_json)
+        _show_frontier(
+            source,
+            everything,
+            planning.frontier(everything, weights=weighing),
+            None if svg is None else context.cwd / svg,
+            as_json=as_json,
+        )
+    elif what_if is not None:
+        before, after = (chosen(_without(everything, tasks)) for tasks in (added, removed))
+        _show_what_if(before, after, costs_of, as_json=as_json)
     else:
-        assert min_gain is not None  # noqa: S101 - one of the three was given
-        _show(planning.plan_by_gain(tasks, least_gain=min_gain), as_json=as_json)
+        found = chosen(everything)
+        if lock is not None:
+            assert source.backbone is not None  # noqa: S101 - --lock goes with the registry
+            _write_lock(context.cwd / lock, found, source.backbone.name)
+        _show(found, costs_of(found), as_json=as_json)
 
 
-def _read_candidates(path: Path) -> "Candidates":
-    from pipelines.planning import Candidate
-
-    try:
-        read = _CandidateFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidInput(str(path), [f"cannot be read: {error.strerror}"]) from None
-    except ValidationError as error:
-        raise InvalidInput(str(path), validation_problems(error)) from None
-    return {
-        task: [Candidate(one.frozen_depth, one.task_layers, one.score, one.version) for one in of_task]
-        for task, of_task in read.tasks.items()
-    }
+def _read_registry(context: Context, backbone: str | None) -> PlanSource:
+    with context.existing_database.read() as session:
+        return registered_source(session, backbone)
 
 
-def _numbers(text: str | None, option: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for part in text.split(",") if text else ():
-        name, _, number = part.partition("=")
-        task = name.strip()
-        if task in found:
-            raise UsageError(f"{option}: names {task} twice")
+def _without(tasks: "Candidates", names: set[str]) -> "Candidates":
+    left = {task: of_task for task, of_task in tasks.items() if task not in names}
+    if not left:
+        raise UsageError("--what-if: no task would be left")
+    return left
+
+
+def _costs_of(source: PlanSource, length: int | None) -> "Callable[[Plan], ReleaseCosts | None]":
+    from pipelines.release_costs import LayerSizes
+
+    backbone = source.backbone
+    if backbone is None:
+        return lambda _: None
+    tokens = length or backbone.max_length
+    if tokens > backbone.max_length:
+        raise UsageError(f"--length {tokens}: backbone {backbone.name} reads {backbone.max_length} tokens at most")
+    sizes = LayerSizes.of(backbone)
+    return lambda plan: sizes.costs(plan.layer_count, tokens)
+
+
+def _write_lock(path: Path, plan: "Plan", backbone: str) -> None:
+    """JSON, which YAML is a superset of, and `release assemble --lock` reads either."""
+    write_atomically(path, json.dumps(selection_lock(plan, backbone), indent=2).encode() + b"\n")
+    print_note(f"written: {path}; `trunkline release assemble --lock {path.name}` builds it")
+
+
+def _show(plan: "Plan", costs: "ReleaseCosts | None", *, as_json: bool) -> None:
+    if as_json:
+        print_json(plan_document(plan, costs))
+    else:
+        print_plan(plan, costs)
+
+
+def _show_what_if(
+    before: "Plan", after: "Plan", costs_of: "Callable[[Plan], ReleaseCosts | None]", *, as_json: bool
+) -> None:
+    costs = [costs_of(one) for one in (before, after)]
+    if as_json:
+        documents = {"before": plan_document(before, costs[0]), "after": plan_document(after, costs[1])}
+        print_json({**documents, "average_of_tasks_in_both": averages_in_both(before, after)})
+    else:
+        print_what_if(before, after, costs)
+
+
+def _show_frontier(
+    source: PlanSource,
+    among: "Candidates",
+    plans: "list[Plan]",
+    svg: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    held = source.release_plan(among)
+    release = (source.release.name, held) if source.release is not None and held is not None else None
+    if source.release is not None and held is None:
+        print_note(f"today's {source.release.name} is not marked: it holds other tasks, or versions not chosen from")
+    if svg is not None:
         try:
-            found[task] = float(number)
-        except ValueError:
-            raise UsageError(f"{option} {part}: write TASK=NUMBER, as in rte=70") from None
-        if not abs(found[task]) < float("inf"):
-            raise UsageError(f"{option} {part}: is no number that can be compared")
-    return found
-
-
-def _versions(text: str | None) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for part in text.split(",") if text else ():
-        reference = parse_reference(part.strip())
-        if not isinstance(reference, VersionReference):
-            raise UsageError(f"--pin {part}: name a version, as in rte/3")
-        if reference.task in found:
-            raise UsageError(f"--pin: names {reference.task} twice")
-        found[reference.task] = reference.number
-    return found
-
-
-def _document(plan: "Plan") -> dict[str, Any]:
-    return {
-        "selection": {task: _module(one) for task, one in plan.selection.items()},
-        "trunk_layers": plan.trunk_layers,
-        "task_layers": plan.task_layers,
-        "layer_count": plan.layer_count,
-        "average": plan.average,
-    }
-
-
-def _module(one: "Candidate") -> dict[str, Any]:
-    return {name: value for name, value in one._asdict().items() if value is not None}
-
-
-def _show(plan: "Plan", *, as_json: bool) -> None:
+            svg.write_text(frontier_svg(plans, release), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--svg {svg}: cannot be written: {error.strerror}") from None
+        print_note(f"drawn into {svg}")
     if as_json:
-        print_json(_document(plan))
-        return
-    print_table(
-        ["task", *map(number_column, ("k", "l", "score")), number_column("version")],
-        [
-            (
-                task,
-                str(one.frozen_depth),
-                str(one.task_layers),
-                f"{one.score:g}",
-                "" if one.version is None else str(one.version),
-            )
-            for task, one in plan.selection.items()
-        ],
-    )
-    print_line("")
-    layers = f"{plan.layer_count}: {plan.trunk_layers} of the trunk and {plan.task_layers} of the tasks"
-    print_fields([("layers", layers), ("average", f"{plan.average:.3f}")])
-
-
-def _show_frontier(plans: "Sequence[Plan]", *, as_json: bool) -> None:
-    if as_json:
-        print_json({"frontier": [_document(one) for one in plans]})
-        return
-    print_table(
-        [*map(number_column, ("layers", "trunk", "tasks", "average")), "gained"],
-        [
-            (
-                str(one.layer_count),
-                str(one.trunk_layers),
-                str(one.task_layers),
-                f"{one.average:.3f}",
-                _changed(before, one) if before else "",
-            )
-            for before, one in zip([None, *plans], plans, strict=False)
-        ],
-    )
-
-
-def _changed(before: "Plan", after: "Plan") -> str:
-    """Which tasks have another module than with fewer layers."""
-    moved = [
-        f"{task} {before.selection[task].score:g} to {one.score:g}"
-        for task, one in after.selection.items()
-        if before.selection[task] != one
-    ]
-    return ", ".join(moved[:4]) + (f" and {len(moved) - 4} more" if len(moved) > 4 else "")
+        today = {"release": release[0], **plan_document(release[1])} if release else None
+        print_json({"frontier": [plan_document(one) for one in plans], "today": today})
+    else:
+        print_frontier(plans, release)

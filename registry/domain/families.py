@@ -54,6 +54,7 @@ class BackboneFamily(Plain):
     """Fields that a model is built with whatever the file says. Chunks would refuse lengths that are no multiple."""
     layer_count_field: str = "num_hidden_layers"
     hidden_size_field: str = "hidden_size"
+    intermediate_size_field: str = "intermediate_size"
     position_field: str = "max_position_embeddings"
     positions_follow_padding: bool = False
     """Whether positions are counted from the padding id + 1: those before are no text's."""
@@ -163,6 +164,7 @@ DISTILBERT = BackboneFamily(
     built_with={"chunk_size_feed_forward": 0, "sinusoidal_pos_embds": False},
     layer_count_field="n_layers",
     hidden_size_field="dim",
+    intermediate_size_field="hidden_dim",
     type_count_field=None,
     dropout_field="dropout",
 )

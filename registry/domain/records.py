@@ -170,6 +170,24 @@ class Version(NewVersion):
         return VersionReference(task=self.task, number=self.number)
 
 
+class ScoredVersion(Plain):
+    """What of a version it takes to choose among versions."""
+
+    task: Name
+    number: int
+    frozen_depth: int
+    task_layers: int
+    prefix_digest: str
+    spec: TaskSpec
+    """Of the revision that it was trained for."""
+    metrics: Mapping[str, float]
+    dev_digest: str
+
+    @property
+    def reference(self) -> VersionReference:
+        return VersionReference(task=self.task, number=self.number)
+
+
 class AliasMove(Plain):
     task: Name
     alias: AliasName

@@ -7,7 +7,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from registry.database.schema import AliasRow, BackboneRow, SpecRevisionRow, TaskRow, VersionRow
-from registry.domain.records import NewVersion, Version, VersionKind
+from registry.domain.records import NewVersion, ScoredVersion, TaskState, Version, VersionKind
 from registry.domain.references import AliasReference, VersionReference
 from registry.domain.task_specs import TaskSpec
 from registry.domain.version_rules import backbone_problems, kind_problems, spec_problems, teacher_problems
@@ -104,6 +104,37 @@ def list_versions(
     if backbone is not None:
         query = query.where(VersionRow.backbone_id == find_backbone(session, backbone).id)
     return _records(session, query)
+
+
+def scored_versions(session: Session) -> list[ScoredVersion]:
+    """Every version of the active tasks, by task, oldest first; one query, however many there are."""
+    revision = (SpecRevisionRow.task_id == VersionRow.task_id) & (SpecRevisionRow.number == VersionRow.spec_revision)
+    query = (
+        select(
+            TaskRow.name.label("task"),
+            VersionRow.number,
+            VersionRow.frozen_depth,
+            VersionRow.task_layers,
+            VersionRow.prefix_digest,
+            VersionRow.metrics,
+            VersionRow.dev_digest,
+            SpecRevisionRow.digest,
+            SpecRevisionRow.definition,
+        )
+        .join(TaskRow, TaskRow.id == VersionRow.task_id)
+        .join(SpecRevisionRow, revision)
+        .where(TaskRow.state == TaskState.ACTIVE)
+        .order_by(TaskRow.name, VersionRow.number)
+    )
+    specs: dict[str, TaskSpec] = {}
+    found = []
+    for row in session.execute(query):
+        values = dict(row._mapping)
+        digest, definition = values.pop("digest"), values.pop("definition")
+        if digest not in specs:
+            specs[digest] = TaskSpec.model_validate(definition)
+        found.append(ScoredVersion(**values, spec=specs[digest]))
+    return found
 
 
 def find_trial(session: Session, task: str, trial_key: str) -> Version | None:
