@@ -40,7 +40,8 @@ def run_teachers(setting: GlueSetting, task: str) -> None:
 
 def run_students(setting: GlueSetting, task: str) -> None:
     """The search trains nothing anew of the teachers that `run_teachers` ran, and distils the best of them."""
-    _search(setting, task, layers=setting.teacher_layers, students=setting.students)
+    taught = [layers for layers in setting.teacher_layers if layers in setting.layers]
+    _search(setting, task, layers=taught, students=setting.students)
 
 
 def _search(setting: GlueSetting, task: str, *, layers: Sequence[int], students: Sequence[int]) -> None:

@@ -46,6 +46,7 @@ from registry.database.schema import (
     BackboneRow,
     CounterRow,
     ReleaseMemberRow,
+    ReleaseMoveRow,
     ReleaseRow,
     SpecRevisionRow,
     TaskRow,
@@ -297,10 +298,22 @@ def _add_release(rows: Filling, session: Session, size: Size, number: int, backb
         backbone_id=backbone,
         trunk_depth=new.trunk_depth,
         layer_count=new.layer_count,
-        gates=dict(new.gates),
         created_at=at,
         created_by="ann",
     )
+    for step, state in enumerate(("draft", "verified"), start=1):
+        rows.add(
+            ReleaseMoveRow,
+            release_id=number,
+            number=step,
+            previous_number=step - 1 or None,
+            from_state=None if step == 1 else "draft",
+            to_state=state,
+            report=None if step == 1 else new.gates,
+            reason=None,
+            actor="ann",
+            moved_at=at,
+        )
     for task, version in new.tasks.items():
         rows.add(ReleaseMemberRow, release_id=number, task_id=int(task.rpartition("-")[2]) + 1, version_number=version)
     after = {"manifest": new.manifest, "tasks": dict(new.tasks)}

@@ -12,10 +12,12 @@ from cli import (
     aliases,
     audit,
     backbones,
+    channels,
     database,
     housekeeping,
     plan,
     prediction,
+    release_life,
     releases,
     searches,
     tasks,
@@ -37,7 +39,9 @@ app.add_typer(searches.app, name="search")
 app.add_typer(trials.app, name="trial")
 app.add_typer(versions.app, name="version")
 app.add_typer(plan.app)
+releases.app.add_typer(release_life.app)
 app.add_typer(releases.app, name="release")
+app.add_typer(channels.app, name="channel")
 app.add_typer(prediction.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(database.app, name="db")

@@ -76,7 +76,7 @@ def plan(
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The backbone. [default: that of the latest release, or the only one]"),
+        typer.Option(metavar="NAME", help="The backbone. [default: that of today's release, or the only one]"),
     ] = None,
     length: Annotated[
         int | None,

@@ -14,10 +14,13 @@ from registry.domain.records import Backbone, Release, TaskState
 from registry.domain.references import Name
 from registry.domain.task_specs import validation_problems
 from registry.errors import InvalidInput, NotFound, NothingFits
-from registry.services import releases, tasks, versions
+from registry.services import channels, releases, tasks, versions
 
 if TYPE_CHECKING:
     from pipelines.planning import Candidates, Plan
+
+PRODUCTION = "production"
+"""The channel of which the release is today's."""
 
 _MOST_LAYERS = 1000
 
@@ -28,7 +31,7 @@ class PlanSource:
     backbone: Backbone | None = None
     """None where a file was read: it says nothing of one."""
     release: Release | None = None
-    """The latest one, on this backbone."""
+    """Today's, on this backbone."""
     left_out: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
     """Task -> why -> the numbers of its versions."""
 
@@ -93,7 +96,7 @@ def registered_source(session: Session, backbone: str | None) -> PlanSource:
     """The versions of all active tasks that a release on the backbone could take.
 
     Args:
-        backbone: its name. Default: that of the latest release, or the only one.
+        backbone: its name. Default: that of today's release, or the only one.
 
     Raises:
         UsageError, NotFound: there is no such backbone, or several to choose from.
@@ -101,8 +104,8 @@ def registered_source(session: Session, backbone: str | None) -> PlanSource:
     """
     from pipelines.candidates import registered_candidates
 
-    latest = _latest_release(session)
-    chosen = backbone_of(session, backbone or (latest.backbone if latest else None))
+    today = _todays_release(session)
+    chosen = backbone_of(session, backbone or (today.backbone if today else None))
     specs = {task.name: task.spec for task in tasks.list_tasks(session) if task.state is TaskState.ACTIVE}
     found = registered_candidates(specs, versions.scored_versions(session), chosen)
     if not found.candidates:
@@ -110,12 +113,14 @@ def registered_source(session: Session, backbone: str | None) -> PlanSource:
             f"no plan: no active task has a version that fits backbone {chosen.name}: "
             "`trunkline search run TASK` trains some"
         )
-    release = latest if latest is not None and latest.backbone == chosen.name else None
+    release = today if today is not None and today.backbone == chosen.name else None
     return PlanSource(found.candidates, chosen, release, found.left_out)
 
 
-def _latest_release(session: Session) -> Release | None:
+def _todays_release(session: Session) -> Release | None:
+    """What is live on production; where there is no such channel, or nothing on it, the latest release."""
+    live = {channel.name: channel.release for channel in channels.list_channels(session)}
     try:
-        return releases.get_release(session, "latest")
+        return releases.get_release(session, live.get(PRODUCTION) or "latest")
     except NotFound:
         return None

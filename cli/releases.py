@@ -1,8 +1,9 @@
 """`release`: assemble what was selected, and show what was assembled."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy.orm import Session
@@ -31,7 +32,7 @@ from registry.domain.references import parse_reference
 from registry.domain.release_changes import ReleaseChange
 from registry.errors import UsageError
 from registry.fault_points import reached
-from registry.services import backbones, releases, tasks, versions
+from registry.services import backbones, channels, releases, tasks, versions
 from registry.services.blobs import refer_to
 
 app = typer.Typer(no_args_is_help=True, help="Assemble releases and look at them.")
@@ -61,6 +62,9 @@ def assemble(
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="The backbone. [default: the one the versions were trained on]")
     ] = None,
+    as_draft: Annotated[
+        bool, typer.Option("--draft", help="Only register it; `release verify` runs the gates.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build the merged model of the selected versions, prove it, and register the release.
@@ -85,12 +89,15 @@ def assemble(
     for note in left_out:
         print_note(note)
     reached("assemble.selected")
-    with progress_bar() as report:
-        assembled = release_assembly.assemble(trunk, members, store=context.store, report=report)
-    new = assembled.to_release(context.store)
+    manifest = release_assembly.draft(trunk, members)
+    gates = None
+    if not as_draft:
+        with progress_bar() as report:
+            gates = release_assembly.verify(manifest, store=context.store, report=report).gates
+    new = release_assembly.new_release(manifest, context.store, gates=gates)
     reached("assemble.manifest-stored")
     with context.database.write() as session:
-        refer_to(session, context.store, (new.manifest, *assembled.manifest.blobs))
+        refer_to(session, context.store, (new.manifest, *manifest.blobs))
         known = releases.find_release(session, new.manifest) is not None
         release = releases.register_release(session, new, actor=context.actor, at=context.now())
         latest = releases.get_release(session, "latest").name
@@ -98,7 +105,7 @@ def assemble(
     if known:
         still = "" if latest == release.name else f"; latest is still {latest}"
         print_note(f"this selection has been assembled before: it is {release.name}{still}")
-    _print_release(release, assembled.manifest, as_json=as_json)
+    print_release(release, manifest, as_json=as_json)
 
 
 @app.command("list", epilog=example("trunkline release list", "trunkline release list --version rte/3"))
@@ -118,6 +125,7 @@ def list_(
     with context.database.read() as session:
         holding = task if version is None else versions.get_version(session, parse_reference(version)).reference
         found = releases.find_releases(session, holding=holding, limit=rows_wanted(limit, as_json=as_json))
+        live = channels.list_channels(session)
     if as_json:
         print_json(found.releases)
     elif not found.releases and holding is not None:
@@ -130,6 +138,8 @@ def list_(
                 "release",
                 "backbone",
                 *map(number_column, ("tasks", "layers")),
+                "state",
+                "live on",
                 time_column("created (UTC)"),
                 "by",
                 "manifest",
@@ -140,6 +150,8 @@ def list_(
                     release.backbone,
                     str(len(release.tasks)),
                     str(release.layer_count),
+                    release.state,
+                    ", ".join(channel.name for channel in live if channel.release == release.name),
                     moment(release.created_at),
                     release.created_by,
                     short_digest(release.manifest),
@@ -258,7 +270,7 @@ ReleaseArgument = Annotated[str, typer.Argument(help="r<number>, latest, or the 
 def show(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False) -> None:
     """Draw a release: the trunk, and each branch where it leaves."""
     found, manifest = open_manifest(ctx.obj, release)
-    _print_release(found, manifest, as_json=as_json)
+    print_release(found, manifest, as_json=as_json)
 
 
 @app.command("lock", epilog=example("trunkline release lock r1 > lock.yaml"))
@@ -318,7 +330,7 @@ def _backbone(session: Session, name: str | None, selected: list[Version]) -> Ba
     return backbones.get_backbone(session, trained_on[0])
 
 
-def _print_release(release: Release, manifest: Manifest, *, as_json: bool) -> None:
+def print_release(release: Release, manifest: Manifest, *, as_json: bool) -> None:
     if as_json:
         layers = {"layers_in_use": manifest.layers_in_use, "layers_if_separate": manifest.layers_if_separate}
         print_json(
@@ -331,7 +343,8 @@ def _print_release(release: Release, manifest: Manifest, *, as_json: bool) -> No
             ("backbone", f"{release.backbone} ({manifest.trunk.layer_count} layers)"),
             ("created (UTC)", f"{moment(release.created_at)} by {release.created_by}"),
             ("layers", release_drawing.summary(manifest)),
-            ("parity", _parity_line(release)),
+            ("state", release.state),
+            ("gates", _gates_line(release)),
         ]
     )
     print_line("")
@@ -339,8 +352,17 @@ def _print_release(release: Release, manifest: Manifest, *, as_json: bool) -> No
         print_line(line)
 
 
-def _parity_line(release: Release) -> str:
-    findings = [finding for of_task in release.gates["parity"].values() for finding in of_task.values()]
+def _gates_line(release: Release) -> str:
+    """What they found the last time."""
+    if release.gates is None:
+        return f"not run yet: `trunkline release verify {release.name}`"
+    if "problem" in release.gates:
+        return f"FAILED the last time: {release.gates['problem']}"
+    return _parity_words(release.gates)
+
+
+def _parity_words(gates: Mapping[str, Any]) -> str:
+    findings = [finding for of_task in gates["parity"].values() for finding in of_task.values()]
     examples = sum(finding["examples"] for finding in findings)
     largest = max(finding["largest_difference"] for finding in findings)
     return f"{examples} golden answers alone and mixed, largest difference {largest:.1e}"

@@ -25,24 +25,33 @@ class AssembledRelease:
     parity: Mapping[str, Mapping[str, ParityResult]]
     """Task -> way of batching -> finding."""
 
-    def to_release(self, store: ArtifactStore) -> NewRelease:
-        """Puts the manifest into the store and returns the row that refers to it."""
-        manifest = self.manifest
-        gates: dict[str, Any] = {
+    @property
+    def gates(self) -> dict[str, Any]:
+        """What they found, as it is kept."""
+        return {
+            "passed": True,
             "accounting": {"passed": True, "parameters": self.parameters},
             "parity": {
                 task: {batching: asdict(finding) for batching, finding in findings.items()}
                 for task, findings in self.parity.items()
             },
         }
-        return NewRelease(
-            manifest=store.put(manifest.to_bytes()),
-            backbone=manifest.trunk.backbone,
-            tasks={task: branch.version for task, branch in manifest.tasks.items()},
-            trunk_depth=manifest.trunk.depth,
-            layer_count=manifest.layers_in_use,
-            gates=gates,
-        )
+
+    def to_release(self, store: ArtifactStore) -> NewRelease:
+        """Puts the manifest into the store and returns the row that refers to it."""
+        return new_release(self.manifest, store, gates=self.gates)
+
+
+def new_release(manifest: Manifest, store: ArtifactStore, *, gates: Mapping[str, Any] | None) -> NewRelease:
+    """Puts the manifest into the store and returns the row that refers to it, without gates: a draft's."""
+    return NewRelease(
+        manifest=store.put(manifest.to_bytes()),
+        backbone=manifest.trunk.backbone,
+        tasks={task: branch.version for task, branch in manifest.tasks.items()},
+        trunk_depth=manifest.trunk.depth,
+        layer_count=manifest.layers_in_use,
+        gates=gates,
+    )
 
 
 def assemble(
@@ -50,16 +59,32 @@ def assemble(
 ) -> AssembledRelease:
     """Builds the merged model of the selected versions and proves that it answers as each module does alone.
 
+    Raises: what `draft` and `verify` raise.
+    """
+    return verify(draft(backbone, members), store=store, report=report)
+
+
+def draft(backbone: Backbone, members: Sequence[Member]) -> Manifest:
+    """The manifest of the selected versions; no weights are looked at.
+
     Raises:
         UsageError: nothing is selected.
-        GateFailed: a module is bound to other frozen layers, or answers differently once merged.
-        InvalidWeights: a module's tensors are not exactly those that its branch needs.
-        ArtifactMissing, ArtifactDamaged: a blob cannot be read.
+        GateFailed: a module is bound to other frozen layers.
     """
     if not members:
         raise UsageError("no version is selected: name them with --task TASK/NUMBER, or promote some first")
     _refuse_foreign_modules(backbone, members)
-    manifest = build_manifest(backbone, members)
+    return build_manifest(backbone, members)
+
+
+def verify(manifest: Manifest, *, store: ArtifactStore, report: Report) -> AssembledRelease:
+    """Runs the gates: every blob has its digest, every tensor is used once, and merged answers are the same as alone.
+
+    Raises:
+        GateFailed: a module answers differently once merged.
+        InvalidWeights: a module's tensors are not exactly those that its branch needs.
+        ArtifactMissing, ArtifactDamaged: a blob cannot be read.
+    """
     report("loading the merged model", 0, 1)
     model = load_merged_model(manifest, store)
     report("loading the merged model", 1, 1)

@@ -4,6 +4,7 @@
                │  └──< versions >── backbone_prefixes >── backbones
                ├──< aliases, alias_moves >── versions
                ├──< release_members >── versions,  release_members >── releases >── backbones
+               │                        releases ──< release_moves,  releases >──< placements >── channels
                └──< trials, searches;  searches >──< search_trials >── trials
 
 Foreign keys are composite where a plain one would let a row point at another task's version. None cascades: nothing
@@ -45,12 +46,13 @@ from registry.database.columns import (
 from registry.database.triggers import keep_unchanged
 from registry.domain.alias_journal import MoveKind
 from registry.domain.records import TaskState, VersionKind
+from registry.domain.release_life import PlacementKind, ReleaseState
 from registry.domain.searches import SearchState, TrialState
 
-SCHEMA_REVISION: Final = "2026_11_23_search_ledger"
+SCHEMA_REVISION: Final = "2026_11_23_release_life"
 """The Alembic revision that these classes describe."""
 
-OLDER_REVISIONS: Final = ("2026_11_23_first_schema", "2026_11_23_audit_chain")
+OLDER_REVISIONS: Final = ("2026_11_23_first_schema", "2026_11_23_audit_chain", "2026_11_23_search_ledger")
 """Those that can be upgraded to it: told apart from newer ones without importing Alembic."""
 
 VERSION_TABLE: Final = "trunkline_schema_version"
@@ -331,7 +333,6 @@ class ReleaseRow(Schema):
     backbone_id: Mapped[int] = mapped_column(ForeignKey("backbones.id", ondelete="RESTRICT"))
     trunk_depth: Mapped[int]
     layer_count: Mapped[int]
-    gates: Mapped[Object]
     created_at: Mapped[Moment]
     created_by: Mapped[Prose]
 
@@ -353,6 +354,84 @@ class ReleaseMemberRow(Schema):
     release_id: Mapped[int] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"), primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id", ondelete="RESTRICT"), primary_key=True)
     version_number: Mapped[int]
+
+
+class ReleaseMoveRow(Schema):
+    """The journal of a release's states. Each entry points at the one before it by its number and its state, so that a
+    chain of legal moves is all that can be written."""
+
+    __tablename__ = "release_moves"
+    __table_args__ = (
+        UniqueConstraint("release_id", "number"),
+        UniqueConstraint("release_id", "number", "to_state"),
+        ForeignKeyConstraint(
+            ["release_id", "previous_number", "from_state"],
+            ["release_moves.release_id", "release_moves.number", "release_moves.to_state"],
+            name="fk_release_moves_from_the_state_before",
+            ondelete="RESTRICT",
+        ),
+        CheckConstraint("number >= 1", name="number_positive"),
+        CheckConstraint("(number = 1) = (previous_number IS NULL)", name="first_has_none_before"),
+        CheckConstraint("previous_number = number - 1", name="previous_is_the_one_before"),
+        CheckConstraint("(previous_number IS NULL) = (from_state IS NULL)", name="state_before_is_known"),
+        CheckConstraint(
+            "from_state IS NULL AND to_state = 'draft'"
+            " OR from_state = 'draft' AND to_state IN ('verified', 'retired')"
+            " OR from_state = 'verified' AND to_state IN ('approved', 'retired')"
+            " OR from_state = 'approved' AND to_state = 'retired'"
+            " OR from_state = to_state AND from_state <> 'retired' AND report IS NOT NULL",
+            name="is_legal",
+        ),
+        CheckConstraint("to_state <> 'verified' OR report IS NOT NULL", name="verified_has_report"),
+        CheckConstraint("to_state <> 'retired' OR reason IS NOT NULL", name="retired_has_reason"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    release_id: Mapped[int] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"))
+    number: Mapped[int]
+    previous_number: Mapped[int | None]
+    from_state: Mapped[ReleaseState | None] = mapped_column(enum_by_value(ReleaseState, "from_state"))
+    to_state: Mapped[ReleaseState] = mapped_column(enum_by_value(ReleaseState, "to_state"))
+    report: Mapped[OptionalObject]
+    reason: Mapped[OptionalProse]
+    actor: Mapped[Prose]
+    moved_at: Mapped[Moment]
+
+
+class ChannelRow(Schema):
+    """What is live on each channel: one release, for it is one column."""
+
+    __tablename__ = "channels"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        CheckConstraint("takes IN ('verified', 'approved')", name="takes"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[NameText]
+    takes: Mapped[NameText]
+    release_id: Mapped[int | None] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"))
+    created_at: Mapped[Moment]
+    created_by: Mapped[Prose]
+
+
+class PlacementRow(Schema):
+    """The journal of the channels: rows are added, in the order of `id`, and never changed."""
+
+    __tablename__ = "placements"
+    __table_args__ = (
+        CheckConstraint("from_release_id <> to_release_id", name="moves"),
+        CheckConstraint("kind <> 'revert' OR from_release_id IS NOT NULL", name="revert_leaves_a_release"),
+        Index("ix_placements_channel_id_id", "channel_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    channel_id: Mapped[int] = mapped_column(ForeignKey("channels.id", ondelete="RESTRICT"))
+    kind: Mapped[PlacementKind] = mapped_column(enum_by_value(PlacementKind, "kind"))
+    from_release_id: Mapped[int | None] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"))
+    to_release_id: Mapped[int] = mapped_column(ForeignKey("releases.id", ondelete="RESTRICT"))
+    actor: Mapped[Prose]
+    placed_at: Mapped[Moment]
 
 
 class AuditEventRow(Schema):
@@ -493,4 +572,6 @@ class SearchTrialRow(Schema):
     trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id", ondelete="RESTRICT"), index=True)
 
 
-keep_unchanged(Schema.metadata, "audit_events", "alias_moves", "versions", "spec_revisions")
+keep_unchanged(
+    Schema.metadata, "audit_events", "alias_moves", "versions", "spec_revisions", "release_moves", "placements"
+)

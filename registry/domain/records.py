@@ -11,6 +11,7 @@ from registry.domain.alias_journal import MoveKind
 from registry.domain.manifests import HeadConfig, TrunkManifest
 from registry.domain.plain_data import Plain
 from registry.domain.references import AliasName, Name, VersionReference
+from registry.domain.release_life import ReleaseState
 from registry.domain.task_specs import TaskSpec, TaskType
 
 
@@ -213,13 +214,14 @@ class NewRelease(Plain):
     tasks: Mapping[Name, int]
     trunk_depth: int = Field(ge=0)
     layer_count: int = Field(ge=1)
-    gates: Mapping[str, Any]
-    """What the gates found when it was assembled."""
+    gates: Mapping[str, Any] | None
+    """What the gates found when they were last run; None where they never were."""
 
 
 class Release(NewRelease):
     name: str
     """`r<number>`, given by the registry."""
+    state: ReleaseState
     created_at: datetime
     created_by: str
 

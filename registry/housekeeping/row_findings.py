@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -12,7 +13,9 @@ from registry.database.schema import (
     SWEEP_COUNTER,
     AliasMoveRow,
     AliasRow,
+    ChannelRow,
     CounterRow,
+    PlacementRow,
     ReleaseRow,
     SpecRevisionRow,
     TaskRow,
@@ -20,6 +23,7 @@ from registry.database.schema import (
 )
 from registry.domain.alias_journal import MoveKind
 from registry.domain.digests import prefix_digests
+from registry.domain.release_life import PlacementKind
 from registry.domain.task_specs import parse_task_spec
 from registry.errors import InvalidInput
 from registry.housekeeping.findings import Finding
@@ -35,6 +39,7 @@ def row_findings(session: Session) -> Iterator[Finding]:
     yield from _number_findings(session)
     yield from _spec_findings(session)
     yield from _alias_findings(session)
+    yield from _channel_findings(session)
     yield from _prefix_findings(session)
 
 
@@ -82,32 +87,58 @@ def _spec_findings(session: Session) -> Iterator[Finding]:
 
 
 def _alias_findings(session: Session) -> Iterator[Finding]:
-    """Replaying the journal gives the alias table, and every move leaves the version where the one before had come."""
     names = {row.id: row.name for row in session.execute(select(TaskRow.id, TaskRow.name))}
-    journal: dict[tuple[int, str], list[AliasMoveRow]] = defaultdict(list)
+    journal: dict[tuple[int, str], list[_Step]] = defaultdict(list)
     for move in session.scalars(select(AliasMoveRow).order_by(AliasMoveRow.id)):
-        journal[move.task_id, move.alias].append(move)
+        is_back = move.kind is MoveKind.ROLLBACK
+        journal[move.task_id, move.alias].append(_Step(move.id, is_back, move.from_version, move.to_version))
     pointing = {(row.task_id, row.name): row.version_number for row in session.scalars(select(AliasRow))}
     for key in sorted(journal.keys() | pointing.keys()):
         task_id, alias = key
-        subject = f"alias {names.get(task_id)}@{alias}"
-        stack: list[int] = []
-        for move in journal[key]:
-            current = stack[-1] if stack else None
-            if move.from_version != current:
-                problem = f"move {move.id} leaves version {move.from_version}, but it was at {current}"
-                yield Finding(subject=subject, problem=problem, remedy=ROWS_WERE_CHANGED)
-            if move.kind is MoveKind.ROLLBACK and stack:
-                stack.pop()
-            if not stack or stack[-1] != move.to_version:
-                if move.kind is MoveKind.ROLLBACK:
-                    problem = f"move {move.id} rolls back to version {move.to_version}, which was not the one before"
-                    yield Finding(subject=subject, problem=problem, remedy=ROWS_WERE_CHANGED)
-                stack.append(move.to_version)
-        last = stack[-1] if stack else None
-        if last != pointing.get(key):
-            problem = f"points at version {pointing.get(key)}, but its journal leads to {last}"
-            yield Finding(subject=subject, problem=problem, remedy=ROWS_WERE_CHANGED)
+        yield from _journal_findings(f"alias {names.get(task_id)}@{alias}", "version", journal[key], pointing.get(key))
+
+
+def _channel_findings(session: Session) -> Iterator[Finding]:
+    numbers = {row.id: row.number for row in session.execute(select(ReleaseRow.id, ReleaseRow.number))}
+    journal: dict[int, list[_Step]] = defaultdict(list)
+    for one in session.scalars(select(PlacementRow).order_by(PlacementRow.id)):
+        left = None if one.from_release_id is None else numbers.get(one.from_release_id)
+        is_back = one.kind is PlacementKind.REVERT
+        journal[one.channel_id].append(_Step(one.id, is_back, left, numbers.get(one.to_release_id, 0)))
+    for row in session.scalars(select(ChannelRow).order_by(ChannelRow.name)):
+        live = None if row.release_id is None else numbers.get(row.release_id)
+        yield from _journal_findings(f"channel {row.name}", "release", journal[row.id], live)
+
+
+class _Step(NamedTuple):
+    """One move of what points at one of several numbered things."""
+
+    row: int
+    is_back: bool
+    left: int | None
+    came_to: int
+
+
+def _journal_findings(subject: str, thing: str, steps: Iterable[_Step], pointing: int | None) -> Iterator[Finding]:
+    """Replaying a journal leads to where it points, and every move leaves what the one before had come to."""
+
+    def finding(problem: str) -> Finding:
+        return Finding(subject=subject, problem=problem, remedy=ROWS_WERE_CHANGED)
+
+    stack: list[int] = []
+    for step in steps:
+        current = stack[-1] if stack else None
+        if step.left != current:
+            yield finding(f"move {step.row} leaves {thing} {step.left}, but it was at {current}")
+        if step.is_back and stack:
+            stack.pop()
+        if not stack or stack[-1] != step.came_to:
+            if step.is_back:
+                yield finding(f"move {step.row} goes back to {thing} {step.came_to}, which was not the one before")
+            stack.append(step.came_to)
+    last = stack[-1] if stack else None
+    if last != pointing:
+        yield finding(f"points at {thing} {pointing}, but its journal leads to {last}")
 
 
 def _prefix_findings(session: Session) -> Iterator[Finding]:

@@ -12,7 +12,10 @@ from registry.database.schema import (
     AuditEventRow,
     BackbonePrefixRow,
     BackboneRow,
+    ChannelRow,
+    PlacementRow,
     ReleaseMemberRow,
+    ReleaseMoveRow,
     ReleaseRow,
     SearchRow,
     SpecRevisionRow,
@@ -61,7 +64,15 @@ def _told(session: Session) -> Facts:
                 move = (event.action.removeprefix("alias."), (event.before or {}).get("version"), after["version"])
                 facts.setdefault(event.object, []).append((*move, event.actor))
             case "release.register":
-                facts[event.object] = dict(after) | {"by": event.actor}
+                # Before releases had states, one that did not pass its gates was not registered.
+                facts[event.object] = {"state": "verified"} | dict(after) | {"by": event.actor}
+            case "release.verify" | "release.approve" | "release.retire":
+                facts[event.object]["state"] = after["state"]
+            case "channel.create":
+                facts[event.object] = {"takes": after["takes"], "by": event.actor, "placements": []}
+            case "channel.promote" | "channel.revert":
+                placed = (event.action.removeprefix("channel."), (event.before or {}).get("release"), after["release"])
+                facts[event.object]["placements"].append((*placed, event.actor))
             case "search.begin":
                 facts[event.object] = dict(after) | {"by": event.actor, "choice": None}
             case "search.finish":
@@ -99,7 +110,7 @@ def _found(session: Session) -> Facts:
         step = (move.kind, move.from_version, move.to_version, move.actor)
         facts.setdefault(f"alias {names.get(move.task_id)}@{move.alias}", []).append(step)
     pinned = {row.id: row.name for row in backbones.values()}
-    return facts | _releases(session, names, pinned) | _searches(session, names, pinned)
+    return facts | _releases(session, names, pinned) | _channels(session) | _searches(session, names, pinned)
 
 
 def _backbones(session: Session, rows: Mapping[int, BackboneRow]) -> Facts:
@@ -120,14 +131,29 @@ def _releases(session: Session, tasks: Mapping[int, str], backbones: Mapping[int
     members: dict[int, dict[str | None, int]] = defaultdict(dict)
     for member in session.scalars(select(ReleaseMemberRow)):
         members[member.release_id][tasks.get(member.task_id)] = member.version_number
+    moves = session.scalars(select(ReleaseMoveRow).order_by(ReleaseMoveRow.number))
+    states = {move.release_id: move.to_state for move in moves}
     return {
         f"release r{row.number}": {
             "manifest": row.manifest,
             "backbone": backbones.get(row.backbone_id),
             "tasks": members[row.id],
+            "state": states.get(row.id),
             "by": row.created_by,
         }
         for row in session.scalars(select(ReleaseRow))
+    }
+
+
+def _channels(session: Session) -> Facts:
+    releases = {row.id: f"r{row.number}" for row in session.scalars(select(ReleaseRow))}
+    placements: dict[int, list[tuple[str, str | None, str | None, str]]] = defaultdict(list)
+    for row in session.scalars(select(PlacementRow).order_by(PlacementRow.id)):
+        came_from = None if row.from_release_id is None else releases.get(row.from_release_id)
+        placements[row.channel_id].append((row.kind, came_from, releases.get(row.to_release_id), row.actor))
+    return {
+        f"channel {row.name}": {"takes": row.takes, "by": row.created_by, "placements": placements[row.id]}
+        for row in session.scalars(select(ChannelRow))
     }
 
 

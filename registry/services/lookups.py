@@ -9,12 +9,12 @@ from sqlalchemy import CTE, Integer, String, column, select, values
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry.database.schema import BackboneRow, TaskRow, TeamRow, VersionRow
+from registry.database.schema import BackboneRow, ChannelRow, TaskRow, TeamRow, VersionRow
 from registry.domain.records import TaskState
 from registry.domain.references import check_name
 from registry.errors import AlreadyExists, NotAllowed, NotFound
 
-Named = TypeVar("Named", TeamRow, BackboneRow, TaskRow)
+Named = TypeVar("Named", TeamRow, BackboneRow, TaskRow, ChannelRow)
 
 
 def find_team(session: Session, name: str) -> TeamRow:
@@ -30,6 +30,11 @@ def find_backbone(session: Session, name: str) -> BackboneRow:
 def find_task(session: Session, name: str) -> TaskRow:
     """The task of this name; raises UsageError or NotFound."""
     return _find(session, TaskRow, "task", name)
+
+
+def find_channel(session: Session, name: str) -> ChannelRow:
+    """The channel of this name; raises UsageError or NotFound."""
+    return _find(session, ChannelRow, "channel", name)
 
 
 def lock_task(session: Session, name: str) -> TaskRow:

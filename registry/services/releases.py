@@ -21,12 +21,14 @@ from registry.database.schema import (
 from registry.domain.records import Member, NewRelease, Release, TaskState, Version
 from registry.domain.references import VersionReference, check_alias
 from registry.domain.release_changes import ReleaseChange, SelectionChange
+from registry.domain.release_life import ReleaseState
 from registry.domain.task_specs import TaskSpec
 from registry.errors import NotAllowed, NotFound, UsageError
 from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.backbones import list_backbones
 from registry.services.lookups import find_backbone, find_task, find_version, lock_tasks, wanted_pairs
+from registry.services.release_journal import Standing, add_move, begin_journal, standings
 from registry.services.versions import get_version, versions_with_alias
 
 _NUMBER = re.compile(r"r(?P<number>[1-9][0-9]{0,8})")
@@ -70,7 +72,9 @@ def members_of(session: Session, versions: Sequence[Version]) -> list[Member]:
 
 
 def register_release(session: Session, new: NewRelease, *, actor: str, at: datetime) -> Release:
-    """Gives an assembled release its number; the same manifest again gives the release that exists.
+    """Gives an assembled release its number, as a draft, and verified where its gates were run and passed.
+
+    The same manifest again gives the release that exists; a draft of it is verified then, if the gates were run.
 
     Raises:
         UsageError: it has no task.
@@ -80,6 +84,10 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
     counter = session.scalars(select(CounterRow).where(CounterRow.name == RELEASE_COUNTER).with_for_update()).one()
     session.refresh(counter)
     if (existing := find_release(session, new.manifest)) is not None:
+        if existing.state is ReleaseState.DRAFT and new.gates is not None:
+            row = session.scalars(select(ReleaseRow).where(ReleaseRow.manifest == new.manifest)).one()
+            add_move(session, row, ReleaseState.VERIFIED, report=new.gates, actor=actor, at=at)
+            return get_release(session, existing.name)
         return existing
     if not new.tasks:
         raise UsageError("a release needs at least one task")
@@ -94,7 +102,6 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
         backbone_id=backbone.id,
         trunk_depth=new.trunk_depth,
         layer_count=new.layer_count,
-        gates=dict(new.gates),
         # Clocks of two machines differ: the latest release at a moment must be the one of the highest number.
         created_at=at if latest is None else max(at, latest),
         created_by=actor,
@@ -106,7 +113,8 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
         session.add(ReleaseMemberRow(release_id=row.id, task_id=task_id, version_number=version_number))
     session.flush()
     reached("release.members-written")
-    after = {"manifest": new.manifest, "backbone": new.backbone, "tasks": dict(new.tasks)}
+    state = begin_journal(session, row, report=new.gates, actor=actor, at=at)
+    after = {"manifest": new.manifest, "backbone": new.backbone, "tasks": dict(new.tasks), "state": state}
     record_event(session, "release.register", f"release r{number}", actor=actor, at=at, after=after)
     return _records(session, _with_backbone().where(ReleaseRow.id == row.id))[0]
 
@@ -261,8 +269,9 @@ def _with_backbone() -> Select[ReleaseRow, str]:
 
 def _records(session: Session, query: Select[ReleaseRow, str]) -> list[Release]:
     rows = session.execute(query).all()
-    selections = _selections(session, releases=[release.id for release, _ in rows])
-    return [_record(release, backbone, selections[release.id]) for release, backbone in rows]
+    ids = [release.id for release, _ in rows]
+    selections, standing = _selections(session, releases=ids), standings(session, ids)
+    return [_record(release, backbone, selections[release.id], standing[release.id]) for release, backbone in rows]
 
 
 def _selections(
@@ -284,7 +293,7 @@ def _selections(
     return selections
 
 
-def _record(row: ReleaseRow, backbone: str, tasks: dict[str, int]) -> Release:
+def _record(row: ReleaseRow, backbone: str, tasks: dict[str, int], standing: Standing) -> Release:
     return Release(
         name=f"r{row.number}",
         manifest=row.manifest,
@@ -292,7 +301,8 @@ def _record(row: ReleaseRow, backbone: str, tasks: dict[str, int]) -> Release:
         tasks=tasks,
         trunk_depth=row.trunk_depth,
         layer_count=row.layer_count,
-        gates=row.gates,
+        state=standing.state,
+        gates=standing.report,
         created_at=row.created_at,
         created_by=row.created_by,
     )

@@ -140,6 +140,22 @@ def test_the_same_selection_is_the_same_release(trained):
     assert len(trained("release", "list", "--json").json) == 1
 
 
+def test_a_draft_is_verified_and_what_a_damaged_blob_did_is_kept(trained):
+    draft = trained("release", "assemble", "--select", "champion", "--draft", "--json").json["release"]
+    assert (draft["state"], draft["gates"]) == ("draft", None)
+    assert "not run yet" in trained.done("release", "show", "r1")
+    verified = trained("release", "verify", "r1", "--json").json["release"]
+    assert (verified["state"], verified["gates"]["passed"]) == ("verified", True)
+    assert "golden answers alone and mixed" in trained.done("release", "show", "r1")
+    assert verified["gates"] == assembled(trained)["release"]["gates"]
+    _damage(trained, lambda data: data[:-1])
+    failed = trained("release", "verify", "r1")
+    assert (failed.code, "blob" in failed.problem) == (1, True)
+    shown = trained("release", "show", "r1", "--json").json["release"]
+    assert (shown["state"], shown["gates"]["passed"]) == ("verified", False)
+    assert "FAILED the last time" in trained.done("release", "show", "r1")
+
+
 def test_one_tasks_update_leaves_every_other_answer_as_it_was(trained):
     assembled(trained)
     trained.done("task", "promote", "classification/1", "--alias", "champion", "--expect", "classification/2")

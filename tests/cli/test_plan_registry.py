@@ -26,7 +26,9 @@ def release(trunkline, two_tasks):
     def register(**tasks):
         database = Database.open(f"sqlite:///{trunkline.home / 'registry.db'}")
         with database.write() as session:
-            new = NewRelease(manifest="a" * 64, backbone="small", tasks=tasks, trunk_depth=1, layer_count=5, gates={})
+            new = NewRelease(
+                manifest=f"{tasks['rte']:064x}", backbone="small", tasks=tasks, trunk_depth=1, layer_count=5, gates={}
+            )
             register_release(session, new, actor="ann", at=datetime(2026, 5, 1, tzinfo=UTC))
         database.close()
 
@@ -98,6 +100,15 @@ def test_the_frontier_marks_todays_release(trunkline, release):
     assert "today's r1" in trunkline.done("plan", "--frontier")
     drawn = ElementTree.parse(trunkline.folder / "frontier.svg")  # noqa: S314
     assert "today's r1" in [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_todays_release_is_what_is_live_on_production(trunkline, release):
+    release(rte=1, cola=2)
+    release(rte=2, cola=2)
+    trunkline.done("channel", "create", "production", "--takes", "verified")
+    assert trunkline("plan", "--frontier", "--json").json["today"]["release"] == "r2"
+    trunkline.done("release", "promote", "r1", "--channel", "production")
+    assert trunkline("plan", "--frontier", "--json").json["today"]["release"] == "r1"
 
 
 def test_a_release_of_other_tasks_is_not_marked_and_that_is_said(trunkline, release):

@@ -93,8 +93,18 @@ COMMANDS = {
             "assemble.manifest-stored",
             "release.row-written",
             "release.members-written",
+            "release.moved",
             "assemble.committed",
         ),
+    ),
+    "place": Command(
+        ("release", "promote", "r1", "--channel", "staging", "--expect", "none"),
+        ("channel.moved", "channel.journalled"),
+        before=[
+            ("release", "assemble", "--task", "city/2", "--draft"),
+            ("release", "verify", "r1"),
+            ("channel", "create", "staging", "--takes", "verified"),
+        ],
     ),
 }
 EVERYWHERE = ("write.flushed", "write.events-appended", "write.committed")

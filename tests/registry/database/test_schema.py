@@ -20,6 +20,7 @@ from registry.domain.records import VersionKind
 from registry.domain.references import VersionReference
 from registry.domain.searches import NewSearch, SearchChoice, TrialProgress
 from registry.services.aliases import promote
+from registry.services.channels import create_channel, promote_release
 from registry.services.releases import register_release
 from registry.services.searches import begin_search, finish_search
 from registry.services.trials import ask_for, finish_trial
@@ -39,6 +40,9 @@ FRESH: dict[str, dict[str, Any]] = {
     "alias_moves": {"id": 100},
     "releases": {"id": 100, "number": 50, "manifest": "f" * 64},
     "release_members": {"task_id": 2},
+    "release_moves": {"id": 100, "number": 3, "previous_number": 2, "from_state": "verified", "to_state": "approved"},
+    "channels": {"id": 100, "name": "fresh"},
+    "placements": {"id": 100},
     "audit_events": {"id": 100, "hash": "f" * 64},
     "idempotency_keys": {"key": "fresh"},
     "trials": {"id": 100, "key": "fresh"},
@@ -126,6 +130,42 @@ REFUSED: dict[str, dict[str, Any]] = {
     "release_members.fk_release_members_release_id": {"release_id": 9},
     "release_members.fk_release_members_task_id": {"task_id": 9},
     "release_members.fk_release_members_version_of_same_task": {"version_number": 3},
+    "release_moves.uq_release_moves_release_id_number": {
+        "number": 2,
+        "previous_number": 1,
+        "from_state": "draft",
+        "to_state": "retired",
+        "reason": "x",
+    },
+    "release_moves.fk_release_moves_release_id": {
+        "release_id": 9,
+        "number": 1,
+        "previous_number": None,
+        "from_state": None,
+        "to_state": "draft",
+    },
+    "release_moves.fk_release_moves_from_the_state_before": {"from_state": "draft", "to_state": "verified"},
+    "release_moves.ck_release_moves_number_positive": {"number": 0, "previous_number": -1},
+    "release_moves.ck_release_moves_first_has_none_before": {
+        "previous_number": None,
+        "from_state": None,
+        "to_state": "draft",
+    },
+    "release_moves.ck_release_moves_previous_is_the_one_before": {"number": 4},
+    "release_moves.ck_release_moves_state_before_is_known": {"from_state": None, "to_state": "draft"},
+    "release_moves.ck_release_moves_is_legal": {"to_state": "draft"},
+    "release_moves.ck_release_moves_from_state": {"from_state": "lost", "to_state": "lost"},
+    "release_moves.ck_release_moves_verified_has_report": {"to_state": "verified", "report": None},
+    "release_moves.ck_release_moves_retired_has_reason": {"to_state": "retired", "reason": None},
+    "channels.uq_channels_name": {"name": "production"},
+    "channels.fk_channels_release_id": {"release_id": 9},
+    "channels.ck_channels_takes": {"takes": "draft"},
+    "placements.fk_placements_channel_id": {"channel_id": 9},
+    "placements.fk_placements_from_release_id": {"from_release_id": 9},
+    "placements.fk_placements_to_release_id": {"to_release_id": 9, "from_release_id": 1},
+    "placements.ck_placements_kind": {"kind": "swap"},
+    "placements.ck_placements_moves": {"from_release_id": 1, "to_release_id": 1},
+    "placements.ck_placements_revert_leaves_a_release": {"kind": "revert", "from_release_id": None},
     "audit_events.uq_audit_events_hash": {"hash": "e" * 64},
     "audit_events.ck_audit_events_actor_not_empty": {"actor": ""},
     "audit_events.ck_audit_events_hash_is_digest": {"hash": SHORT},
@@ -172,6 +212,12 @@ NEVER_ALONE = {
     "alias_moves.pk_alias_moves",
     "releases.pk_releases",
     "audit_events.pk_audit_events",
+    "release_moves.pk_release_moves",
+    "release_moves.uq_release_moves_release_id_number_to_state",
+    # The legal moves name the states too.
+    "release_moves.ck_release_moves_to_state",
+    "channels.pk_channels",
+    "placements.pk_placements",
     "trials.pk_trials",
     "searches.pk_searches",
     "backbone_prefixes.uq_backbone_prefixes_backbone_id_depth_prefix_digest",
@@ -189,7 +235,8 @@ def filled(
     planned_trial: Any,
     change: dict[str, Any],
 ) -> Iterator[Database]:
-    """rte has versions 1, 2 and the student 3; sst has 1 and 2; rte@champion went from 1 to 2; r1 holds rte/1.
+    """rte has versions 1, 2 and the student 3; sst has 1 and 2; rte@champion went from 1 to 2; r1 holds rte/1 and is
+    live on production.
 
     rte#1 is a finished search that asked for trial 2, which became rte/2; trial 1 was asked for by nobody.
     """
@@ -203,6 +250,8 @@ def filled(
             for number in (1, 2):
                 promote(session, VersionReference(task="rte", number=number), "champion", expect=None, **change)
             register_release(session, new_release(manifest="a" * 64), **change)
+            create_channel(session, "production", takes="verified", **change)
+            promote_release(session, "r1", "production", expect="none", **change)
             used = {"key": "used", "action": "team.create", "request": "b" * 64, "result": {}}
             session.add(IdempotencyKeyRow(**used, actor="ann", created_at=change["at"]))
             event = {"id": 99, "actor": "ann", "action": "x", "object": "y", "hash": "e" * 64}
@@ -331,8 +380,8 @@ def test_every_constraint_is_shown_to_refuse_something(connection: Connection) -
     assert FRESH.keys() == TABLES.keys()
 
 
-REFERRED_TO = ["teams", "backbones", "backbone_prefixes", "tasks", "releases", "trials", "searches"]
-KEPT = ["audit_events", "alias_moves", "versions", "spec_revisions"]
+REFERRED_TO = ["teams", "backbones", "backbone_prefixes", "tasks", "releases", "channels", "trials", "searches"]
+KEPT = ["audit_events", "alias_moves", "versions", "spec_revisions", "release_moves", "placements"]
 _DANGLING = "FOREIGN KEY constraint failed|violates (RESTRICT setting of )?foreign key constraint"
 
 
@@ -401,6 +450,12 @@ def test_only_what_may_be_unknown_may_be_null(connection: Connection) -> None:
         "versions.teacher_number",
         "versions.mlflow_run",
         "alias_moves.from_version",
+        "release_moves.previous_number",
+        "release_moves.from_state",
+        "release_moves.report",
+        "release_moves.reason",
+        "channels.release_id",
+        "placements.from_release_id",
         "audit_events.before",
         "audit_events.after",
         "trials.score",

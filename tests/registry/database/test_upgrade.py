@@ -29,6 +29,7 @@ from registry.errors import SchemaError, StorageError
 from registry.fault_points import arm
 from registry.services.aliases import promote
 from registry.services.audit import chain_report, list_events
+from registry.services.channels import create_channel, promote_release
 from registry.services.releases import list_releases, register_release
 from registry.services.searches import begin_search
 from registry.services.tasks import list_tasks
@@ -58,6 +59,8 @@ def fill(
             register_version(session, new_version(), **change)
             promote(session, VersionReference(task="rte", number=1), "champion", expect=None, **change)
             register_release(session, new_release(), **change)
+            create_channel(session, "production", takes="verified", **change)
+            promote_release(session, "r1", "production", expect=None, **change)
             key = {"key": "k", "action": "team.create", "request": "0" * 64, "result": {}, "actor": "ann"}
             session.add(IdempotencyKeyRow(**key, created_at=change["at"]))
             search = begin_search(

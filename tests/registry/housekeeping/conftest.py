@@ -22,6 +22,7 @@ from registry.domain.searches import SearchChoice, TrialProgress
 from registry.services.aliases import promote
 from registry.services.backbones import pin_backbone
 from registry.services.blobs import refer_to
+from registry.services.channels import create_channel, promote_release
 from registry.services.releases import register_release
 from registry.services.searches import begin_search, finish_search
 from registry.services.tasks import get_task, register_task
@@ -89,8 +90,8 @@ def filled(
     change: dict[str, Any],
 ) -> NewBackbone:
     """Fills the database: backbone "tiny", tasks rte and sst, a teacher and a student of rte, an alias that was moved
-    three times, a release of both tasks, a finished search that chose the teacher and the student and stopped another
-    trial early, and a search that was killed while a trial ran."""
+    three times, a release of both tasks that is live on staging, a finished search that chose the teacher and the
+    student and stopped another trial early, and a search that was killed while a trial ran."""
     backbone = store_backbone(tiny_model.write(), name="tiny", max_length=None, store=store)
     with database.write() as session:
         refer_to(session, store, backbone.blobs)
@@ -117,6 +118,8 @@ def filled(
     )
     with database.write() as session:
         register_release(session, release, **change)
+        create_channel(session, "staging", takes="verified", **change)
+        promote_release(session, "r1", "staging", expect="none", **change)
     ways = {"runner": "a:1:1", "until": change["at"] + timedelta(minutes=2), "is_gone": lambda _: False}
     held = {"worker": ways["runner"], "until": ways["until"], "is_gone": ways["is_gone"], "at": change["at"]}
     first = planned_trial(frozen_depth=1)

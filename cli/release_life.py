@@ -1,0 +1,129 @@
+"""`trunkline release verify|approve|retire|promote|revert`: what becomes of a release, and where it is live."""
+
+from typing import Annotated
+
+import typer
+
+from cli.application import AsJson, Context, example
+from cli.progress import progress_bar
+from cli.releases import ReleaseArgument, open_manifest, print_release
+from cli.rendering import print_json, print_line
+from registry.domain.records import Release
+from registry.domain.release_life import Placement
+from registry.errors import ArtifactError, GateFailed
+from registry.services import channels, release_states
+
+app = typer.Typer()
+
+ChannelOption = Annotated[str, typer.Option(help="The channel, such as production.")]
+ExpectOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RELEASE|none",
+        help="Move only if this release is live there now, or none if nothing is yet; else end with code 5.",
+    ),
+]
+
+
+@app.command(epilog=example("trunkline release verify r3"))
+def verify(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False) -> None:
+    """Run the gates on a release and keep what they found; a draft that passes is verified.
+
+    Every blob against its digest, every tensor used once, and the same answers merged as alone. Any release but a
+    retired one can be verified again: what fails later, such as a damaged blob, is kept too, and ends with an error.
+    """
+    from pipelines.assembly import release_assembly
+
+    context: Context = ctx.obj
+    found, manifest = open_manifest(context, release)
+    problem: GateFailed | ArtifactError | None = None
+    try:
+        with progress_bar() as report:
+            gates = release_assembly.verify(manifest, store=context.store, report=report).gates
+    except (GateFailed, ArtifactError) as error:
+        problem = error
+        gates = {"passed": False, "problem": str(error)}
+    with context.database.write() as session:
+        verified = release_states.record_verification(
+            session, found.name, gates, passed=problem is None, actor=context.actor, at=context.now()
+        )
+    if problem is not None:
+        raise problem
+    print_release(verified, manifest, as_json=as_json)
+
+
+@app.command(epilog=example("trunkline release approve r3 --reason 'tried on staging for a week'"))
+def approve(
+    ctx: typer.Context,
+    release: ReleaseArgument,
+    reason: Annotated[str | None, typer.Option(help="Kept in its journal.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a verified release be used on channels that take approved ones."""
+    context: Context = ctx.obj
+    with context.database.write() as session:
+        found = release_states.approve_release(session, release, reason=reason, actor=context.actor, at=context.now())
+    _print_state(found, as_json=as_json)
+
+
+@app.command(epilog=example("trunkline release retire r1 --reason 'answers of mail-topic were wrong'"))
+def retire(
+    ctx: typer.Context,
+    release: ReleaseArgument,
+    reason: Annotated[str, typer.Option(help="Kept in its journal.")],
+    as_json: AsJson = False,
+) -> None:
+    """End a release that is live nowhere: it can be placed on no channel any more."""
+    context: Context = ctx.obj
+    with context.database.write() as session:
+        found = release_states.retire_release(session, release, reason=reason, actor=context.actor, at=context.now())
+    _print_state(found, as_json=as_json)
+
+
+@app.command(
+    epilog=example(
+        "trunkline release promote r3 --channel staging",
+        "trunkline release promote r3 --channel production --expect r2",
+    )
+)
+def promote(
+    ctx: typer.Context,
+    release: ReleaseArgument,
+    channel: ChannelOption,
+    expect: ExpectOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a release live on a channel, in place of the one that is."""
+    context: Context = ctx.obj
+    with context.database.write() as session:
+        before = channels.get_channel(session, channel).release
+        placement = channels.promote_release(
+            session, release, channel, expect=expect, actor=context.actor, at=context.now()
+        )
+    _print_placement(placement, before, as_json=as_json)
+
+
+@app.command(epilog=example("trunkline release revert --channel production --expect r3"))
+def revert(ctx: typer.Context, channel: ChannelOption, expect: ExpectOption = None, as_json: AsJson = False) -> None:
+    """Make the release live again that was so before the last promotion; again, the one before that."""
+    context: Context = ctx.obj
+    with context.database.write() as session:
+        before = channels.get_channel(session, channel).release
+        placement = channels.revert_channel(session, channel, expect=expect, actor=context.actor, at=context.now())
+    _print_placement(placement, before, as_json=as_json)
+
+
+def _print_state(release: Release, *, as_json: bool) -> None:
+    if as_json:
+        print_json(release)
+    else:
+        print_line(f"{release.name} is {release.state}")
+
+
+def _print_placement(placement: Placement, before: str | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json(placement)
+    elif before == placement.to_release:
+        print_line(f"{placement.to_release} is live on {placement.channel} already")
+    else:
+        print_line(f"{placement.channel}: {before or 'new'} → {placement.to_release}")
