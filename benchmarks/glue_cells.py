@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from benchmark_tasks import half_rows
 from glue_setting import GlueSetting
-from ratio_intervals import Values
-from search_quality import single_metric
 
 from pipelines.data.predictions import DevPredictions
 from pipelines.planning import Candidate
+from pipelines.training.metrics import drawn_metric
 from registry.artifacts.local_store import LocalArtifactStore
 from registry.database.engine import Database
 from registry.domain.references import VersionReference
@@ -77,8 +76,7 @@ class FinishedRun:
     version: int
     points: float
     """The task's metric on all dev data."""
-    gold: Values
-    predicted: Values
+    predictions: DevPredictions
 
 
 def finished_runs(setting: GlueSetting, task: str) -> list[FinishedRun]:
@@ -114,9 +112,7 @@ def _finished_trials(session: Any, setting: GlueSetting, task: str) -> list[Ledg
 def _finished_run(trial: LedgerTrial, predictions: bytes, reference: VersionReference) -> FinishedRun:
     assert trial.score is not None  # noqa: S101 - it is finished
     kept = DevPredictions.parse(predictions, str(reference))
-    return FinishedRun(
-        trial.shape, reference.number, 100 * trial.score, np.asarray(kept.gold), np.asarray(kept.predicted)
-    )
+    return FinishedRun(trial.shape, reference.number, 100 * trial.score, kept)
 
 
 def on_all_dev(run: FinishedRun) -> Score:
@@ -127,11 +123,12 @@ def on_all_dev(run: FinishedRun) -> Score:
 def on_halves(setting: GlueSetting, task: str, split: int) -> Callable[[FinishedRun], Score]:
     """One half of dev chooses, the other is reported; the epoch of a run was chosen on both."""
     rows = setting.files(task).dev
-    halves = [half_rows(rows, half, split) for half in "ab"]
-    metric = single_metric(setting.spec(task))
+    halves = [np.array(half_rows(rows, half, split)) for half in "ab"]
+    spec = setting.spec(task)
 
     def score(run: FinishedRun) -> Score:
-        return Score(*(100 * metric(run.gold[half], run.predicted[half]) for half in halves))
+        metric = drawn_metric(spec, run.predictions.gold, run.predictions.predicted)
+        return Score(*(100 * metric(half) for half in halves))
 
     return score
 

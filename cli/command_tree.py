@@ -18,6 +18,7 @@ from cli import (
     plan,
     prediction,
     release_life,
+    release_update,
     releases,
     searches,
     tasks,
@@ -40,6 +41,7 @@ app.add_typer(trials.app, name="trial")
 app.add_typer(versions.app, name="version")
 app.add_typer(plan.app)
 releases.app.add_typer(release_life.app)
+releases.app.add_typer(release_update.app)
 app.add_typer(releases.app, name="release")
 app.add_typer(channels.app, name="channel")
 app.add_typer(prediction.app)

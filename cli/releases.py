@@ -358,6 +358,9 @@ def _gates_line(release: Release) -> str:
         return f"not run yet: `trunkline release verify {release.name}`"
     if "problem" in release.gates:
         return f"FAILED the last time: {release.gates['problem']}"
+    if not release.gates.get("passed", True):
+        findings = [finding for finding in release.gates["findings"] if not finding["passed"]]
+        return f"{len(findings)} FAILED the last time: `trunkline release show {release.name} --json` tells which"
     return _parity_words(release.gates)
 
 

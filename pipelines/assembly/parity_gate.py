@@ -13,7 +13,7 @@ from modeling.parity import TOLERANCE, ParityResult, compare
 from modeling.text import EncodedText, TextEncoder
 from registry.artifacts.store import ArtifactStore
 from registry.domain.golden_examples import GoldenExamples, parse_golden_examples
-from registry.domain.manifests import Manifest
+from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.task_specs import InputForm
 from registry.errors import ArtifactError, GateFailed
 from registry.progress import Report
@@ -66,6 +66,12 @@ def parity_gate(
             )
     _refuse_differences(manifest, findings)
     return findings
+
+
+def golden_texts(task: str, branch: BranchManifest, store: ArtifactStore) -> list[tuple[str, str | None]]:
+    """The inputs of a branch's golden examples; raises ArtifactMissing or ArtifactDamaged naming the version."""
+    examples = _golden_examples(f"{task}/{branch.version}", branch.golden, store).examples
+    return [(example.text, example.text_pair) for example in examples]
 
 
 def _golden_examples(version: str, blob: str, store: ArtifactStore) -> GoldenExamples:

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from modeling.multitask import load_merged_model
+from modeling.multitask import MergedModel, load_merged_model
 from modeling.parity import ParityResult
+from pipelines.assembly.comparison_gates import LiveRelease
+from pipelines.assembly.non_interference_gate import non_interference_findings
 from pipelines.assembly.parity_gate import parity_gate
 from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import first_difference
+from registry.domain.gate_findings import GateFinding, failed
 from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import Backbone, Member, NewRelease
 from registry.errors import GateFailed, UsageError
@@ -18,23 +21,30 @@ from registry.progress import Report
 
 @dataclass(frozen=True)
 class AssembledRelease:
-    """A release that passed its gates and is not yet registered."""
+    """A release of which every answer is as its modules give it alone, and which is not yet registered."""
 
     manifest: Manifest
     parameters: int
     parity: Mapping[str, Mapping[str, ParityResult]]
     """Task -> way of batching -> finding."""
+    findings: Sequence[GateFinding] = ()
+    """Of the gates that hold it to the live release, where it was held to one."""
+
+    @property
+    def passed(self) -> bool:
+        return not failed(self.findings)
 
     @property
     def gates(self) -> dict[str, Any]:
         """What they found, as it is kept."""
         return {
-            "passed": True,
+            "passed": self.passed,
             "accounting": {"passed": True, "parameters": self.parameters},
             "parity": {
                 task: {batching: asdict(finding) for batching, finding in findings.items()}
                 for task, findings in self.parity.items()
             },
+            **({"findings": [finding.model_dump(mode="json") for finding in self.findings]} if self.findings else {}),
         }
 
     def to_release(self, store: ArtifactStore) -> NewRelease:
@@ -77,8 +87,14 @@ def draft(backbone: Backbone, members: Sequence[Member]) -> Manifest:
     return build_manifest(backbone, members)
 
 
-def verify(manifest: Manifest, *, store: ArtifactStore, report: Report) -> AssembledRelease:
+def verify(
+    manifest: Manifest, *, store: ArtifactStore, report: Report, against: LiveRelease | None = None
+) -> AssembledRelease:
     """Runs the gates: every blob has its digest, every tensor is used once, and merged answers are the same as alone.
+
+    Args:
+        against: the release that this one is to replace; what the gates find that compare the two is told, passed or
+            not, and raises nothing.
 
     Raises:
         GateFailed: a module answers differently once merged.
@@ -89,11 +105,26 @@ def verify(manifest: Manifest, *, store: ArtifactStore, report: Report) -> Assem
     model = load_merged_model(manifest, store)
     report("loading the merged model", 1, 1)
     reached("assemble.loaded")
-    findings = parity_gate(manifest, model, store=store, report=report)
+    parity = parity_gate(manifest, model, store=store, report=report)
     reached("assemble.parity-passed")
-    return AssembledRelease(
-        manifest=manifest, parameters=sum(parameter.numel() for parameter in model.parameters()), parity=findings
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    findings = [] if against is None else _compared(manifest, model, parameters, against, store=store, report=report)
+    return AssembledRelease(manifest, parameters, parity, findings)
+
+
+def _compared(
+    manifest: Manifest,
+    model: MergedModel,
+    parameters: int,
+    against: LiveRelease,
+    *,
+    store: ArtifactStore,
+    report: Report,
+) -> list[GateFinding]:
+    live = against.manifest
+    findings = list(against.findings(manifest, parameters, store))
+    models = load_merged_model(live, store), model
+    return [*findings, *non_interference_findings(live, manifest, models, store=store, report=report)]
 
 
 def build_manifest(backbone: Backbone, members: Sequence[Member]) -> Manifest:

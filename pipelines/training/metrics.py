@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from seqeval.metrics import f1_score as seqeval_f1_score
+from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from registry.domain.task_specs import Metric, TagScheme, TaskSpec, TaskType
@@ -42,11 +44,62 @@ def score(spec: TaskSpec, gold: Sequence[Any], predicted: Sequence[Any]) -> dict
         return _tag_scores(spec, gold, predicted)
 
 
-def _correlations(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+def drawn_metric(
+    spec: TaskSpec, gold: Sequence[Any], predicted: Sequence[Any]
+) -> Callable[[NDArray[np.integer[Any]]], float]:
+    """The task's own metric of any rows, also drawn repeatedly: what `score` gives of them, made to be asked often.
+
+    Args:
+        gold, predicted: as of `score`, of all rows.
+    Returns:
+        A function of row numbers.
+    """
+    if spec.type is TaskType.REGRESSION:
+        x, y = np.asarray(gold, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+        return lambda rows: _correlations(x[rows], y[rows], only=spec.metric)[spec.metric]
+    if spec.type is TaskType.TOKEN_CLASSIFICATION:
+        return _drawn_tag_metric(spec, gold, predicted)
+    if spec.metric is Metric.ACCURACY:
+        right = np.array([one == other for one, other in zip(gold, predicted, strict=True)])
+        return lambda rows: float(right[rows].mean())
+    return lambda rows: score(spec, [gold[row] for row in rows], [predicted[row] for row in rows])[spec.metric]
+
+
+def _drawn_tag_metric(
+    spec: TaskSpec, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str | None]]
+) -> Callable[[NDArray[np.integer[Any]]], float]:
+    """Words and spans are counted sentence by sentence once: accuracy and entity F1 are ratios of sums of these."""
+    if spec.metric is Metric.F1_MACRO:
+        return lambda rows: score(spec, [gold[row] for row in rows], [predicted[row] for row in rows])[spec.metric]
+    outside = "O" if spec.tag_scheme is TagScheme.BIO else None
+    filled = [[outside if tag is None else tag for tag in row] for row in predicted]
+    pairs = list(zip(gold, filled, strict=True))
+    if spec.metric is Metric.ENTITY_F1:
+        spans = [(set(get_entities(list(one))), set(get_entities(other))) for one, other in pairs]
+        counts = np.array([(2 * len(one & other), len(one) + len(other)) for one, other in spans])
+    else:
+        counts = np.array([(sum(a == b for a, b in zip(one, other, strict=True)), len(one)) for one, other in pairs])
+
+    def ratio(rows: NDArray[np.integer[Any]]) -> float:
+        part, whole = counts[rows].sum(axis=0)
+        return float(part / whole) if whole else 0.0
+
+    return ratio
+
+
+def _correlations(
+    gold: Sequence[float] | NDArray[np.float64],
+    predicted: Sequence[float] | NDArray[np.float64],
+    only: Metric | None = None,
+) -> dict[str, float]:
     functions: Mapping[Metric, Callable[..., Any]] = {Metric.PEARSON: pearsonr, Metric.SPEARMAN: spearmanr}
+    if only is not None:
+        functions = {only: functions[only]}
     x, y = np.asarray(gold, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     defined = len(x) > 1 and bool(np.isfinite(x).all() and np.isfinite(y).all())
-    values = {metric: float(functions[metric](x, y).statistic) if defined else math.nan for metric in functions}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constants, of which it is undefined
+        values = {metric: float(functions[metric](x, y).statistic) if defined else math.nan for metric in functions}
     return {str(metric): 0.0 if math.isnan(value) else value for metric, value in values.items()}
 
 

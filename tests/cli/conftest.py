@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import yaml
 
 from cli.main import main
 from registry.artifacts.safetensors_file import safetensors_bytes
@@ -23,6 +24,8 @@ from registry.services.tasks import get_task
 from registry.services.versions import register_version
 
 FIRST_MINUTE = datetime(2026, 5, 1, 9, 0, tzinfo=UTC)
+RUN = ("--epochs", "3", "--lr", "0.003", "--precision", "fp32")
+"""How the trained tasks were trained."""
 
 
 @dataclass(frozen=True)
@@ -198,3 +201,43 @@ def task_file(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Callable[..., Path]:
     return functools.partial(write_model_folder, tmp_path / "models")
+
+
+def _register_tasks(trunkline: Trunkline, pinned: Any, labelled: Any, folder: Path) -> None:
+    trunkline.done("backbone", "pin", "small", pinned.backbone.source)
+    trunkline.done("team", "create", "nlu")
+    for kind in ("classification", "regression", "token_classification"):
+        task = labelled(kind)
+        content = task.fields | {"task": kind.split("_")[0], "data": task.write(folder)}
+        path = trunkline.folder / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        trunkline.done("task", "register", path, "--team", "nlu")
+
+
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def trained(trunkline: Trunkline, pinned: Any, labelled: Any, trained_folder: Path) -> Trunkline:
+    """Three tasks with a teacher and a student each, the student champion. Made once, then copied."""
+    kept = trained_folder / ".trunkline"
+    if kept.exists():
+        shutil.copytree(kept, trunkline.home, dirs_exist_ok=True)
+        return trunkline
+    _register_tasks(trunkline, pinned, labelled, trained_folder)
+    for task in ("classification", "regression", "token"):
+        assert trunkline("train", task, "--layers", 3, *RUN).code == 0
+        assert trunkline("distil", f"{task}/1", "--layers", 1, "--depth", 2, *RUN).code == 0
+        trunkline.done("task", "promote", f"{task}/2", "--alias", "champion")
+    trunkline._captured()
+    shutil.copytree(trunkline.home, kept)
+    return trunkline
+
+
+def assembled(trunkline: Trunkline) -> Any:
+    """The release of the champions."""
+    answer = trunkline("release", "assemble", "--select", "champion", "--json")
+    assert answer.code == 0, answer.err
+    return answer.json

@@ -2,55 +2,14 @@
 
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
 import yaml
 
-RUN = ("--epochs", "3", "--lr", "0.003", "--precision", "fp32")
-
-
-def register_tasks(trunkline, pinned, labelled, folder: Path) -> None:
-    trunkline.done("backbone", "pin", "small", pinned.backbone.source)
-    trunkline.done("team", "create", "nlu")
-    for kind in ("classification", "regression", "token_classification"):
-        task = labelled(kind)
-        content = task.fields | {"task": kind.split("_")[0], "data": task.write(folder)}
-        path = trunkline.folder / f"{kind}.yaml"
-        path.write_text(yaml.safe_dump(content), encoding="utf-8")
-        trunkline.done("task", "register", path, "--team", "nlu")
-
-
-@pytest.fixture(scope="module")
-def trained_folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("trained")
-
-
-@pytest.fixture
-def trained(trunkline, pinned, labelled, trained_folder):
-    """Three tasks with a teacher and a student each, the student champion. Made once, then copied."""
-    kept = trained_folder / ".trunkline"
-    if kept.exists():
-        shutil.copytree(kept, trunkline.home, dirs_exist_ok=True)
-        return trunkline
-    register_tasks(trunkline, pinned, labelled, trained_folder)
-    for task in ("classification", "regression", "token"):
-        assert trunkline("train", task, "--layers", 3, *RUN).code == 0
-        assert trunkline("distil", f"{task}/1", "--layers", 1, "--depth", 2, *RUN).code == 0
-        trunkline.done("task", "promote", f"{task}/2", "--alias", "champion")
-    trunkline._captured()
-    shutil.copytree(trunkline.home, kept)
-    return trunkline
-
-
-def assembled(trunkline) -> Any:
-    answer = trunkline("release", "assemble", "--select", "champion", "--json")
-    assert answer.code == 0, answer.err
-    return answer.json
+from tests.cli.conftest import RUN, assembled
 
 
 def test_a_version_records_what_made_it(trained):

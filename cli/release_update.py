@@ -1,0 +1,285 @@
+"""`trunkline release update|try`: the live release with some tasks changed, held to the live one by the gates."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+from sqlalchemy.orm import Session
+
+from cli.application import AsJson, Context, example
+from cli.plan_options import numbers_of
+from cli.progress import progress_bar
+from cli.release_life import ChannelOption
+from cli.releases import print_release
+from cli.rendering import print_json, print_line, print_table
+from registry.domain.gate_findings import GateFinding, failed
+from registry.domain.manifests import Manifest, parse_manifest
+from registry.domain.records import Backbone, Member, Release, Version
+from registry.domain.references import VersionReference, check_name, parse_reference
+from registry.errors import GateFailed, UsageError
+from registry.services import backbones, channels, release_states, releases, versions
+from registry.services.blobs import refer_to
+
+if TYPE_CHECKING:
+    from pipelines.assembly.comparison_gates import ChangedTask, Limits
+    from pipelines.assembly.release_assembly import AssembledRelease
+
+app = typer.Typer()
+
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task", metavar="VERSION", help="A task's other version, TASK/NUMBER or TASK@ALIAS; may be repeated."
+    ),
+]
+AddOption = Annotated[
+    list[str] | None, typer.Option("--add", metavar="VERSION", help="A task that is not in it yet; may be repeated.")
+]
+RemoveOption = Annotated[
+    list[str] | None, typer.Option("--remove", metavar="TASK", help="A task to leave out; may be repeated.")
+]
+ToleranceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POINTS", help="How much a changed task may lose, or TASK=POINTS,... for some. [default: 0.5]"
+    ),
+]
+RetentionOption = Annotated[
+    float,
+    typer.Option("--least-retention", metavar="SHARE", help="Share of its teacher's score that a student must keep."),
+]
+AcceptOption = Annotated[
+    list[str] | None,
+    typer.Option("--accept-contract", metavar="TASK", help="Let this task's labels, type or input form change."),
+]
+LayersOption = Annotated[int | None, typer.Option(min=1, help="The most layers that the release may have.")]
+ParametersOption = Annotated[int | None, typer.Option(min=1, help="The most parameters that the release may have.")]
+
+
+@app.command(
+    epilog=example(
+        "trunkline release update --channel production --task rte/4",
+        "trunkline release update --channel production --add sst/1 --remove mnli --max-layers 40",
+    )
+)
+def update(
+    ctx: typer.Context,
+    channel: ChannelOption,
+    task: TaskOption = None,
+    add: AddOption = None,
+    remove: RemoveOption = None,
+    tolerance: ToleranceOption = None,
+    least_retention: RetentionOption = 0.9,
+    accept_contract: AcceptOption = None,
+    max_layers: LayersOption = None,
+    max_parameters: ParametersOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a release that differs from the live one in these tasks alone, and hold it to the live one.
+
+    Beside what `release verify` runs: the output contract of each changed task, its score on the same dev rows, what a
+    student keeps of its teacher, the budget, and that every other task answers bit for bit as before. What fails is
+    kept with the draft, and ends with code 3. Nothing is promoted.
+    """
+    context: Context = ctx.obj
+    limits = _limits(tolerance, least_retention, accept_contract, max_layers, max_parameters)
+    wanted = _Wanted.of(task, add, remove)
+    proposal = _proposal(context, channel, wanted)
+    assembled = _judged(context, proposal, limits)
+    release = _register(context, assembled)
+    if as_json:
+        print_json({"live": proposal.live.name, "release": release.model_dump(mode="json"), **_document(assembled)})
+    else:
+        print_release(release, assembled.manifest, as_json=False)
+        print_line("")
+        _print_findings(assembled.findings)
+    _refuse_failed(assembled)
+    if not as_json:
+        print_line(
+            f"live with: trunkline release promote {release.name} --channel {channel} --expect {proposal.live.name}"
+        )
+
+
+@app.command("try", epilog=example("trunkline release try --channel production --task rte/4"))
+def try_(
+    ctx: typer.Context,
+    channel: ChannelOption,
+    task: TaskOption = None,
+    add: AddOption = None,
+    remove: RemoveOption = None,
+    tolerance: ToleranceOption = None,
+    least_retention: RetentionOption = 0.9,
+    accept_contract: AcceptOption = None,
+    max_layers: LayersOption = None,
+    max_parameters: ParametersOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """See what `release update` would do and find, without making anything."""
+    context: Context = ctx.obj
+    limits = _limits(tolerance, least_retention, accept_contract, max_layers, max_parameters)
+    proposal = _proposal(context, channel, _Wanted.of(task, add, remove))
+    assembled = _judged(context, proposal, limits)
+    if as_json:
+        print_json({"live": proposal.live.name, **_document(assembled)})
+    else:
+        _print_findings(assembled.findings)
+    _refuse_failed(assembled)
+
+
+class _Wanted(NamedTuple):
+    """The changes that are asked for, by task."""
+
+    changed: Sequence[str]
+    added: Sequence[str]
+    removed: Sequence[str]
+
+    @classmethod
+    def of(cls, changed: list[str] | None, added: list[str] | None, removed: list[str] | None) -> "_Wanted":
+        if not (changed or added or removed):
+            raise UsageError("say what to change with --task VERSION, --add VERSION or --remove TASK")
+        for task in removed or ():
+            check_name("task", task)
+        return cls(changed or (), added or (), removed or ())
+
+
+class _Proposal(NamedTuple):
+    live: Release
+    live_manifest: Manifest
+    backbone: Backbone
+    members: Sequence[Member]
+    changed: "Sequence[ChangedTask]"
+
+
+def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
+    """The live release's selection with the changes; raises UsageError with all that does not fit it."""
+    from pipelines.assembly.comparison_gates import ChangedTask
+
+    with context.database.read() as session:
+        live = channels.live_release(session, channel)
+        named = versions.get_versions(session, [parse_reference(one) for one in (*wanted.changed, *wanted.added)])
+        selection = _selection(live, wanted, named)
+        references = [VersionReference(task=task, number=number) for task, number in selection.items()]
+        members = releases.members_of(session, versions.get_versions(session, references))
+        changed = [
+            ChangedTask(
+                member.version.task,
+                member.spec,
+                _version(session, member.version.task, live.tasks.get(member.version.task)),
+                member.version,
+                _version(session, member.version.task, member.version.teacher),
+            )
+            for member in members
+            if live.tasks.get(member.version.task) != member.version.number
+        ]
+        backbone = backbones.get_backbone(session, live.backbone)
+    manifest = parse_manifest(context.store.read(live.manifest), f"manifest of release {live.name}")
+    return _Proposal(live, manifest, backbone, members, changed)
+
+
+def _selection(live: Release, wanted: _Wanted, named: Sequence[Version]) -> dict[str, int]:
+    changed, added = named[: len(wanted.changed)], named[len(wanted.changed) :]
+    tasks = [version.task for version in named] + list(wanted.removed)
+    problems = [f"{task} is named twice" for task in sorted({task for task in tasks if tasks.count(task) > 1})]
+    problems += [
+        f"--task {version.reference}: {live.name} does not hold {version.task}; --add puts it in"
+        for version in changed
+        if version.task not in live.tasks
+    ]
+    problems += [
+        f"--add {version.reference}: {live.name} holds {version.task}/{live.tasks[version.task]}; --task changes it"
+        for version in added
+        if version.task in live.tasks
+    ]
+    problems += [f"--remove {task}: {live.name} does not hold it" for task in wanted.removed if task not in live.tasks]
+    if problems:
+        raise UsageError("; ".join(problems))
+    selection = {**live.tasks, **{version.task: version.number for version in named}}
+    selection = {task: number for task, number in selection.items() if task not in wanted.removed}
+    if not selection:
+        raise UsageError("no task would be left")
+    if selection == dict(live.tasks):
+        raise UsageError(f"{live.name} holds exactly this already: there is nothing to change")
+    return selection
+
+
+def _version(session: Session, task: str, number: int | None) -> Version | None:
+    return None if number is None else versions.get_version(session, VersionReference(task=task, number=number))
+
+
+def _limits(
+    tolerance: str | None,
+    least_retention: float,
+    accepted: list[str] | None,
+    max_layers: int | None,
+    max_parameters: int | None,
+) -> "Limits":
+    from pipelines.assembly.comparison_gates import Limits
+
+    for_all, for_tasks = Limits().tolerance, {}
+    if tolerance is not None and "=" in tolerance:
+        for_tasks = numbers_of(tolerance, "--tolerance")
+    elif tolerance is not None:
+        for_all = numbers_of(f"all={tolerance}", "--tolerance")["all"]
+    if min((for_all, *for_tasks.values())) < 0:
+        raise UsageError("--tolerance: points that may be lost cannot be below 0")
+    if not 0 <= least_retention <= 1:
+        raise UsageError("--least-retention: is a share, from 0 to 1")
+    return Limits(
+        tolerance=for_all,
+        tolerances=for_tasks,
+        least_retention=least_retention,
+        accepted=frozenset(check_name("task", task) for task in accepted or ()),
+        most_layers=max_layers,
+        most_parameters=max_parameters,
+    )
+
+
+def _judged(context: Context, proposal: _Proposal, limits: "Limits") -> "AssembledRelease":
+    from pipelines.assembly import release_assembly
+    from pipelines.assembly.comparison_gates import LiveRelease
+
+    manifest = release_assembly.draft(proposal.backbone, proposal.members)
+    with progress_bar() as report:
+        against = LiveRelease(proposal.live_manifest, proposal.changed, limits)
+        return release_assembly.verify(manifest, store=context.store, report=report, against=against)
+
+
+def _register(context: Context, assembled: "AssembledRelease") -> Release:
+    """As verified, or as a draft with what failed."""
+    from pipelines.assembly import release_assembly
+
+    new = release_assembly.new_release(assembled.manifest, context.store, gates=None)
+    actor, at = context.actor, context.now()
+    with context.database.write() as session:
+        refer_to(session, context.store, (new.manifest, *assembled.manifest.blobs))
+        release = releases.register_release(session, new, actor=actor, at=at)
+        return release_states.record_verification(
+            session, release.name, assembled.gates, passed=assembled.passed, actor=actor, at=at
+        )
+
+
+def _document(assembled: "AssembledRelease") -> dict[str, object]:
+    return {
+        "passed": assembled.passed,
+        "layer_count": assembled.manifest.layers_in_use,
+        "parameters": assembled.parameters,
+        "findings": [finding.model_dump(mode="json") for finding in assembled.findings],
+    }
+
+
+def _print_findings(findings: Sequence[GateFinding]) -> None:
+    print_table(
+        ["gate", "task", "", "found"],
+        [(one.gate, one.task or "", "ok" if one.passed else "FAILED", one.words) for one in _failed_first(findings)],
+    )
+
+
+def _failed_first(findings: Sequence[GateFinding]) -> Iterator[GateFinding]:
+    yield from failed(findings)
+    yield from (finding for finding in findings if finding.passed)
+
+
+def _refuse_failed(assembled: "AssembledRelease") -> None:
+    if problems := failed(assembled.findings):
+        named = ", ".join(f"{one.gate}{f' of {one.task}' if one.task else ''}" for one in problems)
+        raise GateFailed(f"{len(problems)} of {len(assembled.findings)} findings failed: {named}")

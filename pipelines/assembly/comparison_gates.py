@@ -1,0 +1,162 @@
+"""The gates that hold a new release to the one that is live: what of each changed task may differ, and by how much."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipelines.assembly.regression_gate import CONFIDENCE, difference
+from pipelines.data.predictions import DevPredictions
+from registry.artifacts.store import ArtifactStore
+from registry.domain.gate_findings import Gate, GateFinding
+from registry.domain.manifests import BranchManifest, Manifest
+from registry.domain.records import Version
+from registry.domain.task_specs import TaskSpec
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a release may do and still pass."""
+
+    tolerance: float = 0.5
+    """Points that a changed task may lose, significantly or not."""
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    """Of single tasks."""
+    least_retention: float = 0.9
+    """Share of its teacher's score that a changed student must keep; our own choice."""
+    accepted: frozenset[str] = frozenset()
+    """Tasks whose output contract may change."""
+    most_layers: int | None = None
+    most_parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class ChangedTask:
+    """A task of which the new release holds another version than the live one, or that it holds for the first time."""
+
+    task: str
+    spec: TaskSpec
+    """Of the new version."""
+    old: Version | None
+    """None: the live release does not hold the task."""
+    new: Version
+    teacher: Version | None
+    """Of the new version, where it is a student."""
+
+
+@dataclass(frozen=True)
+class LiveRelease:
+    """What a new release is held to, and what may differ."""
+
+    manifest: Manifest
+    changed: Sequence[ChangedTask]
+    limits: Limits
+
+    def findings(self, new: Manifest, parameters: int, store: ArtifactStore) -> Iterator[GateFinding]:
+        """All but those that need the models."""
+        yield from contract_findings(self.manifest, new, self.limits.accepted)
+        for changed in self.changed:
+            if changed.old is not None:
+                yield regression_finding(changed, store, self.limits)
+            retained = retention_finding(changed, self.limits)
+            if retained is not None:
+                yield retained
+        yield from budget_findings(self.manifest, new, parameters, self.limits)
+
+
+def changed_branches(live: Manifest, new: Manifest) -> list[str]:
+    """The tasks that both hold with another version, by name."""
+    return sorted(task for task, branch in new.tasks.items() if task in live.tasks and live.tasks[task] != branch)
+
+
+def unchanged_branches(live: Manifest, new: Manifest) -> list[str]:
+    return sorted(task for task, branch in new.tasks.items() if live.tasks.get(task) == branch)
+
+
+def contract_findings(live: Manifest, new: Manifest, accepted: frozenset[str]) -> Iterator[GateFinding]:
+    """Whoever reads a task's answers must be able to read the new version's: the same type, input form and labels."""
+    for task in changed_branches(live, new):
+        changes = contract_changes(live.tasks[task], new.tasks[task])
+        words = "; ".join(changes) or "the same type, input form and labels"
+        if changes and task in accepted:
+            words += " (accepted)"
+        yield GateFinding(gate=Gate.CONTRACT, task=task, passed=not changes or task in accepted, words=words)
+
+
+def contract_changes(old: BranchManifest, new: BranchManifest) -> list[str]:
+    """What a reader of the answers would notice, in words."""
+    changes = [
+        f"{name} was {was}, and is {now}"
+        for name, was, now in (("type", old.type, new.type), ("input form", old.input_form, new.input_form))
+        if was != now
+    ]
+    added = [label for label in new.labels if label not in old.labels]
+    removed = [label for label in old.labels if label not in new.labels]
+    changes += [f"labels added: {', '.join(added)}"] if added else []
+    changes += [f"labels removed: {', '.join(removed)}"] if removed else []
+    if not added and not removed and old.labels != new.labels:
+        changes.append("labels reordered")
+    return changes
+
+
+def regression_finding(changed: ChangedTask, store: ArtifactStore, limits: Limits) -> GateFinding:
+    """Refuses to compare scores on different dev data, and what has not the same outputs."""
+    old, new, spec = changed.old, changed.new, changed.spec
+    assert old is not None  # noqa: S101 - a task that is new has nothing to be worse than
+    tolerance = limits.tolerances.get(changed.task, limits.tolerance)
+
+    def finding(passed: bool, words: str, **values: float) -> GateFinding:
+        return GateFinding(gate=Gate.REGRESSION, task=changed.task, passed=passed, words=words, values=values)
+
+    if old.dev_digest != new.dev_digest:
+        return finding(
+            False,
+            f"{old.reference} and {new.reference} were scored on other dev data ({old.dev_digest[:12]}…, "
+            f"{new.dev_digest[:12]}…): train {changed.task} anew on the data of one of them",
+        )
+    try:
+        found = difference(spec, *(_predictions(version, store) for version in (old, new)))
+    except (ValueError, KeyError) as error:  # such as a label that the task has no more
+        return finding(False, f"{old.reference} and {new.reference} cannot be compared: {error}")
+    words = (
+        f"{spec.metric} {found.old:.2f} → {found.new:.2f} ({found.change:+.2f}; {CONFIDENCE:.0%} of the draws "
+        f"{found.low:+.2f} to {found.high:+.2f})"
+    )
+    passed = not found.is_worse(tolerance)
+    if not passed:
+        words += f": worse by more than {tolerance:g}"
+    return finding(passed, words, **found._asdict(), tolerance=tolerance)
+
+
+def _predictions(version: Version, store: ArtifactStore) -> DevPredictions:
+    return DevPredictions.parse(store.read(version.dev_predictions), str(version.reference))
+
+
+def retention_finding(changed: ChangedTask, limits: Limits) -> GateFinding | None:
+    """None for a teacher, and where the teacher's score is not above 0."""
+    teacher, metric = changed.teacher, changed.spec.metric
+    if teacher is None or teacher.metrics.get(metric, 0.0) <= 0:
+        return None
+    if teacher.dev_digest != changed.new.dev_digest:
+        words = f"{changed.new.reference} and its teacher {teacher.reference} were scored on other dev data"
+        return GateFinding(gate=Gate.RETENTION, task=changed.task, passed=False, words=words)
+    share = changed.new.metrics[metric] / teacher.metrics[metric]
+    words = f"keeps {share:.1%} of {metric} of its teacher {teacher.reference}"
+    passed = share >= limits.least_retention
+    if not passed:
+        words += f": less than {limits.least_retention:.0%}"
+    values = {"share": share, "least": limits.least_retention}
+    return GateFinding(gate=Gate.RETENTION, task=changed.task, passed=passed, words=words, values=values)
+
+
+def budget_findings(live: Manifest | None, new: Manifest, parameters: int, limits: Limits) -> Iterator[GateFinding]:
+    """Always told, failed only where there is a limit."""
+    for name, value, most in (
+        ("layers", new.layers_in_use, limits.most_layers),
+        ("parameters", parameters, limits.most_parameters),
+    ):
+        words = f"{value:,} {name}"
+        if name == "layers" and live is not None:
+            words += f" ({value - live.layers_in_use:+})"
+        passed = most is None or value <= most
+        if not passed:
+            words += f": more than {most:,}"
+        yield GateFinding(gate=Gate.BUDGET, task=None, passed=passed, words=words, values={name: value})

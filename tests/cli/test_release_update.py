@@ -1,0 +1,143 @@
+"""`release update` and `release try` on real modules: classification, regression and token, each a teacher /1 and a
+student /2."""
+
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import assembled
+
+ON = ("--channel", "production")
+
+
+@pytest.fixture
+def live(trained: Any) -> Any:
+    """r1, the students, is live on production."""
+    assembled(trained)
+    trained.done("channel", "create", "production", "--takes", "verified")
+    trained.done("release", "promote", "r1", *ON)
+    return trained
+
+
+def findings(document: Any) -> dict[tuple[str, str | None], dict[str, Any]]:
+    return {(one["gate"], one["task"]): one for one in document["findings"]}
+
+
+def test_one_task_is_changed_and_every_other_one_proved_untouched(live: Any) -> None:
+    answer = live("release", "update", *ON, "--task", "classification/1", "--tolerance", 100, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["live"] == "r1"
+    release = answer.json["release"]
+    assert (release["name"], release["state"]) == ("r2", "verified")
+    assert release["tasks"] == {"classification": 1, "regression": 2, "token": 2}
+    found = findings(answer.json)
+    assert set(found) == {
+        ("contract", "classification"),
+        ("regression", "classification"),
+        ("budget", None),
+        ("non-interference", "regression"),
+        ("non-interference", "token"),
+    }
+    assert all(one["passed"] for one in found.values())
+    assert found["non-interference", "token"]["values"]["texts"] == 16
+    assert release["gates"]["findings"] == answer.json["findings"]
+    assert live("channel", "list", "--json").json[0]["release"] == "r1", "nothing is promoted"
+
+
+def test_the_order_of_changes_does_not_matter(live: Any) -> None:
+    """Two teams change one task each, from what is live at the time: both orders end at the same manifest."""
+
+    def change(task: str, tolerance: str) -> str:
+        release = live("release", "update", *ON, "--task", task, "--tolerance", tolerance, "--json").json["release"]
+        live.done("release", "promote", release["name"], *ON)
+        return release["manifest"]
+
+    change("classification/1", "100")
+    first = change("token/1", "100")
+    live.done("release", "promote", "r1", *ON)
+    change("token/1", "100")
+    assert change("classification/1", "100") == first
+
+
+def test_trying_finds_the_same_and_makes_nothing(live: Any) -> None:
+    before = live("audit", "list", "--json").json
+    blobs = sorted((live.home / "artifacts").rglob("*"))
+    tried = live("release", "try", *ON, "--task", "classification/1", "--tolerance", 100, "--json").json
+    assert live("audit", "list", "--json").json == before
+    assert sorted((live.home / "artifacts").rglob("*")) == blobs
+    made = live("release", "update", *ON, "--task", "classification/1", "--tolerance", 100, "--json").json
+    assert tried["findings"] == made["findings"]
+    shown = live.done("release", "try", *ON, "--task", "classification/1", "--tolerance", 100)
+    assert "16 answers in mixed batches are the same bit for bit" in " ".join(shown.split())
+
+
+def test_tasks_come_and_go(live: Any) -> None:
+    smaller = live("release", "update", *ON, "--remove", "token", "--json").json
+    assert sorted(smaller["release"]["tasks"]) == ["classification", "regression"]
+    assert ("non-interference", "classification") in findings(smaller)
+    live.done("release", "promote", "r2", *ON)
+    back = live("release", "update", *ON, "--add", "token@champion", "--json").json
+    assert (back["release"]["name"], back["release"]["tasks"]["token"]) == ("r1", 2)
+
+
+def test_what_fails_is_told_kept_and_ends_with_code_3(live: Any) -> None:
+    wanted = ("release", "update", *ON, "--task", "token/1", "--max-layers", 5, "--max-parameters", 10)
+    failed = live(*wanted)
+    assert failed.code == 3
+    assert "findings failed: budget, budget" in failed.err
+    assert "more than 5" in failed.out
+    kept = live("release", "show", "r2", "--json").json["release"]
+    assert (kept["state"], kept["gates"]["passed"]) == ("draft", False)
+    assert "2 FAILED the last time" in live.done("release", "show", "r2")
+    assert live("release", "promote", "r2", *ON).code == 4
+    assert live(*wanted, "--json").json["passed"] is False
+
+
+def test_another_contract_is_refused_unless_it_is_accepted(live: Any) -> None:
+    spec = live("task", "show", "classification", "--json").json["spec"]
+    labels = ", ".join(reversed(spec["labels"]))
+    path = live.folder / "classification.yaml"
+    path.write_text(
+        f"task: classification\ntype: classification\nlabels: [{labels}]\nmetric: {spec['metric']}\n"
+        f"data: {{train: {spec['data']['train']}, dev: {spec['data']['dev']}}}\n"
+    )
+    assert live("task", "update", path).code == 0
+    assert live("train", "classification", "--layers", 1, "--epochs", 1, "--precision", "fp32").code == 0
+    wanted = ("release", "try", *ON, "--task", "classification/3", "--tolerance", 100, "--json")
+    refused = live(*wanted)
+    assert refused.code == 3
+    assert findings(refused.json)["contract", "classification"]["words"] == "labels reordered"
+    accepted = findings(live(*wanted, "--accept-contract", "classification").json)
+    assert accepted["contract", "classification"]["words"] == "labels reordered (accepted)"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ((), 2, "say what to change"),
+        (("--task", "classification/2"), 2, "holds exactly this already"),
+        (("--task", "classification/9"), 1, "there is no version classification/9"),
+        (("--add", "token/1"), 2, "r1 holds token/2; --task changes it"),
+        (("--remove", "nothing"), 2, "r1 does not hold it"),
+        (("--task", "token/1", "--remove", "token"), 2, "token is named twice"),
+        (("--remove", "token", "--remove", "classification", "--remove", "regression"), 2, "no task would be left"),
+        (("--task", "token/1", "--tolerance", "-1"), 2, "cannot be below 0"),
+        (("--task", "token/1", "--least-retention", "1.5"), 2, "is a share, from 0 to 1"),
+        (("--task", "token/1", "--tolerance", "token=x"), 2, "write TASK=NUMBER"),
+    ],
+)
+def test_what_cannot_be_changed_is_refused(live: Any, options: tuple[str, ...], code: int, said: str) -> None:
+    answer = live("release", "try", *ON, *options)
+    assert (answer.code, said in answer.problem) == (code, True), answer.problem
+
+
+def test_nothing_live_is_nothing_to_change(trained: Any) -> None:
+    trained.done("channel", "create", "production")
+    answer = trained("release", "update", *ON, "--task", "token/1")
+    assert (answer.code, "nothing is live on channel production" in answer.problem) == (1, True)
+
+
+def test_a_retired_task_is_named(live: Any) -> None:
+    live.done("task", "retire", "regression", "--reason", "nobody asks")
+    answer = live("release", "update", *ON, "--task", "token/1")
+    assert (answer.code, "regression" in answer.problem) == (4, True)
