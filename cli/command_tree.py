@@ -17,6 +17,7 @@ from cli import (
     housekeeping,
     plan,
     prediction,
+    release_diff,
     release_life,
     release_update,
     releases,
@@ -42,6 +43,7 @@ app.add_typer(versions.app, name="version")
 app.add_typer(plan.app)
 releases.app.add_typer(release_life.app)
 releases.app.add_typer(release_update.app)
+releases.app.add_typer(release_diff.app)
 app.add_typer(releases.app, name="release")
 app.add_typer(channels.app, name="channel")
 app.add_typer(prediction.app)

@@ -7,8 +7,9 @@ from pipelines.assembly.regression_gate import CONFIDENCE, difference
 from pipelines.data.predictions import DevPredictions
 from registry.artifacts.store import ArtifactStore
 from registry.domain.gate_findings import Gate, GateFinding
-from registry.domain.manifests import BranchManifest, Manifest
+from registry.domain.manifests import Manifest
 from registry.domain.records import Version
+from registry.domain.release_diff import contract_changes
 from registry.domain.task_specs import TaskSpec
 
 
@@ -79,22 +80,6 @@ def contract_findings(live: Manifest, new: Manifest, accepted: frozenset[str]) -
         if changes and task in accepted:
             words += " (accepted)"
         yield GateFinding(gate=Gate.CONTRACT, task=task, passed=not changes or task in accepted, words=words)
-
-
-def contract_changes(old: BranchManifest, new: BranchManifest) -> list[str]:
-    """What a reader of the answers would notice, in words."""
-    changes = [
-        f"{name} was {was}, and is {now}"
-        for name, was, now in (("type", old.type, new.type), ("input form", old.input_form, new.input_form))
-        if was != now
-    ]
-    added = [label for label in new.labels if label not in old.labels]
-    removed = [label for label in old.labels if label not in new.labels]
-    changes += [f"labels added: {', '.join(added)}"] if added else []
-    changes += [f"labels removed: {', '.join(removed)}"] if removed else []
-    if not added and not removed and old.labels != new.labels:
-        changes.append("labels reordered")
-    return changes
 
 
 def regression_finding(changed: ChangedTask, store: ArtifactStore, limits: Limits) -> GateFinding:

@@ -14,7 +14,6 @@ from registry.database.schema import (
     CounterRow,
     ReleaseMemberRow,
     ReleaseRow,
-    SpecRevisionRow,
     TaskRow,
     VersionRow,
 )
@@ -22,14 +21,13 @@ from registry.domain.records import Member, NewRelease, Release, TaskState, Vers
 from registry.domain.references import VersionReference, check_alias
 from registry.domain.release_changes import ReleaseChange, SelectionChange
 from registry.domain.release_life import ReleaseState
-from registry.domain.task_specs import TaskSpec
 from registry.errors import NotAllowed, NotFound, UsageError
 from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.backbones import list_backbones
 from registry.services.lookups import find_backbone, find_task, find_version, lock_tasks, wanted_pairs
 from registry.services.release_journal import Standing, add_move, begin_journal, standings
-from registry.services.versions import get_version, versions_with_alias
+from registry.services.versions import get_version, specs_of, versions_with_alias
 
 _NUMBER = re.compile(r"r(?P<number>[1-9][0-9]{0,8})")
 _DIGEST_START = re.compile(r"[0-9a-f]{8,64}")
@@ -53,13 +51,7 @@ def members_of(session: Session, versions: Sequence[Version]) -> list[Member]:
     names = {version.task for version in versions}
     retired = session.scalars(select(TaskRow.name).where(TaskRow.name.in_(names), TaskRow.state == TaskState.RETIRED))
     _refuse_retired(retired.all())
-    wanted = wanted_pairs({(version.task, version.spec_revision) for version in versions})
-    definitions = session.execute(
-        select(TaskRow.name, SpecRevisionRow.number, SpecRevisionRow.definition)
-        .join(TaskRow, TaskRow.id == SpecRevisionRow.task_id)
-        .join(wanted, (wanted.c.first == TaskRow.name) & (wanted.c.second == SpecRevisionRow.number))
-    )
-    specs = {(task, number): TaskSpec.model_validate(definition) for task, number, definition in definitions}
+    specs = specs_of(session, versions)
     trained_on = {b.name: b for b in list_backbones(session, names={version.backbone for version in versions})}
     return [
         Member(

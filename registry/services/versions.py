@@ -137,6 +137,19 @@ def scored_versions(session: Session) -> list[ScoredVersion]:
     return found
 
 
+def specs_of(session: Session, found: Collection[Version]) -> dict[tuple[str, int], TaskSpec]:
+    """(task, revision) -> the definition that these versions were trained for; one query."""
+    if not found:
+        return {}
+    wanted = wanted_pairs({(version.task, version.spec_revision) for version in found})
+    definitions = session.execute(
+        select(TaskRow.name, SpecRevisionRow.number, SpecRevisionRow.definition)
+        .join(TaskRow, TaskRow.id == SpecRevisionRow.task_id)
+        .join(wanted, (wanted.c.first == TaskRow.name) & (wanted.c.second == SpecRevisionRow.number))
+    )
+    return {(task, number): TaskSpec.model_validate(definition) for task, number, definition in definitions}
+
+
 def find_trial(session: Session, task: str, trial_key: str) -> Version | None:
     """The version that this trial became, if it was registered; raises UsageError or NotFound for the task."""
     return _find_trial(session, find_task(session, task), trial_key)

@@ -11,7 +11,6 @@ from pipelines.assembly.comparison_gates import (
     Limits,
     LiveRelease,
     budget_findings,
-    contract_changes,
     regression_finding,
     retention_finding,
 )
@@ -20,6 +19,7 @@ from pipelines.assembly.release_assembly import build_manifest, verify
 from pipelines.data.predictions import DevPredictions
 from registry.domain.gate_findings import Gate
 from registry.domain.records import Member
+from registry.domain.release_diff import contract_changes
 from registry.domain.task_specs import InputForm
 from registry.progress import silent
 

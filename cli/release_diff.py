@@ -1,0 +1,133 @@
+"""`trunkline release diff|notes`: what one release changes against another, as a table, a picture and a document."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from cli import release_drawing
+from cli.application import AsJson, Context, example
+from cli.releases import ReleaseArgument, open_manifest
+from cli.rendering import print_fields, print_json, print_line, print_table
+from registry.domain.manifests import Manifest
+from registry.domain.records import Release
+from registry.domain.references import VersionReference
+from registry.domain.release_diff import HeldVersion, ReleaseDiff, TaskDiff, release_diff
+from registry.services import release_states, releases, versions
+
+app = typer.Typer()
+
+
+@app.command(epilog=example("trunkline release diff r1 r2", "trunkline release diff r1 latest --json"))
+def diff(
+    ctx: typer.Context,
+    before: ReleaseArgument,
+    after: Annotated[str, typer.Argument(help="The later one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a release changes against another one: versions, shapes, scores, layers; and draw it."""
+    context: Context = ctx.obj
+    found, manifest = _compare(context, before, after)
+    if as_json:
+        print_json({**found.model_dump(mode="json"), "gains": {one.task: one.gain for one in found.changed}})
+        return
+    print_fields(_facts(found))
+    if found.changed:
+        print_line("")
+        print_table(["task", found.before, found.after, "", "contract"], [_row(one) for one in found.changed])
+    print_line("")
+    for line in release_drawing.draw(manifest, {one.task: _beside(one) for one in found.changed if one.after}):
+        print_line(line)
+
+
+@app.command(epilog=example("trunkline release notes r2 --since r1 > r2.md"))
+def notes(
+    ctx: typer.Context,
+    release: ReleaseArgument,
+    since: Annotated[str, typer.Option(metavar="RELEASE", help="The release that it follows.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a release's notes: what changed since another one, what the gates found, and who approved it. Markdown."""
+    context: Context = ctx.obj
+    found, _ = _compare(context, since, release)
+    with context.database.read() as session:
+        made = releases.get_release(session, release)
+        moves = release_states.release_moves(session, release)
+    if as_json:
+        journal = [move.model_dump(mode="json", exclude={"report"}) for move in moves]
+        print_json({**found.model_dump(mode="json"), "gates": made.gates, "journal": journal})
+        return
+    for line in _markdown(found, made):
+        print_line(line)
+    print_line("\n## Journal\n")
+    for move in moves:
+        reason = f": {move.reason}" if move.reason else ""
+        print_line(f"- {move.moved_at:%Y-%m-%d %H:%M} UTC, {move.to_state} by {move.actor}{reason}")
+
+
+def _compare(context: Context, before: str, after: str) -> tuple[ReleaseDiff, Manifest]:
+    first, second = open_manifest(context, before), open_manifest(context, after)
+    held = {(task, branch.version) for _, manifest in (first, second) for task, branch in manifest.tasks.items()}
+    with context.database.read() as session:
+        references = [VersionReference(task=task, number=number) for task, number in sorted(held)]
+        found = versions.get_versions(session, references)
+        specs = versions.specs_of(session, found)
+    scored = {(one.task, one.number): (one, specs[one.task, one.spec_revision].metric) for one in found}
+    return release_diff((first[0], second[0]), (first[1], second[1]), scored), second[1]
+
+
+def _facts(found: ReleaseDiff) -> Iterator[tuple[str, str]]:
+    if found.backbone != found.backbone_before:
+        yield "backbone", f"{found.backbone_before} → {found.backbone}"
+    yield "layers", _moved(found.layer_count_before, found.layer_count)
+    yield "trunk", _moved(found.trunk_depth_before, found.trunk_depth)
+    yield "tasks", f"{len(found.changed)} changed, {len(found.unchanged)} the same"
+    yield "new blobs", str(found.new_blobs)
+
+
+def _moved(before: int, after: int) -> str:
+    return str(after) if before == after else f"{before} → {after} ({after - before:+})"
+
+
+def _row(one: TaskDiff) -> tuple[str, ...]:
+    return one.task, _held(one.before), _held(one.after), _gain(one), "; ".join(one.contract)
+
+
+def _held(held: HeldVersion | None) -> str:
+    if held is None:
+        return ""
+    score = "" if held.score is None else f" {held.score:.2f}"
+    return f"/{held.version} ({held.frozen_depth}, {held.task_layers}){score}"
+
+
+def _gain(one: TaskDiff) -> str:
+    if one.before is None:
+        return "added"
+    if one.after is None:
+        return "removed"
+    return "other dev data" if one.gain is None else f"{one.gain:+.2f}"
+
+
+def _beside(one: TaskDiff) -> str:
+    """What stands beside a changed branch in the picture."""
+    return "◆ added" if one.before is None else f"◆ was /{one.before.version}, {_gain(one)}"
+
+
+def _markdown(found: ReleaseDiff, release: Release) -> Iterator[str]:
+    yield f"# Release {found.after}, since {found.before}\n"
+    for name, value in _facts(found):
+        yield f"- {name}: {value}"
+    if found.changed:
+        yield f"\n| task | {found.before} | {found.after} | score | contract |"
+        yield "| --- | --- | --- | --- | --- |"
+        for one in found.changed:
+            yield f"| {' | '.join(_row(one))} |"
+    if found.unchanged:
+        yield f"\nThe same: {', '.join(found.unchanged)}."
+    findings = (release.gates or {}).get("findings", [])
+    if findings:
+        yield "\n## Gates\n"
+        yield "| gate | task | | found |"
+        yield "| --- | --- | --- | --- |"
+        for one in findings:
+            yield f"| {one['gate']} | {one['task'] or ''} | {'ok' if one['passed'] else 'failed'} | {one['words']} |"
