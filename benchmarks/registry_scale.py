@@ -377,7 +377,7 @@ OPERATIONS = (
     Operation("select champions", lambda r: releases.select_versions(r.session, "champion")),
     Operation(
         "read 50 members to assemble",
-        lambda r: releases.members_of(r.session, versions.get_versions(r.session, r.champions)),
+        lambda r: releases.members_of(r.session, versions.get_versions(r.session, r.champions), at=MIDDLE),
     ),
     Operation("list releases: the last 50", lambda r: releases.find_releases(r.session, limit=50)),
     Operation("show a release", lambda r: releases.get_release(r.session, "latest")),

@@ -10,8 +10,8 @@ from cli.application import AsJson, Context, example
 from cli.plan_options import numbers_of
 from cli.progress import progress_bar
 from cli.release_life import ChannelOption
-from cli.releases import print_release
-from cli.rendering import print_json, print_line, print_table
+from cli.releases import print_release, sunset_notes
+from cli.rendering import print_json, print_line, print_table, print_warning
 from registry.domain.gate_findings import GateFinding, failed
 from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.records import Backbone, Member, Release, Version
@@ -159,7 +159,8 @@ def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
         named = versions.get_versions(session, [parse_reference(one) for one in (*wanted.changed, *wanted.added)])
         selection = _selection(live, wanted, named)
         references = [VersionReference(task=task, number=number) for task, number in selection.items()]
-        members = releases.members_of(session, versions.get_versions(session, references))
+        members = releases.members_of(session, versions.get_versions(session, references), at=context.now())
+        leaving = sunset_notes(session, selection)
         changed = [
             ChangedTask(
                 member.version.task,
@@ -172,6 +173,8 @@ def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
             if live.tasks.get(member.version.task) != member.version.number
         ]
         backbone = backbones.get_backbone(session, live.backbone)
+    for note in leaving:
+        print_warning(note)
     manifest = parse_manifest(context.store.read(live.manifest), f"manifest of release {live.name}")
     return _Proposal(live, manifest, backbone, members, changed)
 

@@ -1,6 +1,6 @@
 """`release`: assemble what was selected, and show what was assembled."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from cli.rendering import (
     print_note,
     print_rest,
     print_table,
+    print_warning,
     short_digest,
     time_column,
 )
@@ -84,10 +85,13 @@ def assemble(
         selected = _selected(session, select=select, locked=locked, references=task or [])
         trunk = _backbone(session, locked.backbone if locked else backbone, selected)
         # Retired tasks are refused here too, and not only when the release is registered: assembling takes a while.
-        members = releases.members_of(session, selected)
+        members = releases.members_of(session, selected, at=context.now())
         left_out = [] if select is None else _left_out(session, select)
+        leaving = sunset_notes(session, [version.task for version in selected])
     for note in left_out:
         print_note(note)
+    for note in leaving:
+        print_warning(note)
     reached("assemble.selected")
     manifest = release_assembly.draft(trunk, members)
     gates = None
@@ -312,6 +316,14 @@ def _left_out(session: Session, alias: str) -> list[str]:
     retired = [task.name for task in found if task.state is TaskState.RETIRED and alias in task.aliases]
     reasons = ((without, f"no alias {alias}"), (retired, f"retired, with alias {alias}"))
     return [f"not in it: {_first_names(names)} ({reason})" for names, reason in reasons if names]
+
+
+def sunset_notes(session: Session, selected: Collection[str]) -> list[str]:
+    """What is said of the tasks of a release that are retired from a later day on."""
+    return [
+        f"task {name} is retired: from {sunset} on no release can hold it (`trunkline task show {name}`)"
+        for name, sunset in releases.retired_tasks(session, selected)
+    ]
 
 
 def _first_names(names: list[str]) -> str:

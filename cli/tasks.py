@@ -31,7 +31,7 @@ from registry.domain.references import VersionReference, check_alias
 from registry.domain.scores import best_first
 from registry.domain.task_specs import Columns, Metric, TaskSpec, TaskType, parse_task_spec, validation_problems
 from registry.errors import UsageError
-from registry.services import tasks, versions
+from registry.services import channels, releases, tasks, versions
 from registry.services.idempotency import answer_once
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: define them, see them, promote their versions, retire them.")
@@ -56,6 +56,7 @@ Optional: description, tag_scheme (bio or plain; token classification needs one)
 and columns (text, text_pair, label, tokens, tags) where a file names them otherwise."""
 
 _MOST_LABELS = 20
+_MOST_RELEASES = 10
 
 
 @app.command(epilog=example("trunkline task register rte.yaml --team nlu", then=_TASK_YAML))
@@ -342,7 +343,10 @@ def retire(
     superseded_by: Annotated[str | None, typer.Option(metavar="TASK", help="The task that takes its place.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Retire a task: no new versions, promotions or places in releases. Nothing is deleted."""
+    """Retire a task: no new versions or promotions, and no places in releases from its sunset on, or at once.
+
+    Says which releases still hold it and where it is live. Nothing is deleted.
+    """
     context: Context = ctx.obj
     try:
         retirement = Retirement(reason=reason.strip(), sunset_on=sunset, superseded_by=superseded_by)
@@ -350,10 +354,19 @@ def retire(
         raise UsageError(f"retiring task {task}: {'; '.join(validation_problems(error))}") from None
     with context.database.write() as session:
         retired = tasks.retire_task(session, task, retirement, actor=context.actor, at=context.now())
+        holding = [release.name for release in releases.find_releases(session, holding=task).releases]
+        live = channels.channels_with(session, task)
     if as_json:
-        print_json(retired)
-    else:
-        print_line(f"retired task {retired.name}")
+        uses = {"releases": holding, "channels": {channel.name: channel.release for channel in live}}
+        print_json({**retired.model_dump(mode="json"), "uses": uses})
+        return
+    print_line(f"retired task {retired.name}")
+    if holding:
+        print_line(f"still in {', '.join(holding[-_MOST_RELEASES:])}")
+    for channel in live:
+        print_line(
+            f"live on {channel.name} in {channel.release}: `trunkline release update --remove {task}` takes it out"
+        )
 
 
 @app.command(epilog=example("trunkline task revive rte"))

@@ -7,14 +7,14 @@ from typing import Literal
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from registry.database.schema import ChannelRow, PlacementRow, ReleaseRow
+from registry.database.schema import ChannelRow, PlacementRow, ReleaseMemberRow, ReleaseRow
 from registry.domain.records import Release
 from registry.domain.references import check_name
 from registry.domain.release_life import Channel, Placement, PlacementKind, ReleaseState, Taken, stack_of
 from registry.errors import AlreadyExists, LostRace, NotAllowed, NotFound
 from registry.fault_points import reached
 from registry.services.audit import record_event
-from registry.services.lookups import find_channel, first_of_its_name
+from registry.services.lookups import find_channel, find_task, first_of_its_name
 from registry.services.release_states import lock_release
 from registry.services.releases import get_release
 
@@ -118,6 +118,18 @@ def live_release(session: Session, channel: str) -> Release:
     if found.release is None:
         raise NotFound(f"nothing is live on channel {channel} yet: `trunkline release promote` places a release")
     return get_release(session, found.release)
+
+
+def channels_with(session: Session, task: str) -> list[Channel]:
+    """The channels whose live release holds a task, by name; raises UsageError or NotFound."""
+    owner = find_task(session, task)
+    holding = select(ReleaseMemberRow.release_id).where(ReleaseMemberRow.task_id == owner.id)
+    query = (
+        select(ChannelRow, ReleaseRow.number)
+        .join(ReleaseRow, ReleaseRow.id == ChannelRow.release_id)
+        .where(ChannelRow.release_id.in_(holding))
+    )
+    return [_record(row, number) for row, number in session.execute(query.order_by(ChannelRow.name))]
 
 
 def history(session: Session, channel: str, *, until: datetime | None = None) -> list[Placement]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import NamedTuple
 
 from sqlalchemy import Select, select
@@ -40,17 +40,15 @@ def select_versions(session: Session, alias: str) -> list[Version]:
     return [version for version in versions_with_alias(session, alias) if version.task not in retired]
 
 
-def members_of(session: Session, versions: Sequence[Version]) -> list[Member]:
+def members_of(session: Session, versions: Sequence[Version], *, at: datetime) -> list[Member]:
     """The versions with what assembling needs to know of each, in this order; four queries, however many there are.
 
     Raises:
-        NotAllowed: tasks of them are retired.
+        NotAllowed: tasks of them are retired, and not only from a later day on.
     """
     if not versions:
         return []
-    names = {version.task for version in versions}
-    retired = session.scalars(select(TaskRow.name).where(TaskRow.name.in_(names), TaskRow.state == TaskState.RETIRED))
-    _refuse_retired(retired.all())
+    _refuse_retired(retired_tasks(session, {version.task for version in versions}), at)
     specs = specs_of(session, versions)
     trained_on = {b.name: b for b in list_backbones(session, names={version.backbone for version in versions})}
     return [
@@ -71,7 +69,7 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
     Raises:
         UsageError: it has no task.
         NotFound: its backbone, a task or a version does not exist.
-        NotAllowed: tasks in it are retired.
+        NotAllowed: tasks in it are retired, and not only from a later day on.
     """
     counter = session.scalars(select(CounterRow).where(CounterRow.name == RELEASE_COUNTER).with_for_update()).one()
     session.refresh(counter)
@@ -84,7 +82,7 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
     if not new.tasks:
         raise UsageError("a release needs at least one task")
     backbone = find_backbone(session, new.backbone)
-    members = _members(session, new)
+    members = _members(session, new, at)
     number = counter.next_number
     counter.next_number = number + 1
     latest = session.scalar(select(ReleaseRow.created_at).order_by(ReleaseRow.number.desc()).limit(1))
@@ -233,7 +231,7 @@ def history(session: Session, *, task: str | None = None, limit: int | None = No
     return changes[-limit:] if limit else changes
 
 
-def _members(session: Session, new: NewRelease) -> list[tuple[int, int]]:
+def _members(session: Session, new: NewRelease, at: datetime) -> list[tuple[int, int]]:
     """(task, version number) of each member, by the task's name."""
     tasks = lock_tasks(session, new.tasks)
     members = [(task.id, new.tasks[task.name]) for task in tasks]
@@ -243,14 +241,20 @@ def _members(session: Session, new: NewRelease) -> list[tuple[int, int]]:
     for task, member in zip(tasks, members, strict=True):
         if member not in there:
             get_version(session, VersionReference(task=task.name, number=member[1]))  # raises what it always raises
-    _refuse_retired([task.name for task in tasks if task.state is TaskState.RETIRED])
+    _refuse_retired([(task.name, task.sunset_on) for task in tasks if task.state is TaskState.RETIRED], at)
     return members
 
 
-def _refuse_retired(tasks: Collection[str]) -> None:
-    if tasks:
+def retired_tasks(session: Session, names: Collection[str]) -> list[tuple[str, date | None]]:
+    """Those of the tasks that are retired, by name, with the day from which they are not served; None: at once."""
+    query = select(TaskRow.name, TaskRow.sunset_on).where(TaskRow.name.in_(names), TaskRow.state == TaskState.RETIRED)
+    return [(row.name, row.sunset_on) for row in session.execute(query.order_by(TaskRow.name))]
+
+
+def _refuse_retired(retired: Sequence[tuple[str, date | None]], at: datetime) -> None:
+    if gone := [name for name, sunset in retired if sunset is None or at.date() >= sunset]:
         raise NotAllowed(
-            f"retired tasks take no place in a new release: {', '.join(sorted(tasks))}; "
+            f"retired tasks take no place in a new release: {', '.join(sorted(gone))}; "
             "leave them out, or bring them back with `trunkline task revive`"
         )
 

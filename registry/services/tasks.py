@@ -151,7 +151,8 @@ def get_spec(session: Session, name: str, revision: int) -> TaskSpec:
 
 
 def retire_task(session: Session, name: str, retirement: Retirement, *, actor: str, at: datetime) -> Task:
-    """Ends the task: from now on it takes no new version, no move of an alias and no place in a new release.
+    """Ends the task: from now on it takes no new version and no move of an alias, and no place in a new release from
+    the day of its sunset on, or where it has none, from now on.
 
     Raises:
         NotFound: there is no such task, or no such successor.

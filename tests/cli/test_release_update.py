@@ -137,6 +137,19 @@ def test_nothing_live_is_nothing_to_change(trained: Any) -> None:
     assert (answer.code, "nothing is live on channel production" in answer.problem) == (1, True)
 
 
+def test_a_task_with_a_sunset_to_come_may_stay_and_that_is_said(live: Any) -> None:
+    retired = live("task", "retire", "regression", "--reason", "nobody asks", "--sunset", "2026-12-31", "--json")
+    assert retired.json["uses"] == {"releases": ["r1"], "channels": {"production": "r1"}}
+    tried = live("release", "try", *ON, "--task", "token/1", "--tolerance", 100)
+    assert (tried.code, "from 2026-12-31 on no release can hold it" in tried.err) == (0, True)
+
+
+def test_who_still_uses_a_retired_task_is_told(live: Any) -> None:
+    shown = live.done("task", "retire", "token", "--reason", "nobody asks")
+    assert "still in r1" in shown
+    assert "live on production in r1: `trunkline release update --remove token` takes it out" in shown
+
+
 def test_a_retired_task_is_named(live: Any) -> None:
     live.done("task", "retire", "regression", "--reason", "nobody asks")
     answer = live("release", "update", *ON, "--task", "token/1")

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -69,6 +70,16 @@ def test_processes_that_register_at_once_get_numbers_without_gap_or_repeat(
     given = together(4, register)
     assert len({common for common, _ in given}) == 1
     assert {name for names in given for name in names} == {f"r{number}" for number in range(1, 6)}
+
+
+def test_a_task_takes_its_place_until_its_sunset(trained: Database, new_release: Any, change: dict[str, Any]) -> None:
+    tomorrow = change["at"].date() + timedelta(days=1)
+    with trained.write() as session:
+        retire_task(session, "sst", Retirement(reason="merged", sunset_on=tomorrow), **change)
+        assert register_release(session, new_release("today", tasks={"rte": 1, "sst": 1}), **change).name == "r1"
+    later = change | {"at": change["at"] + timedelta(days=1)}
+    with pytest.raises(NotAllowed, match="in a new release: sst"), trained.write() as session:
+        register_release(session, new_release("tomorrow", tasks={"rte": 2, "sst": 1}), **later)
 
 
 def test_retired_tasks_take_no_place_in_a_new_release(
