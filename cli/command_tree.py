@@ -22,6 +22,7 @@ from cli import (
     release_update,
     releases,
     searches,
+    status,
     tasks,
     teams,
     training,
@@ -46,6 +47,7 @@ releases.app.add_typer(release_update.app)
 releases.app.add_typer(release_diff.app)
 app.add_typer(releases.app, name="release")
 app.add_typer(channels.app, name="channel")
+app.add_typer(status.app)
 app.add_typer(prediction.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(database.app, name="db")
