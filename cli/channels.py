@@ -41,7 +41,6 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     context: Context = ctx.obj
     with context.database.read() as session:
         found = channels.list_channels(session)
-        since = {one.name: placed[-1].placed_at for one in found if (placed := channels.history(session, one.name))}
     if as_json:
         print_json(found)
     elif not found:
@@ -49,10 +48,7 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     else:
         print_table(
             ["channel", "takes", "live", time_column("since (UTC)")],
-            [
-                (one.name, one.takes, one.release or "", moment(since[one.name]) if one.name in since else "")
-                for one in found
-            ],
+            [(one.name, one.takes, one.release or "", moment(one.since) if one.since else "") for one in found],
         )
 
 

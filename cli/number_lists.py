@@ -35,3 +35,31 @@ def positive_numbers(text: str, option: str) -> tuple[float, ...]:
     if not all(0 < number < math.inf for number in found):
         raise UsageError(f"{option} {text}: must be numbers above 0, as in 1e-4,2e-4")
     return tuple(found)
+
+
+def numbers_of(text: str | None, option: str) -> dict[str, float]:
+    """Task -> number, of "rte=70,cola=2"; raises UsageError naming the option and the part that is none."""
+    found: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        name, _, number = part.partition("=")
+        task = name.strip()
+        if task in found:
+            raise UsageError(f"{option}: names {task} twice")
+        try:
+            found[task] = float(number)
+        except ValueError:
+            raise UsageError(f"{option} {part}: write TASK=NUMBER, as in rte=70") from None
+        if not abs(found[task]) < float("inf"):
+            raise UsageError(f"{option} {part}: is no number that can be compared")
+    return found
+
+
+def positive_or_zero(text: str, option: str) -> float:
+    """Raises UsageError for what is no number, or one below 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UsageError(f"{option} {text}: must be a number from 0 up")
+    return number

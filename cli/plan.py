@@ -1,14 +1,15 @@
 """`plan`: which module of each task a release should take, under a budget of layers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.application import AsJson, Context, example
-from cli.plan_options import numbers_of, pinned_versions, refuse_together, task_changes
+from cli.number_lists import numbers_of
+from cli.plan_options import pinned_versions, refuse_together, task_changes
 from cli.plan_source import PlanSource, read_candidates, registered_source
 from cli.plan_svg import frontier_svg
 from cli.plan_tables import (
@@ -111,6 +112,8 @@ def plan(
     from pipelines import planning
 
     source = read_candidates(context.cwd / candidates) if candidates else _read_registry(context, backbone)
+    for note in left_out_notes(source):
+        print_note(note)
     added, removed = task_changes(what_if)
     left_out = [check_name("task", task.strip()) for task in excluded.split(",")] if excluded else []
     if unknown := sorted((added | removed) - source.candidates.keys()):
@@ -131,14 +134,12 @@ def plan(
         assert min_gain is not None  # noqa: S101 - one of the two was given
         return planning.plan_by_gain(tasks, least_gain=min_gain)
 
-    for note in left_out_notes(source):
-        print_note(note)
     costs_of = _costs_of(source, length)
     if frontier:
         _show_frontier(
             source,
             everything,
-            planning.frontier(everything, weights=weighing),
+            weighing,
             None if svg is None else context.cwd / svg,
             as_json=as_json,
         )
@@ -181,7 +182,7 @@ def _costs_of(source: PlanSource, length: int | None) -> "Callable[[Plan], Relea
 def _write_lock(path: Path, plan: "Plan", backbone: str) -> None:
     """JSON, which YAML is a superset of, and `release assemble --lock` reads either."""
     write_atomically(path, json.dumps(selection_lock(plan, backbone), indent=2).encode() + b"\n")
-    print_note(f"written: {path}; `trunkline release assemble --lock {path.name}` builds it")
+    print_note(f"written: {path}; `trunkline release assemble --lock {path}` builds it")
 
 
 def _show(plan: "Plan", costs: "ReleaseCosts | None", *, as_json: bool) -> None:
@@ -205,20 +206,20 @@ def _show_what_if(
 def _show_frontier(
     source: PlanSource,
     among: "Candidates",
-    plans: "list[Plan]",
+    weights: Mapping[str, float],
     svg: Path | None,
     *,
     as_json: bool,
 ) -> None:
-    held = source.release_plan(among)
+    from pipelines.planning import frontier
+
+    plans = frontier(among, weights=weights)
+    held = source.release_plan(among, weights)
     release = (source.release.name, held) if source.release is not None and held is not None else None
     if source.release is not None and held is None:
         print_note(f"today's {source.release.name} is not marked: it holds other tasks, or versions not chosen from")
     if svg is not None:
-        try:
-            svg.write_text(frontier_svg(plans, release), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--svg {svg}: cannot be written: {error.strerror}") from None
+        write_atomically(svg, frontier_svg(plans, release).encode())
         print_note(f"drawn into {svg}")
     if as_json:
         today = {"release": release[0], **plan_document(release[1])} if release else None

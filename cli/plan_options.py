@@ -29,22 +29,6 @@ def task_changes(text: str | None) -> tuple[set[str], set[str]]:
     return added, removed
 
 
-def numbers_of(text: str | None, option: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for part in text.split(",") if text else ():
-        name, _, number = part.partition("=")
-        task = name.strip()
-        if task in found:
-            raise UsageError(f"{option}: names {task} twice")
-        try:
-            found[task] = float(number)
-        except ValueError:
-            raise UsageError(f"{option} {part}: write TASK=NUMBER, as in rte=70") from None
-        if not abs(found[task]) < float("inf"):
-            raise UsageError(f"{option} {part}: is no number that can be compared")
-    return found
-
-
 def pinned_versions(context: Context, text: str | None, *, from_file: bool) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in text.split(",") if text else ():

@@ -32,10 +32,12 @@ class PlanSource:
     """None where a file was read: it says nothing of one."""
     release: Release | None = None
     """Today's, on this backbone."""
+    retired: Sequence[str] = ()
+    """Tasks that the release holds, but that are active no more."""
     left_out: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
     """Task -> why -> the numbers of its versions."""
 
-    def release_plan(self, among: "Candidates") -> "Plan | None":
+    def release_plan(self, among: "Candidates", weights: Mapping[str, float]) -> "Plan | None":
         """What the release holds, as a plan; None where it holds other tasks or versions than these candidates."""
         from pipelines.planning import plan_of
 
@@ -44,7 +46,7 @@ class PlanSource:
         numbered = {(task, one.version): one for task, of_task in among.items() for one in of_task}
         held = {task: numbered.get((task, number)) for task, number in self.release.tasks.items()}
         known = {task: one for task, one in held.items() if one is not None}
-        return plan_of(known) if len(known) == len(held) else None
+        return plan_of(known, weights) if len(known) == len(held) else None
 
 
 class _Candidate(Plain):
@@ -114,7 +116,8 @@ def registered_source(session: Session, backbone: str | None) -> PlanSource:
             "`trunkline search run TASK` trains some"
         )
     release = today if today is not None and today.backbone == chosen.name else None
-    return PlanSource(found.candidates, chosen, release, found.left_out)
+    retired = [task for task in release.tasks if task not in specs] if release is not None else []
+    return PlanSource(found.candidates, chosen, release, retired, found.left_out)
 
 
 def _todays_release(session: Session) -> Release | None:

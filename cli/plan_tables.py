@@ -116,6 +116,8 @@ def left_out_notes(source: PlanSource) -> list[str]:
         for reason, numbers in reasons.items():
             by_reason.setdefault(reason, []).append(f"{task}/{','.join(map(str, numbers))}")
     notes = [f"left out, {reason}: {', '.join(of_reason)}" for reason, of_reason in by_reason.items()]
+    if source.release is not None and source.retired:
+        notes.append(f"not in the plan, retired, though {source.release.name} holds them: {', '.join(source.retired)}")
     return [*notes, *([f"not in the plan, without a version that fits: {', '.join(absent)}"] if absent else [])]
 
 

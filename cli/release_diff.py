@@ -13,6 +13,7 @@ from registry.domain.manifests import Manifest
 from registry.domain.records import Release
 from registry.domain.references import VersionReference
 from registry.domain.release_diff import HeldVersion, ReleaseDiff, TaskDiff, release_diff
+from registry.domain.release_life import ReleaseMove
 from registry.services import release_states, releases, versions
 
 app = typer.Typer()
@@ -51,18 +52,28 @@ def notes(
     context: Context = ctx.obj
     found, _ = _compare(context, since, release)
     with context.database.read() as session:
-        made = releases.get_release(session, release)
-        moves = release_states.release_moves(session, release)
+        made = releases.get_release(session, found.after)
+        moves = release_states.release_moves(session, found.after)
     if as_json:
-        journal = [move.model_dump(mode="json", exclude={"report"}) for move in moves]
+        journal = [
+            {**move.model_dump(mode="json", exclude={"report"}), "passed": (move.report or {}).get("passed")}
+            for move in moves
+        ]
         print_json({**found.model_dump(mode="json"), "gates": made.gates, "journal": journal})
         return
     for line in _markdown(found, made):
         print_line(line)
     print_line("\n## Journal\n")
     for move in moves:
-        reason = f": {move.reason}" if move.reason else ""
-        print_line(f"- {move.moved_at:%Y-%m-%d %H:%M} UTC, {move.to_state} by {move.actor}{reason}")
+        print_line(f"- {move.moved_at:%Y-%m-%d %H:%M} UTC, {_told(move)}")
+
+
+def _told(move: ReleaseMove) -> str:
+    reason = f": {move.reason}" if move.reason else ""
+    if move.from_state is move.to_state:
+        passed = (move.report or {}).get("passed", True)
+        return f"its gates {'passed' if passed else 'FAILED'}, run by {move.actor}{reason}"
+    return f"{move.to_state} by {move.actor}{reason}"
 
 
 def _compare(context: Context, before: str, after: str) -> tuple[ReleaseDiff, Manifest]:
@@ -121,7 +132,7 @@ def _markdown(found: ReleaseDiff, release: Release) -> Iterator[str]:
         yield f"\n| task | {found.before} | {found.after} | score | contract |"
         yield "| --- | --- | --- | --- | --- |"
         for one in found.changed:
-            yield f"| {' | '.join(_row(one))} |"
+            yield f"| {' | '.join(map(_cell, _row(one)))} |"
     if found.unchanged:
         yield f"\nThe same: {', '.join(found.unchanged)}."
     findings = (release.gates or {}).get("findings", [])
@@ -130,4 +141,9 @@ def _markdown(found: ReleaseDiff, release: Release) -> Iterator[str]:
         yield "| gate | task | | found |"
         yield "| --- | --- | --- | --- |"
         for one in findings:
-            yield f"| {one['gate']} | {one['task'] or ''} | {'ok' if one['passed'] else 'failed'} | {one['words']} |"
+            outcome = "ok" if one["passed"] else "failed"
+            yield f"| {one['gate']} | {one['task'] or ''} | {outcome} | {_cell(one['words'])} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -11,7 +11,7 @@ from cli.rendering import print_json, print_line
 from registry.domain.records import Release
 from registry.domain.release_life import Placement
 from registry.errors import ArtifactError, GateFailed
-from registry.services import channels, release_states
+from registry.services import channels, release_states, releases
 
 app = typer.Typer()
 
@@ -35,6 +35,8 @@ def verify(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False
     from pipelines.assembly import release_assembly
 
     context: Context = ctx.obj
+    with context.database.read() as session:
+        release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
     problem: GateFailed | ArtifactError | None = None
     try:
@@ -44,12 +46,11 @@ def verify(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False
         problem = error
         gates = {"passed": False, "problem": str(error)}
     with context.database.write() as session:
-        verified = release_states.record_verification(
-            session, found.name, gates, passed=problem is None, actor=context.actor, at=context.now()
-        )
+        verified = release_states.record_verification(session, found.name, gates, actor=context.actor, at=context.now())
     if problem is not None:
         raise problem
     print_release(verified, manifest, as_json=as_json)
+    release_states.refuse_failed(verified)
 
 
 @app.command(epilog=example("trunkline release approve r3 --reason 'tried on staging for a week'"))
@@ -96,11 +97,10 @@ def promote(
     """Make a release live on a channel, in place of the one that is."""
     context: Context = ctx.obj
     with context.database.write() as session:
-        before = channels.get_channel(session, channel).release
         placement = channels.promote_release(
             session, release, channel, expect=expect, actor=context.actor, at=context.now()
         )
-    _print_placement(placement, before, as_json=as_json)
+    _print_placement(placement, as_json=as_json)
 
 
 @app.command(epilog=example("trunkline release revert --channel production --expect r3"))
@@ -108,9 +108,8 @@ def revert(ctx: typer.Context, channel: ChannelOption, expect: ExpectOption = No
     """Make the release live again that was so before the last promotion; again, the one before that."""
     context: Context = ctx.obj
     with context.database.write() as session:
-        before = channels.get_channel(session, channel).release
         placement = channels.revert_channel(session, channel, expect=expect, actor=context.actor, at=context.now())
-    _print_placement(placement, before, as_json=as_json)
+    _print_placement(placement, as_json=as_json)
 
 
 def _print_state(release: Release, *, as_json: bool) -> None:
@@ -120,10 +119,10 @@ def _print_state(release: Release, *, as_json: bool) -> None:
         print_line(f"{release.name} is {release.state}")
 
 
-def _print_placement(placement: Placement, before: str | None, *, as_json: bool) -> None:
+def _print_placement(placement: Placement, *, as_json: bool) -> None:
     if as_json:
         print_json(placement)
-    elif before == placement.to_release:
+    elif placement.repeated:
         print_line(f"{placement.to_release} is live on {placement.channel} already")
     else:
-        print_line(f"{placement.channel}: {before or 'new'} → {placement.to_release}")
+        print_line(f"{placement.channel}: {placement.from_release or 'new'} → {placement.to_release}")

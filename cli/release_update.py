@@ -7,10 +7,10 @@ import typer
 from sqlalchemy.orm import Session
 
 from cli.application import AsJson, Context, example
-from cli.plan_options import numbers_of
+from cli.number_lists import numbers_of, positive_or_zero
 from cli.progress import progress_bar
 from cli.release_life import ChannelOption
-from cli.releases import print_release, sunset_notes
+from cli.releases import print_release, refuse_retired_selection, sunset_notes
 from cli.rendering import print_json, print_line, print_table, print_warning
 from registry.domain.gate_findings import GateFinding, failed
 from registry.domain.manifests import Manifest, parse_manifest
@@ -41,7 +41,8 @@ RemoveOption = Annotated[
 ToleranceOption = Annotated[
     str | None,
     typer.Option(
-        metavar="POINTS", help="How much a changed task may lose, or TASK=POINTS,... for some. [default: 0.5]"
+        metavar="POINTS",
+        help="How much a changed task may lose, or TASK=POINTS for some, as in 1,rte=2. [default: 0.5]",
     ),
 ]
 RetentionOption = Annotated[
@@ -218,17 +219,17 @@ def _limits(
 ) -> "Limits":
     from pipelines.assembly.comparison_gates import Limits
 
-    for_all, for_tasks = Limits().tolerance, {}
-    if tolerance is not None and "=" in tolerance:
-        for_tasks = numbers_of(tolerance, "--tolerance")
-    elif tolerance is not None:
-        for_all = numbers_of(f"all={tolerance}", "--tolerance")["all"]
-    if min((for_all, *for_tasks.values())) < 0:
-        raise UsageError("--tolerance: points that may be lost cannot be below 0")
+    parts = [part.strip() for part in tolerance.split(",")] if tolerance else []
+    for_tasks = numbers_of(",".join(part for part in parts if "=" in part), "--tolerance")
+    for_all = [positive_or_zero(part, "--tolerance") for part in parts if "=" not in part]
+    if len(for_all) > 1 or any(points < 0 for points in for_tasks.values()):
+        raise UsageError(
+            f"--tolerance {tolerance}: write points from 0 up, once for all tasks, and TASK=POINTS for some"
+        )
     if not 0 <= least_retention <= 1:
         raise UsageError("--least-retention: is a share, from 0 to 1")
     return Limits(
-        tolerance=for_all,
+        tolerance=for_all[0] if for_all else Limits().tolerance,
         tolerances=for_tasks,
         least_retention=least_retention,
         accepted=frozenset(check_name("task", task) for task in accepted or ()),
@@ -237,11 +238,25 @@ def _limits(
     )
 
 
+def _refuse_unknown(limits: "Limits", proposal: _Proposal) -> None:
+    """A mistyped task must not leave the default in force."""
+    changed = {one.task for one in proposal.changed if one.old is not None}
+    problems = [
+        f"{option}: {task} is not changed"
+        for option, tasks in (("--tolerance", limits.tolerances), ("--accept-contract", limits.accepted))
+        for task in sorted(set(tasks) - changed)
+    ]
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
 def _judged(context: Context, proposal: _Proposal, limits: "Limits") -> "AssembledRelease":
     from pipelines.assembly import release_assembly
     from pipelines.assembly.comparison_gates import LiveRelease
 
     manifest = release_assembly.draft(proposal.backbone, proposal.members)
+    refuse_retired_selection(context, manifest)
+    _refuse_unknown(limits, proposal)
     with progress_bar() as report:
         against = LiveRelease(proposal.live_manifest, proposal.changed, limits)
         return release_assembly.verify(manifest, store=context.store, report=report, against=against)
@@ -256,9 +271,7 @@ def _register(context: Context, assembled: "AssembledRelease") -> Release:
     with context.database.write() as session:
         refer_to(session, context.store, (new.manifest, *assembled.manifest.blobs))
         release = releases.register_release(session, new, actor=actor, at=at)
-        return release_states.record_verification(
-            session, release.name, assembled.gates, passed=assembled.passed, actor=actor, at=at
-        )
+        return release_states.record_verification(session, release.name, assembled.gates, actor=actor, at=at)
 
 
 def _document(assembled: "AssembledRelease") -> dict[str, object]:

@@ -94,6 +94,7 @@ def assemble(
         print_warning(note)
     reached("assemble.selected")
     manifest = release_assembly.draft(trunk, members)
+    refuse_retired_selection(context, manifest)
     gates = None
     if not as_draft:
         with progress_bar() as report:
@@ -316,6 +317,12 @@ def _left_out(session: Session, alias: str) -> list[str]:
     retired = [task.name for task in found if task.state is TaskState.RETIRED and alias in task.aliases]
     reasons = ((without, f"no alias {alias}"), (retired, f"retired, with alias {alias}"))
     return [f"not in it: {_first_names(names)} ({reason})" for names, reason in reasons if names]
+
+
+def refuse_retired_selection(context: Context, manifest: Manifest) -> None:
+    """Before the gates are run, not only when the release is registered."""
+    with context.database.read() as session:
+        releases.refuse_if_release_retired(releases.find_release(session, manifest.digest()))
 
 
 def sunset_notes(session: Session, selected: Collection[str]) -> list[str]:

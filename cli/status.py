@@ -10,7 +10,7 @@ from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
 from cli.rendering import print_json, print_line, print_table
 from registry.domain.records import Backbone, TaskState
-from registry.domain.staleness import Champion, DataDigests, TaskStanding, task_standing
+from registry.domain.staleness import Champion, DataDigests, TaskStanding, channel_updates, task_standing
 from registry.domain.task_specs import TaskSpec
 from registry.errors import InvalidInput
 from registry.services import backbones, channels, releases, tasks, versions
@@ -51,11 +51,11 @@ def status(
         for task in active
     ]  # fmt: skip
     if as_json:
-        print_json(found)
+        print_json({"tasks": [one.model_dump(mode="json") for one in found], "run": _commands(found, alias)})
     elif newest is None:
         print_line("no backbone is pinned yet: `trunkline backbone pin` does")
     else:
-        _print(found)
+        _print(found, alias)
 
 
 def _champions(session: Session, alias: str) -> Mapping[str, Champion]:
@@ -92,7 +92,11 @@ def _digests(specs: Sequence[TaskSpec]) -> dict[str, DataDigests | str]:
     return found
 
 
-def _print(found: Sequence[TaskStanding]) -> None:
+def _commands(found: Sequence[TaskStanding], alias: str) -> list[str]:
+    return [command for one in found for command in one.run] + channel_updates(found, alias)
+
+
+def _print(found: Sequence[TaskStanding], alias: str) -> None:
     print_table(
         ["task", "champion", "live", "behind"],
         [
@@ -105,7 +109,7 @@ def _print(found: Sequence[TaskStanding]) -> None:
             for one in found
         ],
     )
-    commands = [command for one in found for command in one.run]
+    commands = _commands(found, alias)
     print_line("")
     if commands:
         print_line("to catch up:")

@@ -364,9 +364,8 @@ def retire(
     if holding:
         print_line(f"still in {', '.join(holding[-_MOST_RELEASES:])}")
     for channel in live:
-        print_line(
-            f"live on {channel.name} in {channel.release}: `trunkline release update --remove {task}` takes it out"
-        )
+        update = f"trunkline release update --channel {channel.name} --remove {task}"
+        print_line(f"live on {channel.name} in {channel.release}: `{update}` takes it out")
 
 
 @app.command(epilog=example("trunkline task revive rte"))

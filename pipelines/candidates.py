@@ -52,9 +52,8 @@ def registered_candidates(
 
 
 def _misfit(version: ScoredVersion, spec: TaskSpec, backbone: Backbone) -> str | None:
-    depth = version.frozen_depth
-    if depth + version.task_layers > backbone.layer_count or backbone.prefix_digests[depth] != version.prefix_digest:
-        return f"trained on other frozen layers than those of {backbone.name}"
+    if not backbone.carries(version):
+        return f"trained on another backbone than {backbone.name}, up to where it leaves it"
     if version.spec.interface != spec.interface:
         return "trained for another type, input form or labels than the task has now"
     if spec.metric not in version.metrics:

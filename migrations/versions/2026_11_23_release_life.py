@@ -42,12 +42,15 @@ def upgrade() -> None:
             "(previous_number IS NULL) = (from_state IS NULL)", name=op.f("ck_release_moves_state_before_is_known")
         ),
         sa.CheckConstraint(
-            "from_state IS NULL AND to_state = 'draft'"
+            "from_state IS NULL"
             " OR from_state = 'draft' AND to_state IN ('verified', 'retired')"
             " OR from_state = 'verified' AND to_state IN ('approved', 'retired')"
             " OR from_state = 'approved' AND to_state = 'retired'"
             " OR from_state = to_state AND from_state <> 'retired' AND report IS NOT NULL",
             name=op.f("ck_release_moves_is_legal"),
+        ),
+        sa.CheckConstraint(
+            "from_state IS NOT NULL OR to_state = 'draft'", name=op.f("ck_release_moves_first_is_draft")
         ),
         sa.CheckConstraint(
             "to_state <> 'verified' OR report IS NOT NULL", name=op.f("ck_release_moves_verified_has_report")
@@ -128,12 +131,20 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.add_column("releases", sa.Column("gates", sa.JSON(), nullable=True))
+    """What is live on channels is lost; approved releases become verified ones."""
+    last = "SELECT MAX(number) FROM release_moves AS later WHERE later.release_id = release_moves.release_id"
+    unusable = op.get_bind().scalar(
+        sa.text(
+            f"SELECT COUNT(*) FROM release_moves WHERE number = ({last}) AND to_state IN ('draft', 'retired')"  # noqa: S608
+        )
+    )
+    if unusable:
+        raise RuntimeError(f"{unusable} releases are drafts or retired: the older program would take them for verified")
+    op.add_column("releases", sa.Column("gates", sa.JSON(), nullable=False, server_default="{}"))
     op.execute(
         "UPDATE releases SET gates = (SELECT report FROM release_moves WHERE release_id = releases.id "
         "AND report IS NOT NULL ORDER BY number DESC LIMIT 1)"
     )
-    op.execute("UPDATE releases SET gates = '{}' WHERE gates IS NULL")
     _drop_triggers()
     op.drop_table("placements")
     op.drop_table("channels")

@@ -18,7 +18,7 @@ class Limits:
     """What a release may do and still pass."""
 
     tolerance: float = 0.5
-    """Points that a changed task may lose, significantly or not."""
+    """Points that a changed task may lose, however significantly; what chance explains it may lose in any case."""
     tolerances: Mapping[str, float] = field(default_factory=dict)
     """Of single tasks."""
     least_retention: float = 0.9

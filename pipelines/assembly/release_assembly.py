@@ -21,7 +21,7 @@ from registry.progress import Report
 
 @dataclass(frozen=True)
 class AssembledRelease:
-    """A release of which every answer is as its modules give it alone, and which is not yet registered."""
+    """A release that answers as its modules do alone, and what holding it to the live one found; not registered yet."""
 
     manifest: Manifest
     parameters: int
@@ -94,7 +94,7 @@ def verify(
 
     Args:
         against: the release that this one is to replace; what the gates find that compare the two is told, passed or
-            not, and raises nothing.
+            not.
 
     Raises:
         GateFailed: a module answers differently once merged.

@@ -59,10 +59,29 @@ def drawn_metric(
         return lambda rows: _correlations(x[rows], y[rows], only=spec.metric)[spec.metric]
     if spec.type is TaskType.TOKEN_CLASSIFICATION:
         return _drawn_tag_metric(spec, gold, predicted)
+    number = {label: position for position, label in enumerate(spec.labels)}
+    x, y = (np.array([number[label] for label in labels]) for labels in (gold, predicted))
+    metric = _label_metric(spec)
+
+    def of_rows(rows: NDArray[np.integer[Any]]) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of draws that hold one label alone
+            return metric(x[rows], y[rows])
+
+    return of_rows
+
+
+def _label_metric(spec: TaskSpec) -> Callable[[NDArray[np.int64], NDArray[np.int64]], float]:
+    """The task's own metric of label numbers."""
     if spec.metric is Metric.ACCURACY:
-        right = np.array([one == other for one, other in zip(gold, predicted, strict=True)])
-        return lambda rows: float(right[rows].mean())
-    return lambda rows: score(spec, [gold[row] for row in rows], [predicted[row] for row in rows])[spec.metric]
+        return lambda x, y: float((x == y).mean())
+    if spec.metric is Metric.MATTHEWS:
+        return lambda x, y: float(matthews_corrcoef(x, y))
+    if spec.metric is Metric.F1_MACRO:
+        return lambda x, y: float(f1_score(x, y, average="macro", zero_division=0))
+    assert spec.positive_label is not None  # noqa: S101 - its metric is f1
+    positive = [spec.labels.index(spec.positive_label)]
+    return lambda x, y: float(f1_score(x, y, labels=positive, average="macro", zero_division=0))
 
 
 def _drawn_tag_metric(

@@ -375,13 +375,14 @@ class ReleaseMoveRow(Schema):
         CheckConstraint("previous_number = number - 1", name="previous_is_the_one_before"),
         CheckConstraint("(previous_number IS NULL) = (from_state IS NULL)", name="state_before_is_known"),
         CheckConstraint(
-            "from_state IS NULL AND to_state = 'draft'"
+            "from_state IS NULL"
             " OR from_state = 'draft' AND to_state IN ('verified', 'retired')"
             " OR from_state = 'verified' AND to_state IN ('approved', 'retired')"
             " OR from_state = 'approved' AND to_state = 'retired'"
             " OR from_state = to_state AND from_state <> 'retired' AND report IS NOT NULL",
             name="is_legal",
         ),
+        CheckConstraint("from_state IS NOT NULL OR to_state = 'draft'", name="first_is_draft"),
         CheckConstraint("to_state <> 'verified' OR report IS NOT NULL", name="verified_has_report"),
         CheckConstraint("to_state <> 'retired' OR reason IS NOT NULL", name="retired_has_reason"),
     )

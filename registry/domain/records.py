@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -28,6 +28,17 @@ class VersionKind(StrEnum):
 class Team(Plain):
     name: Name
     created_at: datetime
+
+
+class Branching(Protocol):
+    """What of a version says where it may attach."""
+
+    @property
+    def frozen_depth(self) -> int: ...
+    @property
+    def task_layers(self) -> int: ...
+    @property
+    def prefix_digest(self) -> str: ...
 
 
 class NewBackbone(Plain):
@@ -68,6 +79,11 @@ class NewBackbone(Plain):
             embeddings=self.embeddings,
             layers=self.layers[:depth],
         )
+
+    def carries(self, version: Branching) -> bool:
+        """Whether the version may attach: the same P(k), and as many layers as it begins as."""
+        depth = version.frozen_depth
+        return depth + version.task_layers <= self.layer_count and self.prefix_digests[depth] == version.prefix_digest
 
 
 class Backbone(NewBackbone):

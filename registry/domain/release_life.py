@@ -52,6 +52,7 @@ class Channel(Plain):
     takes: Taken
     release: str | None
     """`r<number>` of the one that is live on it; None before the first."""
+    since: datetime | None
     created_at: datetime
     created_by: str
 
@@ -73,6 +74,8 @@ class Placement(Plain):
     to_release: str
     actor: str
     placed_at: datetime
+    repeated: bool = False
+    """Whether it was there already when it was asked for."""
 
 
 def stack_of(placements: Iterable[tuple[PlacementKind, int]]) -> list[int]:

@@ -1,6 +1,6 @@
 """What of a task is behind: its champion against its definition, its data and the backbone; what is live against it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from registry.domain.plain_data import Plain
@@ -27,8 +27,10 @@ class TaskStanding(Plain):
     """Channel -> the version that is live there."""
     behind: tuple[str, ...]
     """Why something is to be done; empty where nothing is."""
+    outdated_on: tuple[Name, ...]
+    """Channels that answer with another version than the champion."""
     run: tuple[str, ...]
-    """The commands that do it."""
+    """The commands that mend the champion; for the channels see `channel_updates`."""
 
 
 def task_standing(
@@ -51,18 +53,31 @@ def task_standing(
     if champion is None and task.version_count:
         run.append(f"trunkline task promote {task.name}/N --alias {alias}")
     elif reasons and not isinstance(data, str):  # training would stop at those files too
-        run.append(f"trunkline search run {task.name}")
-    for channel, number in live.items():
-        if champion is not None and number != champion.version.number:
-            reasons.append(f"{task.name}/{number} is live on {channel}")
-            run.append(f"trunkline release update --channel {channel} --task {task.name}@{alias}")
+        run.append(f"trunkline search run {task.name} --backbone {backbone.name}")
+    number = None if champion is None else champion.version.number
+    outdated = [channel for channel, there in live.items() if number not in (None, there)]
+    reasons += [f"{task.name}/{live[channel]} is live on {channel}" for channel in outdated]
     return TaskStanding(
         task=task.name,
-        champion=None if champion is None else champion.version.number,
+        champion=number,
         live=live,
         behind=tuple(reasons),
+        outdated_on=tuple(outdated),
         run=tuple(run),
     )
+
+
+def channel_updates(found: Sequence[TaskStanding], alias: str) -> list[str]:
+    """One command a channel, for all its tasks at once: releases made one by one of what is live would each hold only
+    their own change."""
+    tasks: dict[str, list[str]] = {}
+    for one in found:
+        for channel in one.outdated_on:
+            tasks.setdefault(channel, []).append(one.task)
+    return [
+        f"trunkline release update --channel {channel} {' '.join(f'--task {task}@{alias}' for task in of_channel)}"
+        for channel, of_channel in sorted(tasks.items())
+    ]
 
 
 def _behind(
@@ -87,11 +102,5 @@ def _behind(
         ]
         if changed:
             yield f"its {' and '.join(changed)} data have changed"
-    if not _fits(version, backbone):
+    if not backbone.carries(version):
         yield f"on backbone {version.backbone}; the newest is {backbone.name}"
-
-
-def _fits(version: Version, backbone: Backbone) -> bool:
-    """Whether the version may attach to the backbone, whatever name that has."""
-    depth = version.frozen_depth
-    return depth <= backbone.layer_count and backbone.prefix_digests[depth] == version.prefix_digest

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from registry.database.schema import ChannelRow, PlacementRow, ReleaseMemberRow, ReleaseRow
@@ -15,8 +15,8 @@ from registry.errors import AlreadyExists, LostRace, NotAllowed, NotFound
 from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_channel, find_task, first_of_its_name
-from registry.services.release_states import lock_release
-from registry.services.releases import get_release
+from registry.services.release_states import refuse_failed
+from registry.services.releases import get_release, lock_release
 
 Expectation = str | Literal["none"] | None
 """What a caller expects to replace: a release by its name, nothing yet, or None for whatever is there."""
@@ -38,7 +38,7 @@ def create_channel(session: Session, name: str, *, takes: Taken, actor: str, at:
         session.add(row)
         session.flush()
     record_event(session, "channel.create", f"channel {name}", actor=actor, at=at, after={"takes": takes})
-    return _record(row, None)
+    return _record(row)
 
 
 def promote_release(
@@ -51,7 +51,7 @@ def promote_release(
 
     Raises:
         UsageError, NotFound: there is no such release or channel.
-        NotAllowed: the release is not in a state that the channel takes.
+        NotAllowed: the release is not in a state that the channel takes, or failed its gates the last time.
         LostRace: another release is live than the caller expected.
     """
     release_row, release = lock_release(session, reference)
@@ -60,8 +60,9 @@ def promote_release(
         last = _last_placement(session, row)
         if not _is_repeated(session, last, PlacementKind.PROMOTE, expect, actor):
             _check_expectation(session, row, expect)
-        return _placement(session, last, row)
+        return _placement(session, last, row).model_copy(update={"repeated": True})
     _check_expectation(session, row, expect)
+    refuse_failed(release)
     _refuse_state(row, release)
     return _place(session, row, PlacementKind.PROMOTE, release_row, actor=actor, at=at)
 
@@ -86,7 +87,7 @@ def revert_channel(
     if row.release_id is not None and expect is not None:
         last = _last_placement(session, row)
         if _is_repeated(session, last, PlacementKind.REVERT, expect, actor):
-            return _placement(session, last, row)
+            return _placement(session, last, row).model_copy(update={"repeated": True})
     _check_expectation(session, row, expect)
     if _stack(session, row) != stack:
         raise LostRace(
@@ -101,15 +102,15 @@ def revert_channel(
 
 def list_channels(session: Session) -> list[Channel]:
     """By name."""
-    query = select(ChannelRow, ReleaseRow.number).outerjoin(ReleaseRow, ReleaseRow.id == ChannelRow.release_id)
-    return [_record(row, number) for row, number in session.execute(query.order_by(ChannelRow.name))]
+    query = _channels().outerjoin(ReleaseRow, ReleaseRow.id == ChannelRow.release_id)
+    return [_record(*row) for row in session.execute(query.order_by(ChannelRow.name))]
 
 
 def get_channel(session: Session, name: str) -> Channel:
     """Raises UsageError or NotFound."""
     row = find_channel(session, name)
-    number = session.scalar(select(ReleaseRow.number).where(ReleaseRow.id == row.release_id))
-    return _record(row, number)
+    query = _channels().outerjoin(ReleaseRow, ReleaseRow.id == ChannelRow.release_id)
+    return _record(*session.execute(query.where(ChannelRow.id == row.id)).one())
 
 
 def live_release(session: Session, channel: str) -> Release:
@@ -124,12 +125,9 @@ def channels_with(session: Session, task: str) -> list[Channel]:
     """The channels whose live release holds a task, by name; raises UsageError or NotFound."""
     owner = find_task(session, task)
     holding = select(ReleaseMemberRow.release_id).where(ReleaseMemberRow.task_id == owner.id)
-    query = (
-        select(ChannelRow, ReleaseRow.number)
-        .join(ReleaseRow, ReleaseRow.id == ChannelRow.release_id)
-        .where(ChannelRow.release_id.in_(holding))
-    )
-    return [_record(row, number) for row, number in session.execute(query.order_by(ChannelRow.name))]
+    query = _channels().join(ReleaseRow, ReleaseRow.id == ChannelRow.release_id)
+    found = session.execute(query.where(ChannelRow.release_id.in_(holding)).order_by(ChannelRow.name))
+    return [_record(*row) for row in found]
 
 
 def history(session: Session, channel: str, *, until: datetime | None = None) -> list[Placement]:
@@ -147,7 +145,7 @@ def _lock_channel(session: Session, name: str) -> ChannelRow:
 
 
 def _refuse_state(row: ChannelRow, release: Release) -> None:
-    if not _record(row, None).accepts(release.state):
+    if not _record(row).accepts(release.state):
         first = {
             ReleaseState.DRAFT: f"`trunkline release verify {release.name}` runs its gates",
             ReleaseState.VERIFIED: f"`trunkline release approve {release.name}` approves it",
@@ -253,12 +251,19 @@ def _placed(one: PlacementRow, row: ChannelRow, numbers: dict[int, int]) -> Plac
     )
 
 
-def _record(row: ChannelRow, number: int | None) -> Channel:
+def _channels() -> Select[ChannelRow, int | None, datetime | None]:
+    """Channels with the number of what is live and since when; the release is to be joined."""
+    since = select(func.max(PlacementRow.placed_at)).where(PlacementRow.channel_id == ChannelRow.id).scalar_subquery()
+    return select(ChannelRow, ReleaseRow.number, since)
+
+
+def _record(row: ChannelRow, number: int | None = None, since: datetime | None = None) -> Channel:
     return Channel.model_validate(
         {
             "name": row.name,
             "takes": row.takes,
             "release": None if number is None else f"r{number}",
+            "since": since,
             "created_at": row.created_at,
             "created_by": row.created_by,
         }

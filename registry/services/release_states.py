@@ -12,7 +12,7 @@ from registry.domain.records import Release
 from registry.domain.release_life import LEGAL_MOVES, ReleaseMove, ReleaseState
 from registry.errors import NotAllowed, UsageError
 from registry.services.release_journal import add_move, moves_of
-from registry.services.releases import get_release
+from registry.services.releases import get_release, lock_release, record_gates
 
 _FIRST = {
     ReleaseState.DRAFT: "run its gates first: `trunkline release verify {name}`",
@@ -22,21 +22,20 @@ _FIRST = {
 
 
 def record_verification(
-    session: Session, reference: str, report: Mapping[str, Any], *, passed: bool, actor: str, at: datetime
+    session: Session, reference: str, report: Mapping[str, Any], *, actor: str, at: datetime
 ) -> Release:
-    """Keeps what the gates found; a draft that passed is verified, every other state stays.
+    """Keeps what the gates found: see `releases.record_gates`.
+
+    Args:
+        report: says under `passed` whether all did.
 
     Raises:
         UsageError, NotFound: there is no such release.
         NotAllowed: it is retired.
     """
     row, release = lock_release(session, reference)
-    if release.state is ReleaseState.RETIRED:
-        raise NotAllowed(f"release {release.name} is retired; {_FIRST[ReleaseState.RETIRED]}")
-    is_first = passed and release.state is ReleaseState.DRAFT
-    state = ReleaseState.VERIFIED if is_first else release.state
-    add_move(session, row, state, report=report, actor=actor, at=at)
-    return get_release(session, release.name)
+    refuse_retired(release)
+    return record_gates(session, row, release, report, actor=actor, at=at)
 
 
 def approve_release(session: Session, reference: str, *, reason: str | None, actor: str, at: datetime) -> Release:
@@ -44,11 +43,12 @@ def approve_release(session: Session, reference: str, *, reason: str | None, act
 
     Raises:
         UsageError, NotFound: there is no such release.
-        NotAllowed: it is a draft, or retired.
+        NotAllowed: it is a draft, retired, or failed its gates the last time.
     """
     row, release = lock_release(session, reference)
     if release.state is ReleaseState.APPROVED:
         return release
+    refuse_failed(release)
     _refuse(release, ReleaseState.APPROVED)
     add_move(session, row, ReleaseState.APPROVED, reason=reason, actor=actor, at=at)
     return get_release(session, release.name)
@@ -81,11 +81,19 @@ def release_moves(session: Session, reference: str) -> list[ReleaseMove]:
     return moves_of(session, session.scalars(select(ReleaseRow.id).where(ReleaseRow.number == int(name[1:]))).one())
 
 
-def lock_release(session: Session, reference: str) -> tuple[ReleaseRow, Release]:
-    """The release, whose state nobody else changes until this transaction ends."""
-    name = get_release(session, reference).name
-    row = session.scalars(select(ReleaseRow).where(ReleaseRow.number == int(name[1:])).with_for_update()).one()
-    return row, get_release(session, name)  # as it is now that it is locked
+def refuse_retired(release: Release) -> None:
+    """Raises NotAllowed."""
+    if release.state is ReleaseState.RETIRED:
+        raise NotAllowed(f"release {release.name} is retired; {_FIRST[ReleaseState.RETIRED]}")
+
+
+def refuse_failed(release: Release) -> None:
+    """Raises NotAllowed where the gates failed when they were last run."""
+    if release.gates is not None and not release.gates.get("passed", True):
+        raise NotAllowed(
+            f"release {release.name} failed its gates the last time: `trunkline release show {release.name}` tells "
+            "which; another selection may pass, or the same with other limits (`trunkline release update`)"
+        )
 
 
 def _refuse(release: Release, wanted: ReleaseState) -> None:

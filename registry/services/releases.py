@@ -1,9 +1,9 @@
 """Releases: what was assembled, from which versions, under which manifest."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -69,15 +69,15 @@ def register_release(session: Session, new: NewRelease, *, actor: str, at: datet
     Raises:
         UsageError: it has no task.
         NotFound: its backbone, a task or a version does not exist.
-        NotAllowed: tasks in it are retired, and not only from a later day on.
+        NotAllowed: tasks in it are retired, and not only from a later day on; or it is a retired release.
     """
     counter = session.scalars(select(CounterRow).where(CounterRow.name == RELEASE_COUNTER).with_for_update()).one()
     session.refresh(counter)
-    if (existing := find_release(session, new.manifest)) is not None:
+    if find_release(session, new.manifest) is not None:
+        row, existing = lock_release(session, new.manifest)
+        refuse_if_release_retired(existing)
         if existing.state is ReleaseState.DRAFT and new.gates is not None:
-            row = session.scalars(select(ReleaseRow).where(ReleaseRow.manifest == new.manifest)).one()
-            add_move(session, row, ReleaseState.VERIFIED, report=new.gates, actor=actor, at=at)
-            return get_release(session, existing.name)
+            return record_gates(session, row, existing, new.gates, actor=actor, at=at)
         return existing
     if not new.tasks:
         raise UsageError("a release needs at least one task")
@@ -134,6 +134,45 @@ def get_release(session: Session, reference: str) -> Release:
     if len(found) > 1:
         raise UsageError(f"{reference} begins the manifests of {', '.join(r.name for r in found)}: write more digits")
     return found[0]
+
+
+def lock_release(session: Session, reference: str) -> tuple[ReleaseRow, Release]:
+    """`get_release`, and nobody else changes its state until this transaction ends.
+
+    Others may still refer to it, as placements do to the release that they replace: with a stronger lock, two
+    promotions in opposite directions would wait for each other.
+    """
+    name = get_release(session, reference).name
+    query = select(ReleaseRow).where(ReleaseRow.number == int(name[1:])).with_for_update(key_share=True)
+    row = session.scalars(query).one()
+    return row, get_release(session, name)  # as it is now that it is locked
+
+
+def record_gates(
+    session: Session, row: ReleaseRow, release: Release, report: Mapping[str, Any], *, actor: str, at: datetime
+) -> Release:
+    """Keeps what the gates found of a locked release; a draft that passed is verified, every other state stays.
+
+    What was found against a live release stands until it is held to one again: a report without such findings takes
+    over those of the last one.
+    """
+    before = release.gates or {}
+    if "findings" in before and "findings" not in report:
+        stands = all(finding["passed"] for finding in before["findings"])
+        report = {**report, "findings": before["findings"], "passed": bool(report["passed"]) and stands}
+    is_verified = bool(report["passed"]) and release.state is ReleaseState.DRAFT
+    state = ReleaseState.VERIFIED if is_verified else release.state
+    add_move(session, row, state, report=report, actor=actor, at=at)
+    return get_release(session, release.name)
+
+
+def refuse_if_release_retired(release: Release | None) -> None:
+    """Raises NotAllowed: the same selection would be the same release again."""
+    if release is not None and release.state is ReleaseState.RETIRED:
+        raise NotAllowed(
+            f"this selection is {release.name}, which is retired: change it "
+            f"(`trunkline release notes {release.name} --since {release.name}` tells why)"
+        )
 
 
 def find_release(session: Session, manifest: str) -> Release | None:

@@ -90,6 +90,14 @@ def test_what_fails_is_told_kept_and_ends_with_code_3(live: Any) -> None:
     assert (kept["state"], kept["gates"]["passed"]) == ("draft", False)
     assert "2 FAILED the last time" in live.done("release", "show", "r2")
     assert live("release", "promote", "r2", *ON).code == 4
+    again = live("release", "verify", "r2")
+    assert (again.code, "r2 failed its gates the last time" in again.err) == (4, True), "what was found stands"
+    assert live("release", "assemble", "--task", "token/1", "--task", "classification/2", "--task", "regression/2",
+                "--json").json["release"]["state"] == "draft"  # fmt: skip
+    assert live("release", "approve", "r2").code == 4
+    assert live("release", "update", *ON, "--task", "token/1", "--tolerance", 100).code == 0
+    assert live("release", "promote", "r2", *ON).code == 0
+    live.done("release", "promote", "r1", *ON)
     assert live(*wanted, "--json").json["passed"] is False
 
 
@@ -121,7 +129,9 @@ def test_another_contract_is_refused_unless_it_is_accepted(live: Any) -> None:
         (("--remove", "nothing"), 2, "r1 does not hold it"),
         (("--task", "token/1", "--remove", "token"), 2, "token is named twice"),
         (("--remove", "token", "--remove", "classification", "--remove", "regression"), 2, "no task would be left"),
-        (("--task", "token/1", "--tolerance", "-1"), 2, "cannot be below 0"),
+        (("--task", "token/1", "--tolerance", "-1"), 2, "must be a number from 0 up"),
+        (("--task", "token/1", "--tolerance", "tokn=1"), 2, "--tolerance: tokn is not changed"),
+        (("--task", "token/1", "--accept-contract", "regression"), 2, "regression is not changed"),
         (("--task", "token/1", "--least-retention", "1.5"), 2, "is a share, from 0 to 1"),
         (("--task", "token/1", "--tolerance", "token=x"), 2, "write TASK=NUMBER"),
     ],
@@ -147,7 +157,7 @@ def test_a_task_with_a_sunset_to_come_may_stay_and_that_is_said(live: Any) -> No
 def test_who_still_uses_a_retired_task_is_told(live: Any) -> None:
     shown = live.done("task", "retire", "token", "--reason", "nobody asks")
     assert "still in r1" in shown
-    assert "live on production in r1: `trunkline release update --remove token` takes it out" in shown
+    assert "live on production in r1: `trunkline release update --channel production --remove token`" in shown
 
 
 def test_a_retired_task_is_named(live: Any) -> None:

@@ -8,7 +8,7 @@ from tests.cli.conftest import assembled
 
 
 def standing(trunkline: Any, task: str, *options: str) -> dict[str, Any]:
-    found: dict[str, Any] = {one["task"]: one for one in trunkline("status", "--json", *options).json}
+    found: dict[str, Any] = {one["task"]: one for one in trunkline("status", "--json", *options).json["tasks"]}
     one: dict[str, Any] = found[task]
     return one
 
@@ -22,6 +22,7 @@ def test_nothing_is_behind_right_after_a_release(trained: Any) -> None:
         "champion": 2,
         "live": {"production": 2},
         "behind": [],
+        "outdated_on": [],
         "run": [],
     }
     assert trained.done("status").endswith("nothing is behind\n")
@@ -31,11 +32,15 @@ def test_a_champion_that_is_not_live_is_updated_in_the_release(trained: Any) -> 
     assembled(trained)
     trained.done("channel", "create", "production", "--takes", "verified")
     trained.done("release", "promote", "r1", "--channel", "production")
-    trained.done("task", "promote", "token/1", "--alias", "champion")
-    one = standing(trained, "token")
-    assert one["behind"] == ["token/2 is live on production"]
-    assert one["run"] == ["trunkline release update --channel production --task token@champion"]
+    for task in ("token", "regression"):
+        trained.done("task", "promote", f"{task}/1", "--alias", "champion")
+    assert standing(trained, "token")["behind"] == ["token/2 is live on production"]
+    (command,) = trained("status", "--json").json["run"]
+    assert command == (
+        "trunkline release update --channel production --task regression@champion --task token@champion"
+    ), "one release for all: of two, the second would undo the first"
     assert "to catch up:\n  trunkline release update" in trained.done("status")
+    assert trained(*command.split()[1:], "--tolerance", 100).code == 0
 
 
 def test_changed_data_another_definition_and_another_backbone_are_told(trained: Any, pin_model: Any) -> None:
@@ -59,12 +64,12 @@ def test_changed_data_another_definition_and_another_backbone_are_told(trained: 
     trained.done("backbone", "pin", "other", pin_model(seed=1).backbone.source)
     one = standing(trained, "classification")
     assert one["behind"] == ["trained for spec revision 1, now 2", "on backbone small; the newest is other"]
-    assert one["run"] == ["trunkline search run classification"]
+    assert one["run"] == ["trunkline search run classification --backbone other"]
 
 
 def test_a_task_without_version_or_champion(trunkline: Any, versions: Any, task_file: Any) -> None:
     trunkline.done("task", "register", task_file("cola"), "--team", "nlu")
-    assert standing(trunkline, "cola", "--no-data")["run"] == ["trunkline search run cola"]
+    assert standing(trunkline, "cola", "--no-data")["run"] == ["trunkline search run cola --backbone small"]
     one = standing(trunkline, "rte", "--no-data")
     assert (one["behind"], one["run"]) == (["no champion"], ["trunkline task promote rte/N --alias champion"])
 

@@ -66,14 +66,16 @@ def test_a_version_that_does_not_fit_does_not_say_which_dev_data_count(make: Mak
     versions = [make(1), make(2, dev_digest="a" * 64, prefix_digest="0" * 64)]
     found = registered_candidates({"rte": spec()}, versions, backbone)
     assert [one.version for one in found.candidates["rte"]] == [1]
-    assert found.left_out == {"rte": {f"trained on other frozen layers than those of {backbone.name}": [2]}}
+    assert found.left_out == {
+        "rte": {f"trained on another backbone than {backbone.name}, up to where it leaves it": [2]}
+    }
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"frozen_depth": 3, "task_layers": 2}, "trained on other frozen layers"),
-        ({"frozen_depth": 9, "task_layers": 1}, "trained on other frozen layers"),
+        ({"frozen_depth": 3, "task_layers": 2}, "trained on another backbone"),
+        ({"frozen_depth": 9, "task_layers": 1}, "trained on another backbone"),
         ({"spec": spec(labels=["yes", "no"])}, "labels than the task has now"),
         ({"metrics": {"f1_macro": 0.5}}, "without a score in accuracy"),
     ],

@@ -137,6 +137,20 @@ def test_populated_tables_go_down_and_up_again(database_url: str, fill: Callable
     assert shown(database_url)[0] == rows[0]
 
 
+def test_what_an_older_program_would_take_for_usable_is_not_taken_down(
+    database_url: str, fill: Callable[[str], None], new_release: Any, change: dict[str, Any]
+) -> None:
+    upgrade(database_url)
+    fill(database_url)
+    database = Database.open(database_url)
+    with database.write() as session:
+        register_release(session, new_release("draft", gates=None), **change)
+    database.close()
+    with pytest.raises(RuntimeError, match="1 releases are drafts or retired"):
+        go_to(database_url, OLDER_REVISIONS[-1])
+    assert schema_state(database_url).revision == LATEST
+
+
 def events_of_the_first_schema(count: int, *, gap: bool) -> list[dict[str, Any]]:
     """Events as the first schema's programs wrote them, with gaps in their ids as PostgreSQL leaves them."""
     at = datetime(2026, 5, 1, 9, 30, 0, 250_000, tzinfo=UTC)

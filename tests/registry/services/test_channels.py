@@ -19,7 +19,7 @@ from registry.services.channels import (
     promote_release,
     revert_channel,
 )
-from registry.services.release_states import approve_release, retire_release
+from registry.services.release_states import approve_release, record_verification, retire_release
 from registry.services.releases import register_release
 from registry.services.versions import register_version
 
@@ -124,11 +124,12 @@ def test_asking_again_after_a_lost_answer_moves_nothing(staged: Database) -> Non
     promoted(staged, 1)
     with staged.write() as session:
         first = promote_release(session, "r2", "staging", expect="r1", actor="ann", at=day(2))
-        assert promote_release(session, "r2", "staging", expect="r1", actor="ann", at=day(3)) == first
+        again = promote_release(session, "r2", "staging", expect="r1", actor="ann", at=day(3))
+        assert (again.repeated, again.model_copy(update={"repeated": False})) == (True, first)
         with pytest.raises(LostRace):
             promote_release(session, "r2", "staging", expect="r1", actor="bob", at=day(3))
         back = revert_channel(session, "staging", expect="r2", actor="ann", at=day(4))
-        assert revert_channel(session, "staging", expect="r2", actor="ann", at=day(5)) == back
+        assert revert_channel(session, "staging", expect="r2", actor="ann", at=day(5)).placed_at == back.placed_at
         assert len(history(session, "staging")) == 3
 
 
@@ -183,3 +184,35 @@ def test_a_channel_is_a_stack_of_promotions(staged: Database, steps: list[int | 
                 stack.pop()
             assert get_channel(session, "staging").release == (f"r{stack[-1]}" if stack else None)
         session.rollback()
+
+
+def test_promotions_in_opposite_directions_do_not_wait_for_each_other(
+    staged: Database, database_url: str, together: Callable[..., list[Any]]
+) -> None:
+    """Each places the release that the other replaces: no lock may be taken in two orders."""
+    with staged.write() as session:
+        create_channel(session, "canary", takes="verified", actor="ann", at=day(0))
+        promote_release(session, "r1", "staging", expect=None, actor="ann", at=day(1))
+        promote_release(session, "r2", "canary", expect=None, actor="ann", at=day(1))
+
+    def swap(process: int) -> None:
+        own = Database.open(database_url)
+        for turn in range(10):
+            with own.write() as session:
+                channel = ("staging", "canary")[process]
+                promote_release(session, f"r{1 + (process + turn + 1) % 2}", channel, expect=None, actor="p", at=day(2))
+        own.close()
+
+    together(2, swap)
+    with staged.read() as session:
+        assert [len(history(session, channel)) for channel in ("staging", "canary")] == [11, 11]
+
+
+def test_a_release_that_failed_its_gates_is_placed_nowhere(staged: Database, change: dict[str, Any]) -> None:
+    promoted(staged, 1, 2)
+    with staged.write() as session:
+        for name in ("r1", "r3"):
+            record_verification(session, name, {"passed": False, "problem": "a blob is damaged"}, **change)
+        with pytest.raises(NotAllowed, match="r3 failed its gates the last time"):
+            promote_release(session, "r3", "staging", expect=None, **change)
+        assert revert_channel(session, "staging", **change).to_release == "r1", "going back is always possible"

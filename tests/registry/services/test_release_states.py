@@ -33,7 +33,7 @@ def test_a_release_goes_from_draft_to_retired_and_its_journal_tells_it(
     drafted: Database, change: dict[str, Any]
 ) -> None:
     with drafted.write() as session:
-        assert record_verification(session, "r1", REPORT, passed=True, **change).gates == REPORT
+        assert record_verification(session, "r1", REPORT, **change).gates == REPORT
         assert approve_release(session, "r1", reason="tried for a week", **change).state is APPROVED
         assert retire_release(session, "r1", reason="superseded", **change).state is RETIRED
         moves = release_moves(session, "r1")
@@ -56,16 +56,41 @@ def test_a_draft_is_not_approved_and_a_retired_release_not_revived(drafted: Data
         with pytest.raises(NotAllowed, match="assemble another one"):
             approve_release(session, "r1", reason=None, **change)
         with pytest.raises(NotAllowed, match="r1 is retired"):
-            record_verification(session, "r1", REPORT, passed=True, **change)
+            record_verification(session, "r1", REPORT, **change)
 
 
 def test_what_failed_is_kept_and_leaves_the_release_where_it_was(drafted: Database, change: dict[str, Any]) -> None:
     failed = {"passed": False, "problem": "a blob is damaged"}
     with drafted.write() as session:
-        assert record_verification(session, "r1", failed, passed=False, **change).state is DRAFT
-        record_verification(session, "r1", REPORT, passed=True, **change)
-        again = record_verification(session, "r1", failed, passed=False, **change)
+        assert record_verification(session, "r1", failed, **change).state is DRAFT
+        record_verification(session, "r1", REPORT, **change)
+        again = record_verification(session, "r1", failed, **change)
     assert (again.state, again.gates) == (VERIFIED, failed)
+
+
+def test_what_was_found_against_a_live_release_stands_until_it_is_held_to_one_again(
+    drafted: Database, new_release: Any, change: dict[str, Any]
+) -> None:
+    worse = {"passed": False, "findings": [{"gate": "regression", "task": "rte", "passed": False}]}
+    better = {"passed": True, "findings": [{"gate": "regression", "task": "rte", "passed": True}]}
+    with drafted.write() as session:
+        record_verification(session, "r1", worse, **change)
+        again = record_verification(session, "r1", REPORT, **change)
+        assert (again.state, again.gates) == (DRAFT, worse)
+        assert register_release(session, new_release(gates=REPORT), **change).state is DRAFT
+        with pytest.raises(NotAllowed, match="r1 failed its gates the last time"):
+            approve_release(session, "r1", reason=None, **change)
+        assert record_verification(session, "r1", better, **change).state is VERIFIED
+        assert record_verification(session, "r1", REPORT, **change).gates == better
+
+
+def test_the_selection_of_a_retired_release_is_refused(
+    drafted: Database, new_release: Any, change: dict[str, Any]
+) -> None:
+    with drafted.write() as session:
+        retire_release(session, "r1", reason="x", **change)
+        with pytest.raises(NotAllowed, match="this selection is r1, which is retired"):
+            register_release(session, new_release(gates=REPORT), **change)
 
 
 def test_assembling_a_draft_again_verifies_it(drafted: Database, new_release: Any, change: dict[str, Any]) -> None:
@@ -77,7 +102,7 @@ def test_assembling_a_draft_again_verifies_it(drafted: Database, new_release: An
 
 def test_doing_it_again_changes_nothing(drafted: Database, change: dict[str, Any]) -> None:
     with drafted.write() as session:
-        record_verification(session, "r1", REPORT, passed=True, **change)
+        record_verification(session, "r1", REPORT, **change)
         for _ in range(2):
             approve_release(session, "r1", reason=None, **change)
         for _ in range(2):
@@ -87,7 +112,7 @@ def test_doing_it_again_changes_nothing(drafted: Database, change: dict[str, Any
 
 def test_what_is_live_is_not_retired(drafted: Database, change: dict[str, Any]) -> None:
     with drafted.write() as session:
-        record_verification(session, "r1", REPORT, passed=True, **change)
+        record_verification(session, "r1", REPORT, **change)
         create_channel(session, "staging", takes="verified", **change)
         promote_release(session, "r1", "staging", expect=None, **change)
         with pytest.raises(NotAllowed, match="r1 is live on staging: promote another one there first"):
