@@ -84,7 +84,7 @@ def _start_full(setting: GlueSetting, task: str, seed: int) -> "subprocess.Popen
     command = [
         sys.executable, str(script), "--model", str(setting.model), "--data", str(setting.data), "--task", task,
         "--frozen", "none", "--seed", str(seed), "--epochs", str(setting.epochs), "--threads", "1",
-        "--out", str(setting.full_file(task, seed)),
+        "--learning-rate", str(setting.full_rate), "--out", str(setting.full_file(task, seed)),
     ]  # fmt: skip
     if setting.limit_rows:
         command += ["--limit-rows", str(setting.limit_rows)]
@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--student-depths", type=number_list, default=number_list("2-11"), help="k'")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--full-seeds", type=int, default=5)
+    parser.add_argument("--full-rate", type=float, default=5e-5, help="learning rate of full fine-tuning")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--student-epochs", type=int, default=10)
     parser.add_argument("--splits", type=int, default=50, help="how often dev is cut in two")
@@ -222,8 +223,8 @@ def main() -> None:
     parts = [part.strip() for part in arguments.parts.split(",")]
     if unknown := sorted(set(parts) - set(PARTS)):
         raise SystemExit(f"unknown parts {', '.join(unknown)}: choose from {', '.join(PARTS)}")
-    names = ("model", "data", "layers", "teacher_layers", "students", "student_depths", "seeds", "full_seeds", "epochs",
-             "student_epochs", "splits", "limit_rows")  # fmt: skip
+    names = ("model", "data", "layers", "teacher_layers", "students", "student_depths", "seeds", "full_seeds",
+             "full_rate", "epochs", "student_epochs", "splits", "limit_rows")  # fmt: skip
     setting = GlueSetting(
         home=Home(arguments.home.resolve()),
         tasks=tuple(task_names(arguments.tasks)),

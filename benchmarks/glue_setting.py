@@ -28,6 +28,8 @@ class GlueSetting:
     epochs: int
     student_epochs: int
     full_seeds: int
+    full_rate: float
+    """Learning rate of full fine-tuning."""
     splits: int
     limit_rows: int | None
     cores: int
@@ -45,4 +47,4 @@ class GlueSetting:
     def full_file(self, task: str, seed: int) -> Path:
         """Where the outcome of one full fine-tuning is kept."""
         name = self.files(task).folder.name
-        return self.home.folder / "full" / f"{name}-{self.epochs}-epochs-{seed}.json"
+        return self.home.folder / "full" / f"{name}-{self.epochs}-epochs-{self.full_rate:g}-{seed}.json"

@@ -280,6 +280,7 @@ def main() -> None:
     parser.add_argument("--frozen", default="none", help="frozen layers, or none: everything is trained")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, help="default: as `trunkline train` takes it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--limit-rows", type=int)
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
@@ -304,6 +305,7 @@ def main() -> None:
             hidden_size=hidden_size,
             precision=best_precision(torch.device("cpu")),
             epochs=arguments.epochs,
+            learning_rate=arguments.learning_rate,
         ),
         seed=arguments.seed,
         frozen=None if arguments.frozen == "none" else int(arguments.frozen),

@@ -366,9 +366,16 @@ def print_release(release: Release, manifest: Manifest, *, as_json: bool) -> Non
             ("gates", _gates_line(release)),
         ]
     )
+    for finding in _failed(release):
+        of_task = f" of {finding['task']}" if finding["task"] else ""
+        print_line(f"  {finding['gate']}{of_task}: {finding['words']}")
     print_line("")
     for line in release_drawing.draw(manifest):
         print_line(line)
+
+
+def _failed(release: Release) -> list[Mapping[str, Any]]:
+    return [finding for finding in (release.gates or {}).get("findings", []) if not finding["passed"]]
 
 
 def _gates_line(release: Release) -> str:
@@ -378,8 +385,7 @@ def _gates_line(release: Release) -> str:
     if "problem" in release.gates:
         return f"FAILED the last time: {release.gates['problem']}"
     if not release.gates.get("passed", True):
-        findings = [finding for finding in release.gates["findings"] if not finding["passed"]]
-        return f"{len(findings)} FAILED the last time: `trunkline release show {release.name} --json` tells which"
+        return f"{len(_failed(release))} FAILED the last time"
     return _parity_words(release.gates)
 
 

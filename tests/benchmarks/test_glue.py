@@ -37,6 +37,7 @@ def setting() -> GlueSetting:
         epochs=5,
         student_epochs=10,
         full_seeds=2,
+        full_rate=5e-5,
         splits=2,
         limit_rows=None,
         cores=1,

@@ -88,7 +88,9 @@ def test_what_fails_is_told_kept_and_ends_with_code_3(live: Any) -> None:
     assert "more than 5" in failed.out
     kept = live("release", "show", "r2", "--json").json["release"]
     assert (kept["state"], kept["gates"]["passed"]) == ("draft", False)
-    assert "2 FAILED the last time" in live.done("release", "show", "r2")
+    shown = live.done("release", "show", "r2")
+    assert "2 FAILED the last time" in shown
+    assert "\n  budget: 7 layers (+2): more than 5\n" in shown
     assert live("release", "promote", "r2", *ON).code == 4
     again = live("release", "verify", "r2")
     assert (again.code, "r2 failed its gates the last time" in again.err) == (4, True), "what was found stands"
