@@ -9,7 +9,7 @@ import typer
 
 from cli.application import AsJson, Context, example
 from cli.number_lists import numbers_of
-from cli.plan_options import pinned_versions, refuse_together, task_changes
+from cli.plan_options import pinned_versions, refuse_together, task_changes, task_weights
 from cli.plan_source import PlanSource, read_candidates, registered_source
 from cli.plan_svg import frontier_svg
 from cli.plan_tables import (
@@ -95,6 +95,71 @@ def plan(
     version of the active tasks that fits the backbone; a task's scores are compared on the same dev data only.
     """
     context: Context = ctx.obj
+    _refuse_misfits(
+        min_gain=min_gain,
+        budget=budget,
+        frontier=frontier,
+        weights=weights,
+        what_if=what_if,
+        lock=lock,
+        svg=svg,
+        only_registered={"--backbone": backbone, "--length": length, "--lock": lock} if candidates else {},
+    )
+
+    from pipelines import planning
+
+    source = read_candidates(context.cwd / candidates) if candidates else _read_registry(context, backbone)
+    for note in left_out_notes(source):
+        print_note(note)
+    added, removed = task_changes(what_if, among=source.candidates.keys())
+    tasks = planning.restricted(
+        source.candidates,
+        floors=numbers_of(floors, "--floor"),
+        pins=pinned_versions(context, pins, from_file=candidates is not None),
+        excluded=[check_name("task", task.strip()) for task in excluded.split(",")] if excluded else (),
+    )
+    if gone := sorted((added | removed) - tasks.keys()):
+        raise UsageError(f"--what-if: {', '.join(gone)} is excluded")
+    weighing = task_weights(weights, among=tasks.keys())
+
+    def chosen(among: "Candidates") -> "Plan":
+        if budget is not None:
+            return planning.plan_by_budget(among, budget=budget, weights=weighing)
+        assert min_gain is not None  # noqa: S101 - one of the two was given
+        return planning.plan_by_gain(among, least_gain=min_gain)
+
+    costs_of = _costs_of(source, length)
+    if frontier:
+        _show_frontier(
+            source,
+            tasks,
+            weighing,
+            None if svg is None else context.cwd / svg,
+            as_json=as_json,
+        )
+    elif what_if is not None:
+        before, after = (chosen(_without(tasks, names)) for names in (added, removed))
+        _show_what_if(before, after, costs_of, as_json=as_json)
+    else:
+        found = chosen(tasks)
+        if lock is not None:
+            assert source.backbone is not None  # noqa: S101 - --lock goes with the registry
+            _write_lock(context.cwd / lock, found, source.backbone.name)
+        _show(found, costs_of(found), as_json=as_json)
+
+
+def _refuse_misfits(
+    *,
+    min_gain: float | None,
+    budget: int | None,
+    frontier: bool,
+    weights: str | None,
+    what_if: str | None,
+    lock: Path | None,
+    svg: Path | None,
+    only_registered: Mapping[str, object | None],
+) -> None:
+    """Options that contradict each other; `only_registered`: those that a file of candidates leaves no room for."""
     if [min_gain is not None, budget is not None, frontier].count(True) != 1:
         raise UsageError("give one of --min-gain, --budget and --frontier")
     if min_gain is not None and not min_gain < float("inf"):
@@ -102,56 +167,12 @@ def plan(
     if min_gain is not None and weights is not None:
         raise UsageError("--weights: the rule of --min-gain looks at each task alone; weights go with --budget")
     refuse_together(
-        ("--candidates", candidates is not None, {"--backbone": backbone, "--length": length, "--lock": lock}),
+        ("--candidates", bool(only_registered), only_registered),
         ("--frontier", frontier, {"--what-if": what_if, "--lock": lock}),
         ("--what-if", what_if is not None, {"--lock": lock}),
     )
     if svg is not None and not frontier:
         raise UsageError("--svg: draws what --frontier finds")
-
-    from pipelines import planning
-
-    source = read_candidates(context.cwd / candidates) if candidates else _read_registry(context, backbone)
-    for note in left_out_notes(source):
-        print_note(note)
-    added, removed = task_changes(what_if)
-    left_out = [check_name("task", task.strip()) for task in excluded.split(",")] if excluded else []
-    if unknown := sorted((added | removed) - source.candidates.keys()):
-        raise UsageError(f"--what-if: there is no task {', '.join(unknown)}")
-    if both := sorted((added | removed) & set(left_out)):
-        raise UsageError(f"--what-if: {', '.join(both)} is excluded")
-    weighing = numbers_of(weights, "--weights")
-    floor_of, pin_of = numbers_of(floors, "--floor"), pinned_versions(context, pins, from_file=candidates is not None)
-    everything = planning.restricted(source.candidates, floors=floor_of, pins=pin_of, excluded=left_out)
-    if unknown := sorted(weighing.keys() - everything.keys()):
-        raise UsageError(f"--weights: there is no task {', '.join(unknown)}")
-    if any(weight <= 0 for weight in weighing.values()):
-        raise UsageError("--weights: must be above 0; --exclude leaves a task out")
-
-    def chosen(tasks: "Candidates") -> "Plan":
-        if budget is not None:
-            return planning.plan_by_budget(tasks, budget=budget, weights=weighing)
-        assert min_gain is not None  # noqa: S101 - one of the two was given
-        return planning.plan_by_gain(tasks, least_gain=min_gain)
-
-    costs_of = _costs_of(source, length)
-    if frontier:
-        _show_frontier(
-            source,
-            everything,
-            weighing,
-            None if svg is None else context.cwd / svg,
-            as_json=as_json,
-        )
-    elif what_if is not None:
-        before, after = (chosen(_without(everything, tasks)) for tasks in (added, removed))
-        _show_what_if(before, after, costs_of, as_json=as_json)
-    else:
-        found = chosen(everything)
-        if lock is not None:
-            assert source.backbone is not None  # noqa: S101 - --lock goes with the registry
-            _write_lock(context.cwd / lock, found, source.backbone.name)
-        _show(found, costs_of(found), as_json=as_json)
 
 
 def _read_registry(context: Context, backbone: str | None) -> PlanSource:

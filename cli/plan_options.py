@@ -1,8 +1,9 @@
 """From what `plan` is asked on the command line to numbers, versions and tasks; each wrong part refused by name."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from cli.application import Context
+from cli.number_lists import numbers_of
 from registry.domain.references import AliasReference, VersionReference, check_name, parse_reference
 from registry.errors import UsageError
 from registry.services import versions
@@ -15,7 +16,7 @@ def refuse_together(*rules: tuple[str, bool, Mapping[str, object | None]]) -> No
             raise UsageError(f"{', '.join(given)}: does not go with {option}")
 
 
-def task_changes(text: str | None) -> tuple[set[str], set[str]]:
+def task_changes(text: str | None, *, among: Collection[str]) -> tuple[set[str], set[str]]:
     """Tasks that come and tasks that go: "+sst,-rte" -> ({"sst"}, {"rte"})."""
     added: set[str] = set()
     removed: set[str] = set()
@@ -26,7 +27,18 @@ def task_changes(text: str | None) -> tuple[set[str], set[str]]:
         (added if sign == "+" else removed).add(check_name("task", task))
     if twice := sorted(added & removed):
         raise UsageError(f"--what-if: {', '.join(twice)} cannot both come and go")
+    if unknown := sorted((added | removed) - set(among)):
+        raise UsageError(f"--what-if: there is no task {', '.join(unknown)} to choose versions of")
     return added, removed
+
+
+def task_weights(text: str | None, *, among: Collection[str]) -> dict[str, float]:
+    weights = numbers_of(text, "--weights")
+    if unknown := sorted(weights.keys() - set(among)):
+        raise UsageError(f"--weights: there is no task {', '.join(unknown)}")
+    if any(weight <= 0 for weight in weights.values()):
+        raise UsageError("--weights: must be above 0; --exclude leaves a task out")
+    return weights
 
 
 def pinned_versions(context: Context, text: str | None, *, from_file: bool) -> dict[str, int]:
