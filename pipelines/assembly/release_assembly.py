@@ -47,10 +47,6 @@ class AssembledRelease:
             **({"findings": [finding.model_dump(mode="json") for finding in self.findings]} if self.findings else {}),
         }
 
-    def to_release(self, store: ArtifactStore) -> NewRelease:
-        """Puts the manifest into the store and returns the row that refers to it."""
-        return new_release(self.manifest, store, gates=self.gates)
-
 
 def new_release(manifest: Manifest, store: ArtifactStore, *, gates: Mapping[str, Any] | None) -> NewRelease:
     """Puts the manifest into the store and returns the row that refers to it, without gates: a draft's."""
@@ -62,16 +58,6 @@ def new_release(manifest: Manifest, store: ArtifactStore, *, gates: Mapping[str,
         layer_count=manifest.layers_in_use,
         gates=gates,
     )
-
-
-def assemble(
-    backbone: Backbone, members: Sequence[Member], *, store: ArtifactStore, report: Report
-) -> AssembledRelease:
-    """Builds the merged model of the selected versions and proves that it answers as each module does alone.
-
-    Raises: what `draft` and `verify` raise.
-    """
-    return verify(draft(backbone, members), store=store, report=report)
 
 
 def draft(backbone: Backbone, members: Sequence[Member]) -> Manifest:

@@ -16,7 +16,6 @@ from registry.services.releases import get_release, lock_release, record_gates
 
 _FIRST = {
     ReleaseState.DRAFT: "run its gates first: `trunkline release verify {name}`",
-    ReleaseState.VERIFIED: "approve it first: `trunkline release approve {name}`",
     ReleaseState.RETIRED: "a retired release stays retired: assemble another one",
 }
 

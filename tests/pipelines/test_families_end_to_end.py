@@ -6,7 +6,7 @@ from safetensors.torch import load
 
 from modeling.backbone import load_text_encoder
 from modeling.task_module import load_task_module
-from pipelines.assembly.release_assembly import assemble
+from pipelines.assembly.release_assembly import draft, new_release, verify
 from pipelines.training.recipes import Distillation, Recipe
 from pipelines.training.trial_run import open_trial
 from registry.domain.records import Backbone, Member
@@ -52,12 +52,12 @@ def test_texts_pairs_and_words_are_released_together_and_answered(family, train)
         train("regression", frozen_depth=2, task_layers=1)[0],
         train("token_classification", frozen_depth=0, task_layers=1)[0],
     ]
-    assembled = assemble(members[0].trained_on, members, store=family.store, report=silent)
+    assembled = verify(draft(members[0].trained_on, members), store=family.store, report=silent)
     assert assembled.manifest.trunk.depth == 2
     for findings in assembled.parity.values():
         assert findings["mixed"].passed
         assert findings["mixed"].largest_difference < 1e-4
-    release = load_release(assembled.to_release(family.store).manifest, family.store)
+    release = load_release(new_release(assembled.manifest, family.store, gates=assembled.gates).manifest, family.store)
     text = "anna visited new york"
     single, pair = release.predict([Text(text), Text("bob saw a hat", "the world")])
     assert set(single.answers) == {"classification", "token-classification"}
@@ -69,8 +69,8 @@ def test_texts_pairs_and_words_are_released_together_and_answered(family, train)
 @pytest.mark.parametrize("family", OTHERS, indirect=True)
 def test_a_release_answers_as_transformers_model_with_the_modules_layers_would(family, train):
     member, _ = train("classification", frozen_depth=2, task_layers=1)
-    assembled = assemble(member.trained_on, [member], store=family.store, report=silent)
-    release = load_release(assembled.to_release(family.store).manifest, family.store)
+    assembled = verify(draft(member.trained_on, [member]), store=family.store, report=silent)
+    release = load_release(new_release(assembled.manifest, family.store, gates=assembled.gates).manifest, family.store)
     texts = [("she liked york", None), ("a hat", None)]
     encoder = load_text_encoder(family.backbone, family.store)
     module = load_task_module(

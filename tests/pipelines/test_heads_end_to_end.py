@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from pipelines.assembly.release_assembly import assemble
+from pipelines.assembly.release_assembly import draft, new_release, verify
 from pipelines.importing import evaluate_module, read_module
 from pipelines.training.recipes import Distillation
 from registry.domain.manifests import HeadConfig
@@ -58,14 +58,14 @@ def test_every_head_is_released_with_others_and_answers_as_it_did_alone(
     kind = trial.spec.type.value
     other = make_trial(kind, frozen_depth=1, task_layers=1)
     members = [Member(version=as_version(run(one)), spec=one.spec, trained_on=backbone) for one in (trial, other)]
-    assembled = assemble(backbone, members, store=pinned.store, report=silent)
+    assembled = verify(draft(backbone, members), store=pinned.store, report=silent)
     assert assembled.parity["its"]["mixed"].largest_difference < 1e-4
-    release = load_release(assembled.to_release(pinned.store).manifest, pinned.store)
+    release = load_release(new_release(assembled.manifest, pinned.store, gates=assembled.gates).manifest, pinned.store)
     text = Text("anna saw new york", "the world" if kind == "regression" else None)
     (prediction,) = release.predict([text])
     assert set(prediction.answers) == {"its", other.spec.task}
-    alone = assemble(backbone, members[:1], store=pinned.store, report=silent)
-    only = load_release(alone.to_release(pinned.store).manifest, pinned.store)
+    alone = verify(draft(backbone, members[:1]), store=pinned.store, report=silent)
+    only = load_release(new_release(alone.manifest, pinned.store, gates=alone.gates).manifest, pinned.store)
     together, by_itself = release.outputs([text])["its"][0], only.outputs([text])["its"][0]
     torch.testing.assert_close(together, by_itself, atol=1e-5, rtol=0)
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipelines.assembly.release_assembly import assemble, build_manifest
+from pipelines.assembly.release_assembly import build_manifest, draft, new_release, verify
 from registry.domain.golden_examples import parse_golden_examples
 from registry.domain.manifests import parse_manifest
 from registry.domain.records import Backbone, Member
@@ -22,7 +22,7 @@ def members(make_trial, run, as_version, backbone):
 
 
 def test_a_release_holds_every_branch_on_a_trunk_as_deep_as_needed(members, backbone, pinned):
-    assembled = assemble(backbone, members, store=pinned.store, report=silent)
+    assembled = verify(draft(backbone, members), store=pinned.store, report=silent)
     manifest = assembled.manifest
     assert manifest.trunk.depth == 3
     assert manifest.layers_in_use == 3 + 2 + 2 + 1
@@ -34,10 +34,10 @@ def test_a_release_holds_every_branch_on_a_trunk_as_deep_as_needed(members, back
 
 
 def test_the_same_selection_gives_the_same_manifest_in_any_order(members, backbone, pinned):
-    first = assemble(backbone, members, store=pinned.store, report=silent)
-    second = assemble(backbone, members[::-1], store=pinned.store, report=silent)
+    first = verify(draft(backbone, members), store=pinned.store, report=silent)
+    second = verify(draft(backbone, members[::-1]), store=pinned.store, report=silent)
     assert first.manifest.digest() == second.manifest.digest()
-    release = first.to_release(pinned.store)
+    release = new_release(first.manifest, pinned.store, gates=first.gates)
     assert release.manifest == first.manifest.digest()
     assert parse_manifest(pinned.store.read(release.manifest), "it") == first.manifest
 
@@ -56,7 +56,7 @@ def test_a_module_of_other_frozen_layers_is_refused_naming_what_differs(members,
     changed = pin_model(seed=1)
     other = Backbone(**changed.backbone.model_dump(), created_at=backbone.created_at)
     with pytest.raises(GateFailed) as refused:
-        assemble(other, members, store=pinned.store, report=silent)
+        verify(draft(other, members), store=pinned.store, report=silent)
     assert "classification/1 is bound to P(2)" in str(refused.value)
     assert "they differ in embeddings" in str(refused.value)
 
@@ -67,7 +67,7 @@ def test_the_error_names_the_first_layer_that_differs(members, backbone, pinned)
     prefixes = (*backbone.prefix_digests[:2], *("1" * 64 for _ in range(3)))
     other = backbone.model_copy(update={"layer_digests": tuple(digests), "prefix_digests": prefixes})
     with pytest.raises(GateFailed, match="they differ in layer 2"):
-        assemble(other, members, store=pinned.store, report=silent)
+        verify(draft(other, members), store=pinned.store, report=silent)
     one_layer_deep = [member for member in members if member.version.frozen_depth == 1]
     assert build_manifest(other, one_layer_deep).trunk.depth == 1, "P(1) is the same: this module may attach"
 
@@ -81,7 +81,7 @@ def test_a_module_that_answers_differently_fails_the_parity_gate(members, backbo
     version = member.version.model_copy(update={"golden": pinned.store.put(changed.to_bytes())})
     forged = Member(version=version, spec=member.spec, trained_on=backbone)
     with pytest.raises(GateFailed, match=r"classification/1, (one task|mixed): outputs differ by up to 0\.0"):
-        assemble(backbone, [forged, *members[1:]], store=pinned.store, report=silent)
+        verify(draft(backbone, [forged, *members[1:]]), store=pinned.store, report=silent)
 
 
 def test_a_module_of_the_wrong_shape_is_refused_naming_its_tensors(members, backbone, pinned):
@@ -89,7 +89,11 @@ def test_a_module_of_the_wrong_shape_is_refused_naming_its_tensors(members, back
     spec = members[0].spec.model_copy(update={"labels": ("a", "b", "c")})
     version = members[0].version.model_copy(update={"head": head})
     with pytest.raises(InvalidWeights, match=r"classification/1.*head\.linear\.(weight|bias) has shape"):
-        assemble(backbone, [Member(version=version, spec=spec, trained_on=backbone)], store=pinned.store, report=silent)
+        verify(
+            draft(backbone, [Member(version=version, spec=spec, trained_on=backbone)]),
+            store=pinned.store,
+            report=silent,
+        )
 
 
 def test_a_flipped_bit_in_a_module_is_found(members, backbone, pinned):
@@ -99,19 +103,19 @@ def test_a_flipped_bit_in_a_module_is_found(members, backbone, pinned):
     path.chmod(0o644)
     path.write_bytes(content)
     with pytest.raises(ArtifactDamaged, match="classification/1"):
-        assemble(backbone, members, store=pinned.store, report=silent)
+        verify(draft(backbone, members), store=pinned.store, report=silent)
     content[-1] ^= 1
     path.write_bytes(content)
 
 
 def test_nothing_selected_is_refused(backbone, pinned):
     with pytest.raises(UsageError, match="no version is selected"):
-        assemble(backbone, [], store=pinned.store, report=silent)
+        verify(draft(backbone, []), store=pinned.store, report=silent)
 
 
 def test_what_the_gates_found_is_stored_with_the_release_and_not_in_the_manifest(members, backbone, pinned):
-    assembled = assemble(backbone, members, store=pinned.store, report=silent)
-    release = assembled.to_release(pinned.store)
+    assembled = verify(draft(backbone, members), store=pinned.store, report=silent)
+    release = new_release(assembled.manifest, pinned.store, gates=assembled.gates)
     assert json.loads(json.dumps(dict(release.gates)))["parity"]["regression"]["mixed"]["passed"] is True
     assert release.gates["accounting"]["parameters"] == assembled.parameters
     assert b"parity" not in pinned.store.read(release.manifest)
