@@ -1,5 +1,6 @@
 """`train` and `distil`: read the task in one short transaction, run a trial, register what it leaves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -101,7 +102,7 @@ def train(
         run=RunOptions(seed, recipe, learning_rate, epochs, precision, device),
         distillation=None,
     )
-    _run_and_register(context, trial, device, as_json=as_json)
+    _run_and_show(context, trial, device, as_json=as_json)
 
 
 @app.command(epilog=example("trunkline distil rte/3 --layers 1", "trunkline distil rte@champion --layers 2 --depth 8"))
@@ -163,7 +164,7 @@ def distil(
             temperature=temperature, soft_weight=soft_weight, hidden_weight=hidden_weight, initialisation=init
         ),
     )
-    _run_and_register(context, trial, device, as_json=as_json)
+    _run_and_show(context, trial, device, as_json=as_json)
 
 
 def _only_backbone(pinned: list[Backbone]) -> Backbone:
@@ -242,21 +243,39 @@ def _trial(
     )
 
 
-def _run_and_register(context: Context, trial: "Trial", device: str, *, as_json: bool) -> None:
+def _run_and_show(context: Context, trial: "Trial", device: str, *, as_json: bool) -> None:
+    version = run_trial(context, trial, device, for_another="choose another --seed for another run")
+    _print_version(version, trial, as_json=as_json)
+
+
+def run_trial(
+    context: Context, trial: "Trial", device: str, *, depths: Sequence[int] = (), for_another: str = ""
+) -> Version:
+    """Runs a trial and registers the version that it makes; one that has been run before gives the version that exists.
+
+    Args:
+        depths: frozen depths that other trials on the same data will ask for.
+        for_another: what to do where another run than the one that exists was wanted.
+    Raises:
+        Conflict: another process is running this very trial.
+        TrainingFailed, StorageError: as `TrialRun.run`.
+    """
     from pipelines.training.trial_run import open_trial
 
     reached("train.data-read")
-    with open_trial(trial, context.settings.home, cache_bytes=context.settings.activation_cache_bytes) as held:
+    limit = context.settings.activation_cache_bytes
+    with open_trial(trial, context.settings.home, depths=depths, cache_bytes=limit) as held:
         with context.database.read() as session:
             version = versions.find_trial(session, trial.spec.task, trial.key)
         if version is None:
             version = _register(context, held, device)
         else:
-            print_note(f"this trial has been run before: {version.reference}; choose another --seed for another run")
+            hint = f"; {for_another}" if for_another else ""
+            print_note(f"this trial has been run before: {version.reference}{hint}")
             _mend(context, held, version, device)
         held.forget()
     reached("train.trial-forgotten")
-    _print_version(version, trial, as_json=as_json)
+    return version
 
 
 def _register(context: Context, held: "TrialRun", device: str) -> Version:
