@@ -4,7 +4,7 @@ A trial is held under a lease while somebody runs it. A lease that ran out may b
 the state that it saved, or, elsewhere, from the beginning.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from registry.domain.searches import (
     state_between_runs,
 )
 from registry.fault_points import reached
-from registry.services.lookups import find_task, lock_task
+from registry.services.lookups import find_task, lock_task, wanted_pairs
 
 
 def ask_for(session: Session, search: Search, planned: Sequence[PlannedTrial]) -> None:
@@ -158,6 +158,19 @@ def keys_wanted_elsewhere(session: Session, search: Search) -> set[str]:
         .where(SearchRow.task_id == task.id, SearchRow.number != search.number, SearchRow.state == SearchState.RUNNING)
     )
     return set(session.scalars(query))
+
+
+def seconds_spent(session: Session, found: Collection[Version]) -> dict[tuple[str, int], float]:
+    """(task, number) -> how long its trial took in all, of those that a search ran: nothing else keeps the time."""
+    if not found:
+        return {}
+    wanted = wanted_pairs({(version.task, version.number) for version in found})
+    query = (
+        select(TaskRow.name, TrialRow.version_number, TrialRow.seconds)
+        .join(TaskRow, TaskRow.id == TrialRow.task_id)
+        .join(wanted, (wanted.c.first == TaskRow.name) & (wanted.c.second == TrialRow.version_number))
+    )
+    return {(task, number): seconds for task, number, seconds in session.execute(query) if number is not None}
 
 
 def trials_of(session: Session, search_id: int) -> list[LedgerTrial]:

@@ -369,6 +369,16 @@ def test_a_trial_is_finished_once(ledger: Ledger) -> None:
     assert ledger["a"] == before
 
 
+def test_only_of_a_version_that_a_search_made_the_time_is_known(ledger: Ledger) -> None:
+    ledger.ask_for("a", "b")
+    ledger.claim("a")
+    ledger.give_back("a")  # 5 seconds
+    searched, trained = ledger.finish("a"), ledger.register("c")  # 10 seconds
+    with ledger.database.read() as session:
+        assert trials.seconds_spent(session, [searched, trained]) == {("rte", searched.number): 15.0}
+        assert trials.seconds_spent(session, []) == {}
+
+
 def test_the_seconds_of_every_attempt_are_added_up_and_passes_and_curve_are_of_the_whole_trial(ledger: Ledger) -> None:
     ledger.ask_for("a")
     for step in (
