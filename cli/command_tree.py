@@ -11,6 +11,7 @@ from typer.main import get_command
 from cli import (
     aliases,
     audit,
+    backbone_migration,
     backbones,
     channels,
     database,
@@ -34,6 +35,7 @@ from cli.application import app
 Command: TypeAlias = TyperCommand | TyperGroup
 
 app.add_typer(teams.app, name="team")
+backbones.app.add_typer(backbone_migration.app)
 app.add_typer(backbones.app, name="backbone")
 tasks.app.add_typer(aliases.app)
 app.add_typer(tasks.app, name="task")

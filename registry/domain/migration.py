@@ -65,6 +65,43 @@ class TaskMigration(Plain):
     """In the order in which they run: the teacher first, then its student."""
 
 
+class Replacement(Plain):
+    """The version that came of it, beside the one in use."""
+
+    number: int
+    metric: str
+    """Of the task's current definition."""
+    score: float | None
+    """Of the version in use; None where it was not scored by this metric."""
+    new_score: float
+    not_compared: str
+    """Why the two scores say nothing about each other; empty where they can be subtracted."""
+
+    @property
+    def gain(self) -> float | None:
+        if self.score is None or self.not_compared:
+            return None
+        return self.new_score - self.score
+
+
+def replacement(task: Task, in_use: Lineage, made: Version) -> Replacement:
+    """What a task gained or lost. Only scores of one definition on the same dev data are compared."""
+    was, metric = in_use.version, task.spec.metric
+    if was.dev_digest != made.dev_digest:
+        not_compared = "other dev data"
+    elif in_use.spec.meaning_digest() != task.spec.meaning_digest():
+        not_compared = "another definition"
+    else:
+        not_compared = ""
+    return Replacement(
+        number=made.number,
+        metric=metric,
+        score=was.metrics.get(metric),
+        new_score=made.metrics[metric],
+        not_compared=not_compared,
+    )
+
+
 def task_migration(
     task: Task,
     in_use: Lineage | None,
