@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from cli.rendering import MOST_ROWS, print_line, print_note, print_warning
-from cli.settings import Settings, doubts
+from cli.settings import Settings, doubts, located_root
 from registry.artifacts.store import ArtifactStore, open_store
 from registry.database.backend import sqlite_file
 from registry.database.engine import Database
@@ -95,8 +95,14 @@ class Context:
 
     @functools.cached_property
     def store(self) -> ArtifactStore:
-        settings = self.settings
-        return open_store(settings.artifact_root, cache=settings.blob_cache, cache_bytes=settings.blob_cache_bytes)
+        return self._store_at(self.settings.artifact_root)
+
+    def other_store(self, root: str, said_by: str) -> ArtifactStore:
+        """The store at another artifact root, a folder or an s3:// URL, that an argument (`said_by`) names."""
+        return self._store_at(located_root(root, self.cwd, said_by))
+
+    def _store_at(self, root: str) -> ArtifactStore:
+        return open_store(root, cache=self.settings.blob_cache, cache_bytes=self.settings.blob_cache_bytes)
 
     def close(self) -> None:
         if "database" in vars(self):

@@ -13,6 +13,7 @@ from cli import (
     audit,
     backbone_migration,
     backbones,
+    cards,
     channels,
     database,
     housekeeping,
@@ -20,6 +21,7 @@ from cli import (
     prediction,
     release_diff,
     release_life,
+    release_transfer,
     release_update,
     releases,
     searches,
@@ -38,6 +40,7 @@ app.add_typer(teams.app, name="team")
 backbones.app.add_typer(backbone_migration.app)
 app.add_typer(backbones.app, name="backbone")
 tasks.app.add_typer(aliases.app)
+tasks.app.add_typer(cards.of_tasks)
 app.add_typer(tasks.app, name="task")
 app.add_typer(training.app)
 app.add_typer(searches.app, name="search")
@@ -47,6 +50,8 @@ app.add_typer(plan.app)
 releases.app.add_typer(release_life.app)
 releases.app.add_typer(release_update.app)
 releases.app.add_typer(release_diff.app)
+releases.app.add_typer(release_transfer.app)
+releases.app.add_typer(cards.of_releases)
 app.add_typer(releases.app, name="release")
 app.add_typer(channels.app, name="channel")
 app.add_typer(status.app)

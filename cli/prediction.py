@@ -9,6 +9,7 @@ import typer
 
 from cli.application import Context, example
 from cli.rendering import print_line, print_table, print_warning
+from registry.artifacts.store import ArtifactStore, is_digest
 from registry.errors import InvalidInput, UsageError
 from registry.services import releases
 
@@ -24,6 +25,7 @@ app = typer.Typer()
         'trunkline predict r1 "Shares in Boeing fell on Monday."',
         "trunkline predict latest --tasks rte --pair 'It rained.' 'The streets were wet all day.'",
         "trunkline predict r1 --input texts.jsonl --json",
+        "trunkline predict --from /srv/releases $DIGEST 'Shares in Boeing fell on Monday.'",
     )
 )
 def predict(
@@ -44,6 +46,14 @@ def predict(
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these tasks. [default: all that can read it]")
     ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ROOT",
+            help="Read it from this artifact root, by the whole digest of its manifest; no registry is asked.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines: one object a text.")] = False,
 ) -> None:
     """Answer every task of a release, or some, in one pass over each text."""
@@ -52,13 +62,12 @@ def predict(
     if wanted == []:
         raise UsageError("--tasks names no task; leave it out for all")
     texts = _asked_texts(text, pair, input_file, context.cwd)
-    with context.database.read() as session:
-        manifest = releases.get_release(session, release).manifest
+    manifest, store = _found(context, release, root)
 
     from serving.loaded_release import Text, load_release
 
     asked = [Text(*one) for one in texts]
-    loaded = load_release(manifest, context.store)
+    loaded = load_release(manifest, store)
     for number, (one, prediction) in enumerate(zip(asked, loaded.predict(asked, wanted), strict=True), 1):
         if as_json:
             _print_json_line(one, prediction)
@@ -68,6 +77,16 @@ def predict(
         if prediction.truncated:
             tokens = loaded.manifest.trunk.max_length
             print_warning(f"text {number} is longer than {tokens} tokens: its end was not read")
+
+
+def _found(context: Context, release: str, root: str | None) -> tuple[str, ArtifactStore]:
+    """The manifest's digest, and the store to read it from."""
+    if root is None:
+        with context.database.read() as session:
+            return releases.get_release(session, release).manifest, context.store
+    if not is_digest(release):
+        raise UsageError(f"{release}: with --from, name the release by the whole digest of its manifest")
+    return release, context.other_store(root, "--from")
 
 
 def _asked_texts(

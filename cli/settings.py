@@ -108,10 +108,19 @@ def _home(environ: Mapping[str, str], cwd: Path, flag: Path | None) -> Path:
 
 
 def _artifact_root(named: str | None, cwd: Path, home: Path) -> str:
-    if not named:
-        return str(home / "artifacts")
+    return located_root(named, cwd, "TRUNKLINE_ARTIFACT_ROOT") if named else str(home / "artifacts")
+
+
+def located_root(named: str, cwd: Path, said_by: str) -> str:
+    """An artifact root as the user wrote it: a folder's absolute path, or a URL as it is.
+
+    Args:
+        said_by: the variable or argument, for the error.
+    Raises:
+        UsageError: it is neither.
+    """
     if named.startswith("s3:") and not named.startswith("s3://"):  # else a folder of this name would be made
-        raise UsageError("TRUNKLINE_ARTIFACT_ROOT begins with s3: but not with s3://, as in s3://bucket/prefix")
+        raise UsageError(f"{said_by} begins with s3: but not with s3://, as in s3://bucket/prefix")
     return named if "://" in named else str(cwd / _expanded(Path(named)))
 
 

@@ -172,18 +172,19 @@ def _fields(version: Version) -> list[tuple[str, str]]:
 def _recipe_fields(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The recipe; of a module that was trained elsewhere, apart from it what else its manifest told."""
     if "imported" not in recipe:
-        return [("recipe", _list(_flat(recipe)))]
+        return [("recipe", _list(flat_recipe(recipe)))]
     told = dict(recipe["imported"])
-    own = _list(_flat(told.pop("recipe", {})))
+    own = _list(flat_recipe(told.pop("recipe", {})))
     claims = {f"claimed {metric}": value for metric, value in told.pop("metrics", {}).items()}
     return [(name, text) for name, text in (("recipe", own), ("as told", _list(told | claims))) if text]
 
 
-def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_recipe(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a recipe says, parts within parts by their dotted names; without what is None."""
     flat: dict[str, Any] = {}
     for name, value in recipe.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flat_recipe(value, f"{prefix}{name}.")
         elif value is not None:
             flat[f"{prefix}{name}"] = value
     return flat
