@@ -20,6 +20,7 @@ from cli import (
     plan,
     prediction,
     release_diff,
+    release_export,
     release_life,
     release_transfer,
     release_update,
@@ -51,6 +52,7 @@ releases.app.add_typer(release_life.app)
 releases.app.add_typer(release_update.app)
 releases.app.add_typer(release_diff.app)
 releases.app.add_typer(release_transfer.app)
+releases.app.add_typer(release_export.app)
 releases.app.add_typer(cards.of_releases)
 app.add_typer(releases.app, name="release")
 app.add_typer(channels.app, name="channel")

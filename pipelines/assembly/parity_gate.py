@@ -43,10 +43,7 @@ def parity_gate(
     Raises:
         GateFailed: naming each task and by how much it differs.
     """
-    golden = {
-        task: _golden_examples(f"{task}/{branch.version}", branch.golden, store)
-        for task, branch in manifest.tasks.items()
-    }
+    golden = {task: read_golden_examples(task, branch, store) for task, branch in manifest.tasks.items()}
     encoder = load_text_encoder(manifest.trunk, store)
     questions = _questions(encoder, golden)
     one_task = [[question for question in questions if question.task == task] for task in manifest.tasks]
@@ -69,15 +66,15 @@ def parity_gate(
 
 
 def golden_texts(task: str, branch: BranchManifest, store: ArtifactStore) -> list[tuple[str, str | None]]:
-    """The inputs of a branch's golden examples; raises ArtifactMissing or ArtifactDamaged naming the version."""
-    examples = _golden_examples(f"{task}/{branch.version}", branch.golden, store).examples
-    return [(example.text, example.text_pair) for example in examples]
+    """The inputs of a branch's golden examples; raises what `read_golden_examples` raises."""
+    return [(example.text, example.text_pair) for example in read_golden_examples(task, branch, store).examples]
 
 
-def _golden_examples(version: str, blob: str, store: ArtifactStore) -> GoldenExamples:
-    subject = f"golden examples of {version}"
+def read_golden_examples(task: str, branch: BranchManifest, store: ArtifactStore) -> GoldenExamples:
+    """A branch's golden examples; raises ArtifactMissing or ArtifactDamaged naming the version."""
+    subject = f"golden examples of {task}/{branch.version}"
     try:
-        return parse_golden_examples(store.read(blob), subject)
+        return parse_golden_examples(store.read(branch.golden), subject)
     except ArtifactError as error:
         raise type(error)(f"{subject}: {error}") from error
 

@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
 
-from registry.artifacts.atomic_file import make_folder, sync_folder, write_atomically, write_blob
+from registry.artifacts.atomic_file import make_folder, sync_path, write_atomically, write_blob
 from registry.artifacts.store import OWNER_KEY, StoredBlob, blob_key, is_digest
 from registry.errors import ArtifactDamaged, ArtifactMissing, InvalidInput, StorageError
 from registry.fault_points import reached
@@ -195,7 +195,7 @@ class LocalArtifactStore:
                 reached("blob.named")
             finally:
                 incoming.unlink(missing_ok=True)
-            sync_folder(path.parent)
+            sync_path(path.parent)
         except OSError as error:
             raise StorageError(
                 f"cannot store a blob in {self._root}: {error.strerror}; "

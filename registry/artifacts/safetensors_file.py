@@ -10,7 +10,7 @@ Offsets are relative to the data; the tensors cover it without gaps or overlaps.
 import json
 import math
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -86,7 +86,9 @@ class SafetensorsFile:
         except OSError as error:
             raise InvalidWeights(f"{path}: cannot be read: {error.strerror}") from error
         try:
-            self.entries: Mapping[str, TensorEntry] = MappingProxyType(_parse(self._mapped))
+            self.entries: Mapping[str, TensorEntry]
+            self.metadata: Mapping[str, str]
+            self.entries, self.metadata = _parse(self._mapped)
         except ValueError as error:
             reason = _foreign(self._mapped[:32]) or f"is not a whole safetensors file: {error}; copy it again"
             self._mapped.close()
@@ -119,6 +121,20 @@ class SafetensorsFile:
 def safetensors_bytes(tensors: Iterable[TensorBytes]) -> bytes:
     """One safetensors file as bytes; the same tensors give the same bytes, whatever their order.
 
+    Raises:
+        ValueError: two tensors have one name, or a tensor's bytes do not fit its dtype and shape.
+    """
+    return b"".join(safetensors_chunks(tensors))
+
+
+def safetensors_chunks(
+    tensors: Iterable[TensorBytes], metadata: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[bytes | memoryview]:
+    """The same, a part at a time, so that tensors which lie in other files need not be held in memory.
+
+    Args:
+        metadata: what the header says beside the tensors.
+
     Written here because the library's own `serialize` takes addresses of memory, not bytes: a wrong one would be
     read without complaint.
 
@@ -127,7 +143,7 @@ def safetensors_bytes(tensors: Iterable[TensorBytes]) -> bytes:
     """
     # Widest items first, so that every tensor is aligned to its own item; then by name.
     ordered = sorted(tensors, key=lambda t: (-ITEM_BYTES[t.dtype], t.name))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for tensor in ordered:
         if tensor.name in header:
@@ -139,20 +155,22 @@ def safetensors_bytes(tensors: Iterable[TensorBytes]) -> bytes:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-    return b"".join((len(text).to_bytes(_LENGTH_BYTES, "little"), text, *(tensor.data for tensor in ordered)))
+    yield len(text).to_bytes(_LENGTH_BYTES, "little")
+    yield text
+    yield from (tensor.data for tensor in ordered)
 
 
-def _parse(mapped: mmap.mmap) -> dict[str, TensorEntry]:
-    """Reads the header; raises ValueError saying what is wrong with it."""
+def _parse(mapped: mmap.mmap) -> tuple[Mapping[str, TensorEntry], Mapping[str, str]]:
+    """The header's tensors and what it says beside them; raises ValueError saying what is wrong with it."""
     length = int.from_bytes(mapped[:_LENGTH_BYTES], "little")
     start = _LENGTH_BYTES + length
     if length > _LARGEST_HEADER_BYTES or start > len(mapped):
         raise ValueError(f"its header claims {length} bytes of {len(mapped)}")
-    entries = {
-        name: _entry(name, value, start)
-        for name, value in _header(mapped[_LENGTH_BYTES:start]).items()
-        if name != "__metadata__"
-    }
+    header = _header(mapped[_LENGTH_BYTES:start])
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its __metadata__ are not texts by name")
+    entries = {name: _entry(name, value, start) for name, value in header.items()}
     position = start
     for entry in sorted(entries.values(), key=lambda e: (e.begin, e.end)):
         if entry.begin != position:
@@ -160,7 +178,7 @@ def _parse(mapped: mmap.mmap) -> dict[str, TensorEntry]:
         position = entry.end
     if position != len(mapped):
         raise ValueError(f"its tensors end at byte {position}, the file at {len(mapped)}")
-    return entries
+    return MappingProxyType(entries), MappingProxyType(metadata)
 
 
 def _header(text: bytes) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy import Column, Date, Enum, Table, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from registry.artifacts.atomic_file import sync_folder
+from registry.artifacts.atomic_file import sync_path
 from registry.artifacts.store import ArtifactStore, blob_key
 from registry.database.columns import UtcDateTime
 from registry.database.engine import Database
@@ -120,7 +120,7 @@ def write_backup(
                 os.fsync(file.fileno())
             reached("backup.written")
             temporary.replace(path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
     except filelock.Timeout:
         raise Conflict(f"another process is writing {path}: wait for it, or choose another name") from None
     except OSError as error:

@@ -1,0 +1,161 @@
+"""A release as a folder that transformers loads by itself: weights, tokenizer, its own code beside them, and a card."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+
+from modeling.multitask import MergedModel, load_merged_model
+from pipelines.export import bundled
+from registry.artifacts.atomic_file import sync_path
+from registry.artifacts.store import ArtifactStore
+from registry.domain.families import BackboneFamily, family_of
+from registry.domain.manifests import BranchManifest, Manifest, TrunkManifest
+from registry.errors import StorageError, UsageError
+
+_CODE = ("configuration_trunkline", "modeling_trunkline")
+
+USE = """\
+## Use
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
+inputs = tokenizer(["a text"], padding=True, truncation=True, return_tensors="pt")
+logits = model(**inputs, tasks=["{task}"]).logits["{task}"]
+```
+
+Needs torch and transformers 5; the code is in this folder. `model.config.tasks` says of each task what its outputs
+stand for; tasks whose `input_form` is pair read `tokenizer(first_texts, second_texts, …)`.
+"""
+
+
+def write_transformers_folder(manifest: Manifest, folder: Path, *, card: str, store: ArtifactStore) -> None:
+    """Writes the folder, whole or not at all; all weights fp32.
+
+    Args:
+        folder: must not exist, or be empty.
+        card: what README.md says above how to use it.
+    Raises:
+        UsageError: something is there already.
+        InvalidWeights, ArtifactMissing, ArtifactDamaged: a blob cannot be used.
+        StorageError: the folder cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already, and not empty: name a new folder")
+    model = load_merged_model(manifest, store)
+    tokenizer = store.read(manifest.trunk.tokenizer)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as name:
+            writing = Path(name) / "export"
+            writing.mkdir()
+            weights = dict(_renamed(model, family_of(manifest.trunk.config, "backbone config")))
+            save_file(weights, writing / "model.safetensors", metadata={"format": "pt"})
+            for file, content in _texts(manifest, tokenizer, card):
+                (writing / file).write_text(content, encoding="utf-8")
+            for module in _CODE:
+                shutil.copyfile(Path(bundled.__path__[0]) / f"{module}.py", writing / f"{module}.py")
+            for written in writing.iterdir():
+                written.chmod(0o644)  # safetensors writes for the owner alone
+                sync_path(written)
+            writing.replace(folder)
+        sync_path(folder.parent)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {folder}: {error.strerror}; free some space or name another folder"
+        ) from error
+
+
+def _renamed(model: MergedModel, family: BackboneFamily) -> Iterator[tuple[str, Tensor]]:
+    """The trunk's parts under the names of transformers' whole model, the branches as they are."""
+    embeddings = family.embeddings_prefix
+    for name, tensor in model.state_dict().items():
+        part = name
+        if name.startswith("trunk.layers."):
+            part = f"encoder.{family.layer_prefix}{name.removeprefix('trunk.layers.')}"
+        elif family.embedding_projection and name.startswith(f"trunk.embeddings.{family.embedding_projection}."):
+            part = f"encoder.{name.removeprefix('trunk.embeddings.')}"
+        elif name.startswith("trunk.embeddings."):
+            part = f"encoder.{embeddings}{name.removeprefix('trunk.embeddings.')}"
+        yield part, tensor
+
+
+def _texts(manifest: Manifest, tokenizer: bytes, card: str) -> Iterator[tuple[str, str]]:
+    """Every other file with its content."""
+    yield "config.json", json.dumps(_config(manifest), indent=2, sort_keys=True)
+    yield "tokenizer.json", tokenizer.decode()
+    yield "tokenizer_config.json", json.dumps(_tokenizer_config(manifest.trunk, tokenizer), indent=2, sort_keys=True)
+    yield "README.md", f"{card}\n\n{USE.format(task=next(iter(manifest.tasks)))}"
+
+
+def _config(manifest: Manifest) -> dict[str, Any]:
+    trunk = manifest.trunk
+    family = family_of(trunk.config, "backbone config")
+    encoder = {**family.own_names(trunk.config), **family.built_with, family.layer_count_field: trunk.depth}
+    return {
+        "model_type": "trunkline",
+        "architectures": ["TrunklineModel"],
+        "auto_map": {
+            "AutoConfig": "configuration_trunkline.TrunklineConfig",
+            "AutoModel": "modeling_trunkline.TrunklineModel",
+        },
+        "dtype": "float32",
+        "transformers_version": transformers.__version__,
+        "trunkline_manifest": manifest.digest(),
+        "encoder": encoder,
+        "layout": {
+            "embeddings": family.embeddings_prefix.rstrip("."),
+            "projection": _projection(family, encoder),
+            "layers": family.layers_attribute,
+            "layer_count": family.layer_count_field,
+            "types": family.type_count_field is not None,
+        },
+        "tasks": {task: _task(branch) for task, branch in manifest.tasks.items()},
+    }
+
+
+def _projection(family: BackboneFamily, config: dict[str, Any]) -> str | None:
+    """transformers makes one only where the widths differ."""
+    widths = (config.get("embedding_size"), config.get(family.hidden_size_field))
+    return family.embedding_projection if family.embedding_projection and widths[0] != widths[1] else None
+
+
+def _task(branch: BranchManifest) -> dict[str, Any]:
+    return {
+        "version": branch.version,
+        "type": branch.type,
+        "input_form": branch.input_form,
+        "labels": list(branch.labels),
+        "frozen_depth": branch.frozen_depth,
+        "task_layers": branch.task_layers,
+        "outputs": branch.head.outputs,
+        "reading": branch.head.reading,
+        "mixes": branch.head.gather == "mix",
+        "crf": branch.head.crf,
+    }
+
+
+def _tokenizer_config(trunk: TrunkManifest, tokenizer: bytes) -> dict[str, Any]:
+    """Special pieces that are spelled out in a text are read as text, as Trunkline reads them."""
+    family = family_of(trunk.config, "backbone config")
+    padding = tokenizers.Tokenizer.from_str(tokenizer.decode()).id_to_token(
+        family.setting(trunk.config, "pad_token_id")
+    )
+    types = ["token_type_ids"] if family.type_count(trunk.config) > 1 else []
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": trunk.max_length,
+        "model_input_names": ["input_ids", *types, "attention_mask"],
+        "pad_token": padding,
+        "split_special_tokens": True,
+    }

@@ -1,0 +1,153 @@
+"""Exports of every family and every kind of head: a fresh process answers as the release does."""
+
+import json
+
+import pytest
+import torch
+
+from modeling.backbone import load_text_encoder
+from modeling.batching import row_outputs
+from modeling.crf import TagTransitions, viterbi
+from modeling.multitask import load_merged_model
+from pipelines.export.bundled import modeling_trunkline
+from pipelines.export.export_parity import file_parity, folder_parity
+from pipelines.export.single_file import unpack_single_file, write_single_file
+from pipelines.export.transformers_folder import write_transformers_folder
+from registry.artifacts.local_store import LocalArtifactStore
+from registry.domain.golden_examples import GoldenExample, GoldenExamples
+from registry.domain.manifests import parse_manifest
+from registry.domain.task_specs import InputForm, TaskType
+from registry.errors import GateFailed, InvalidInput
+
+TEXTS = ["the new york", "hello world, she said: [it] is a hat", "york " * 60, "a"]
+HEADS = {
+    "first": (TaskType.CLASSIFICATION, {"depth": 2}),
+    "mean": (TaskType.CLASSIFICATION, {"depth": 0, "layers": 2, "pooling": "mean"}),
+    "mixed": (TaskType.CLASSIFICATION, {"depth": 1, "gather": "mix"}),
+    "number": (TaskType.REGRESSION, {"depth": 3}),
+    "words": (TaskType.TOKEN_CLASSIFICATION, {"depth": 1, "layers": 2}),
+    "crf": (TaskType.TOKEN_CLASSIFICATION, {"depth": 2, "crf": True, "gather": "mix"}),
+}
+
+
+@pytest.fixture
+def manifest_of(make_branch, make_manifest):
+    """A release of one branch for every kind of head; `number` reads pairs. Its golden answers are its own."""
+
+    def make(pinned):
+        branches = {
+            task: make_branch(pinned, kind, seed=seed, **of_head)
+            for seed, (task, (kind, of_head)) in enumerate(HEADS.items(), 1)
+        }
+        manifest = make_manifest(pinned, branches)
+        encoder = load_text_encoder(manifest.trunk, pinned.store)
+        model = load_merged_model(manifest, pinned.store)
+        tasks = {}
+        for task, branch in manifest.tasks.items():
+            pairs = [(text, "the end of it" if task == "number" else None) for text in TEXTS]
+            rows = encoder.encode(pairs)
+            with torch.inference_mode():
+                outputs = row_outputs(model(encoder.collate(rows), {task: None})[task], rows)
+            examples = tuple(
+                GoldenExample(text=text, text_pair=pair, outputs=answer.reshape(-1, answer.shape[-1]).tolist())
+                for (text, pair), answer in zip(pairs, outputs, strict=True)
+            )
+            golden = pinned.store.put(GoldenExamples(examples=examples).to_bytes())
+            form = InputForm.PAIR if task == "number" else InputForm.SINGLE
+            tasks[task] = branch.model_copy(update={"golden": golden, "input_form": form})
+        return manifest.model_copy(update={"tasks": tasks})
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "electra", "distilbert"])
+def test_transformers_alone_answers_as_the_release(pinned_family, manifest_of, tmp_path, family):
+    pinned = pinned_family(family)
+    manifest = manifest_of(pinned)
+    write_transformers_folder(manifest, tmp_path / "model", card="# It", store=pinned.store)
+    found = folder_parity(manifest, tmp_path / "model", store=pinned.store)
+    assert set(found) == set(HEADS)
+    assert max(parity.largest_difference for parity in found.values()) < 1e-5
+
+
+def test_an_encoder_in_bf16_keeps_its_function(pin_model, manifest_of, tmp_path):
+    pinned = pin_model(dtype=torch.bfloat16)
+    manifest = manifest_of(pinned)
+    write_transformers_folder(manifest, tmp_path / "model", card="# It", store=pinned.store)
+    assert all(found.passed for found in folder_parity(manifest, tmp_path / "model", store=pinned.store).values())
+    write_single_file(manifest, tmp_path / "it.safetensors", store=pinned.store)
+    assert all(found.passed for found in file_parity(manifest, tmp_path / "it.safetensors").values())
+
+
+def test_a_folder_with_other_weights_or_another_tokenizer_fails(pinned, manifest_of, tmp_path):
+    manifest = manifest_of(pinned)
+    folder = tmp_path / "model"
+    write_transformers_folder(manifest, folder, card="# It", store=pinned.store)
+    whole = (folder / "tokenizer.json").read_text()
+    content = json.loads(whole)
+    vocabulary = content["model"]["vocab"]
+    vocabulary["york"], vocabulary["new"] = vocabulary["new"], vocabulary["york"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(GateFailed, match="first: its tokenizer reads 'the new york' as other pieces"):
+        folder_parity(manifest, folder, store=pinned.store)
+    (folder / "tokenizer.json").write_text(whole)
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2:] = b"\x40\x40"  # the last tensor's last number becomes 3 or so
+    weights.write_bytes(data)
+    with pytest.raises(GateFailed, match="outputs differ by up to"):
+        folder_parity(manifest, folder, store=pinned.store)
+
+
+def test_a_folder_that_asks_for_our_code_fails(pinned, manifest_of, tmp_path):
+    manifest = manifest_of(pinned)
+    folder = tmp_path / "model"
+    write_transformers_folder(manifest, folder, card="# It", store=pinned.store)
+    code = folder / "modeling_trunkline.py"
+    code.write_text("import registry.errors\n" + code.read_text())
+    with pytest.raises(GateFailed, match="asks for registry"):
+        folder_parity(manifest, folder, store=pinned.store)
+
+
+def test_unpacking_a_file_gives_the_very_blobs(pinned, manifest_of, tmp_path):
+    manifest = manifest_of(pinned)
+    path = tmp_path / "it.safetensors"
+    write_single_file(manifest, path, store=pinned.store)
+    again = path.read_bytes()
+    write_single_file(manifest, path, store=pinned.store)
+    assert path.read_bytes() == again
+    store = LocalArtifactStore(tmp_path / "elsewhere")
+    digest = unpack_single_file(path, store)
+    assert parse_manifest(store.read(digest), "it") == manifest
+    assert store.missing(manifest.blobs) == set()
+    for blob in manifest.blobs:
+        store.verify(blob)
+
+
+def test_a_file_of_which_one_weight_was_changed_is_refused_before_its_manifest_is_stored(pinned, manifest_of, tmp_path):
+    manifest = manifest_of(pinned)
+    path = tmp_path / "it.safetensors"
+    write_single_file(manifest, path, store=pinned.store)
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start + 1] ^= 1
+    path.write_bytes(data)
+    store = LocalArtifactStore(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInput, match="is not what the manifest names"):
+        unpack_single_file(path, store)
+    assert store.missing([manifest.digest()])
+    with pytest.raises(GateFailed, match="cannot be used by a fresh process"):
+        file_parity(manifest, path)
+
+
+def test_the_bundled_crf_decodes_as_ours():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = TagTransitions(5), modeling_trunkline.TagTransitions(5)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    theirs.load_state_dict(ours.state_dict())
+    for words in range(1, 12):
+        emissions = torch.randn((words, 5), generator=generator)
+        with torch.no_grad():
+            assert theirs.likeliest(emissions) == viterbi(emissions, ours.scores())
