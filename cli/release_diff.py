@@ -26,9 +26,9 @@ def diff(
     after: Annotated[str, typer.Argument(help="The later one.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what a release changes against another one: versions, shapes, scores, layers; and draw it."""
+    """Show what a release changes against another one: versions, shapes, scores, layers; and draw both."""
     context: Context = ctx.obj
-    found, manifest = _compare(context, before, after)
+    found, manifests = _compare(context, before, after)
     if as_json:
         print_json({**found.model_dump(mode="json"), "gains": {one.task: one.gain for one in found.changed}})
         return
@@ -36,9 +36,11 @@ def diff(
     if found.changed:
         print_line("")
         print_table(["task", found.before, found.after, "", "contract"], [_row(one) for one in found.changed])
-    print_line("")
-    for line in release_drawing.draw(manifest, {one.task: _beside(one) for one in found.changed if one.after}):
-        print_line(line)
+    for name, manifest, beside in zip((found.before, found.after), manifests, (_becomes, _was), strict=True):
+        print_line(f"\n{name}")
+        notes = {one.task: beside(one) for one in found.changed if one.task in manifest.tasks}
+        for line in release_drawing.draw(manifest, notes):
+            print_line(line)
 
 
 @app.command(epilog=example("trunkline release notes r2 --since r1 > r2.md"))
@@ -76,7 +78,7 @@ def _told(move: ReleaseMove) -> str:
     return f"{move.to_state} by {move.actor}{reason}"
 
 
-def _compare(context: Context, before: str, after: str) -> tuple[ReleaseDiff, Manifest]:
+def _compare(context: Context, before: str, after: str) -> tuple[ReleaseDiff, tuple[Manifest, Manifest]]:
     first, second = open_manifest(context, before), open_manifest(context, after)
     held = {(task, branch.version) for _, manifest in (first, second) for task, branch in manifest.tasks.items()}
     with context.database.read() as session:
@@ -84,7 +86,8 @@ def _compare(context: Context, before: str, after: str) -> tuple[ReleaseDiff, Ma
         found = versions.get_versions(session, references)
         specs = versions.specs_of(session, found)
     scored = {(one.task, one.number): (one, specs[one.task, one.spec_revision].metric) for one in found}
-    return release_diff((first[0], second[0]), (first[1], second[1]), scored), second[1]
+    manifests = first[1], second[1]
+    return release_diff((first[0], second[0]), manifests, scored), manifests
 
 
 def _facts(found: ReleaseDiff) -> Iterator[tuple[str, str]]:
@@ -119,8 +122,13 @@ def _gain(one: TaskDiff) -> str:
     return "other dev data" if one.gain is None else f"{one.gain:+.2f}"
 
 
-def _beside(one: TaskDiff) -> str:
-    """What stands beside a changed branch in the picture."""
+def _becomes(one: TaskDiff) -> str:
+    """What stands beside a changed branch in the picture of the earlier release."""
+    return "◆ removed" if one.after is None else f"◆ becomes /{one.after.version}"
+
+
+def _was(one: TaskDiff) -> str:
+    """And in that of the later one."""
     return "◆ added" if one.before is None else f"◆ was /{one.before.version}, {_gain(one)}"
 
 

@@ -7,6 +7,7 @@ import typer
 from sqlalchemy.orm import Session
 
 from cli.application import AsJson, Context, example
+from cli.devices import chosen_device
 from cli.number_lists import numbers_of, positive_or_zero
 from cli.progress import progress_bar
 from cli.release_life import ChannelOption
@@ -17,6 +18,7 @@ from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.records import Backbone, Member, Release, Version
 from registry.domain.references import VersionReference, check_name, parse_reference
 from registry.errors import GateFailed, UsageError
+from registry.progress import Report
 from registry.services import backbones, channels, release_states, releases, versions
 from registry.services.blobs import refer_to
 
@@ -51,7 +53,11 @@ RetentionOption = Annotated[
 ]
 AcceptOption = Annotated[
     list[str] | None,
-    typer.Option("--accept-contract", metavar="TASK", help="Let this task's labels, type or input form change."),
+    typer.Option(
+        "--accept-contract",
+        metavar="TASK=NOTE",
+        help="Let this task's labels, type or input form change; the note is kept with what was found.",
+    ),
 ]
 LayersOption = Annotated[int | None, typer.Option(min=1, help="The most layers that the release may have.")]
 ParametersOption = Annotated[int | None, typer.Option(min=1, help="The most parameters that the release may have.")]
@@ -149,6 +155,8 @@ class _Proposal(NamedTuple):
     backbone: Backbone
     members: Sequence[Member]
     changed: "Sequence[ChangedTask]"
+    compared: Sequence[Member]
+    """Every version that a changed task is compared by."""
 
 
 def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
@@ -174,10 +182,12 @@ def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
             if live.tasks.get(member.version.task) != member.version.number
         ]
         backbone = backbones.get_backbone(session, live.backbone)
+        of_changed = [one for task in changed for one in (task.old, task.new, task.teacher) if one is not None]
+        compared = releases.members_of(session, of_changed, at=context.now())
     for note in leaving:
         print_warning(note)
     manifest = parse_manifest(context.store.read(live.manifest), f"manifest of release {live.name}")
-    return _Proposal(live, manifest, backbone, members, changed)
+    return _Proposal(live, manifest, backbone, members, changed, compared)
 
 
 def _selection(live: Release, wanted: _Wanted, named: Sequence[Version]) -> dict[str, int]:
@@ -232,10 +242,18 @@ def _limits(
         tolerance=for_all[0] if for_all else Limits().tolerance,
         tolerances=for_tasks,
         least_retention=least_retention,
-        accepted=frozenset(check_name("task", task) for task in accepted or ()),
+        accepted=dict(_accepted(one) for one in accepted or ()),
         most_layers=max_layers,
         most_parameters=max_parameters,
     )
+
+
+def _accepted(option: str) -> tuple[str, str]:
+    """The task, and the note that says why."""
+    task, _, note = option.partition("=")
+    if not note.strip():
+        raise UsageError(f"--accept-contract {option}: say why, as in {task or 'TASK'}='agreed with its readers'")
+    return check_name("task", task), note.strip()
 
 
 def _refuse_unknown(limits: "Limits", proposal: _Proposal) -> None:
@@ -258,8 +276,27 @@ def _judged(context: Context, proposal: _Proposal, limits: "Limits") -> "Assembl
     refuse_retired_selection(context, manifest)
     _refuse_unknown(limits, proposal)
     with progress_bar() as report:
-        against = LiveRelease(proposal.live_manifest, proposal.changed, limits)
+        changed = _with_missing_predictions(context, proposal, report)
+        against = LiveRelease(proposal.live_manifest, changed, limits)
         return release_assembly.verify(manifest, store=context.store, report=report, against=against)
+
+
+def _with_missing_predictions(context: Context, proposal: _Proposal, report: Report) -> "list[ChangedTask]":
+    """The changed tasks; what was scored on other dev data answers the task's dev file anew, where that fits."""
+    from pipelines.assembly.reevaluation import Evaluator, evaluated_anew
+
+    settings = context.settings
+    evaluator = Evaluator(
+        context.store, settings.home / "cache", settings.activation_cache_bytes, chosen_device("auto"), report
+    )
+    return [
+        evaluated_anew(
+            one,
+            {member.version.number: member for member in proposal.compared if member.version.task == one.task},
+            evaluator,
+        )
+        for one in proposal.changed
+    ]
 
 
 def _register(context: Context, assembled: "AssembledRelease") -> Release:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.assembly.regression_gate import CONFIDENCE, difference
+from pipelines.assembly.regression_gate import CONFIDENCE, difference, metric_of
 from pipelines.data.predictions import DevPredictions
 from registry.artifacts.store import ArtifactStore
 from registry.domain.gate_findings import Gate, GateFinding
@@ -23,8 +23,8 @@ class Limits:
     """Of single tasks."""
     least_retention: float = 0.9
     """Share of its teacher's score that a changed student must keep; our own choice."""
-    accepted: frozenset[str] = frozenset()
-    """Tasks whose output contract may change."""
+    accepted: Mapping[str, str] = field(default_factory=dict)
+    """Task whose output contract may change -> why."""
     most_layers: int | None = None
     most_parameters: int | None = None
 
@@ -41,6 +41,20 @@ class ChangedTask:
     new: Version
     teacher: Version | None
     """Of the new version, where it is a student."""
+    predicted_anew: Mapping[int, DevPredictions] = field(default_factory=dict)
+    """Version number -> what it answers to the dev data that one of the others was scored on, where its own are
+    others."""
+
+    def predictions(self, version: Version, store: ArtifactStore) -> DevPredictions:
+        """Those made anew, or those that were kept when the version was registered."""
+        if (anew := self.predicted_anew.get(version.number)) is not None:
+            return anew
+        return DevPredictions.parse(store.read(version.dev_predictions), str(version.reference))
+
+    def note(self, *compared: Version) -> str:
+        """Which of these versions answered anew, in words; empty where none did."""
+        names = [str(one.reference) for one in compared if one.number in self.predicted_anew]
+        return f"; {' and '.join(names)} evaluated anew" if names else ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class LiveRelease:
         for changed in self.changed:
             if changed.old is not None:
                 yield regression_finding(changed, store, self.limits)
-            retained = retention_finding(changed, self.limits)
+            retained = retention_finding(changed, store, self.limits)
             if retained is not None:
                 yield retained
         yield from budget_findings(self.manifest, new, parameters, self.limits)
@@ -72,13 +86,13 @@ def unchanged_branches(live: Manifest, new: Manifest) -> list[str]:
     return sorted(task for task, branch in new.tasks.items() if live.tasks.get(task) == branch)
 
 
-def contract_findings(live: Manifest, new: Manifest, accepted: frozenset[str]) -> Iterator[GateFinding]:
+def contract_findings(live: Manifest, new: Manifest, accepted: Mapping[str, str]) -> Iterator[GateFinding]:
     """Whoever reads a task's answers must be able to read the new version's: the same type, input form and labels."""
     for task in changed_branches(live, new):
         changes = contract_changes(live.tasks[task], new.tasks[task])
         words = "; ".join(changes) or "the same type, input form and labels"
         if changes and task in accepted:
-            words += " (accepted)"
+            words += f" (accepted: {accepted[task]})"
         yield GateFinding(gate=Gate.CONTRACT, task=task, passed=not changes or task in accepted, words=words)
 
 
@@ -91,19 +105,20 @@ def regression_finding(changed: ChangedTask, store: ArtifactStore, limits: Limit
     def finding(passed: bool, words: str, **values: float) -> GateFinding:
         return GateFinding(gate=Gate.REGRESSION, task=changed.task, passed=passed, words=words, values=values)
 
-    if old.dev_digest != new.dev_digest:
+    note = changed.note(old, new)
+    if old.dev_digest != new.dev_digest and not note:
         return finding(
             False,
             f"{old.reference} and {new.reference} were scored on other dev data ({old.dev_digest[:12]}…, "
-            f"{new.dev_digest[:12]}…): train {changed.task} anew on the data of one of them",
+            f"{new.dev_digest[:12]}…), and {spec.data.dev} holds neither: put the data of one of them there",
         )
     try:
-        found = difference(spec, *(_predictions(version, store) for version in (old, new)))
+        found = difference(spec, *(changed.predictions(version, store) for version in (old, new)))
     except (ValueError, KeyError) as error:  # such as a label that the task has no more
         return finding(False, f"{old.reference} and {new.reference} cannot be compared: {error}")
     words = (
         f"{spec.metric} {found.old:.2f} → {found.new:.2f} ({found.change:+.2f}; {CONFIDENCE:.0%} of the draws "
-        f"{found.low:+.2f} to {found.high:+.2f})"
+        f"{found.low:+.2f} to {found.high:+.2f}){note}"
     )
     passed = not found.is_worse(tolerance)
     if not passed:
@@ -111,20 +126,25 @@ def regression_finding(changed: ChangedTask, store: ArtifactStore, limits: Limit
     return finding(passed, words, **found._asdict(), tolerance=tolerance)
 
 
-def _predictions(version: Version, store: ArtifactStore) -> DevPredictions:
-    return DevPredictions.parse(store.read(version.dev_predictions), str(version.reference))
-
-
-def retention_finding(changed: ChangedTask, limits: Limits) -> GateFinding | None:
+def retention_finding(changed: ChangedTask, store: ArtifactStore, limits: Limits) -> GateFinding | None:
     """None for a teacher, and where the teacher's score is not above 0."""
     teacher, metric = changed.teacher, changed.spec.metric
-    if teacher is None or teacher.metrics.get(metric, 0.0) <= 0:
+    if teacher is None:
         return None
-    if teacher.dev_digest != changed.new.dev_digest:
-        words = f"{changed.new.reference} and its teacher {teacher.reference} were scored on other dev data"
+    taught = teacher.metrics.get(metric, 0.0)
+    if note := changed.note(teacher):
+        answers = changed.predictions(teacher, store)
+        taught = metric_of(changed.spec, answers)
+    elif teacher.dev_digest != changed.new.dev_digest:
+        words = (
+            f"{changed.new.reference} and its teacher {teacher.reference} were scored on other dev data, and "
+            f"{changed.spec.data.dev} does not hold those of {changed.new.reference}"
+        )
         return GateFinding(gate=Gate.RETENTION, task=changed.task, passed=False, words=words)
-    share = changed.new.metrics[metric] / teacher.metrics[metric]
-    words = f"keeps {share:.1%} of {metric} of its teacher {teacher.reference}"
+    if taught <= 0:
+        return None
+    share = changed.new.metrics[metric] / taught
+    words = f"keeps {share:.1%} of {metric} of its teacher {teacher.reference}{note}"
     passed = share >= limits.least_retention
     if not passed:
         words += f": less than {limits.least_retention:.0%}"

@@ -63,6 +63,11 @@ def difference(
     return Difference(*found, float(low), float(high))
 
 
+def metric_of(spec: TaskSpec, answers: DevPredictions) -> float:
+    """The task's metric of some predictions, in its own range."""
+    return drawn_metric(spec, answers.gold, answers.predicted)(np.arange(len(answers.gold)))
+
+
 def _plain(target: object) -> object:
     """Tags are a list once they were in a file, and a tuple before."""
     return list(target) if isinstance(target, tuple) else target

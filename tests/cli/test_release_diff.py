@@ -31,10 +31,15 @@ def test_versions_shapes_scores_and_layers_are_told(two: Any) -> None:
 def test_it_is_drawn_with_what_changed(two: Any) -> None:
     shown = two.done("release", "diff", "r1", "r2")
     assert "layers     5 → 6 (+1)" in shown
-    assert "classification/1  ◆ was /2" in shown
-    assert "token/2           token_classification" in shown
-    assert "removed" in shown
-    assert "◆ added" in two.done("release", "diff", "r2", "r1")
+    earlier, later = shown.split("\nr1\n")[1].split("\nr2\n")
+    assert "classification/2  ◆ becomes /1" in earlier
+    assert "regression/2      ◆ removed" in earlier
+    assert "classification/1  ◆ was /2" in later
+    assert "token/2           token_classification" in earlier
+    assert "token/2           token_classification" in later
+    assert "regression" not in later
+    backwards = two.done("release", "diff", "r2", "r1")
+    assert "◆ added" in backwards.split("\nr1\n")[1]
 
 
 def test_nothing_changed_is_nothing_to_show(two: Any) -> None:

@@ -1,11 +1,12 @@
 """`release update` and `release try` on real modules: classification, regression and token, each a teacher /1 and a
 student /2."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import assembled
+from tests.cli.conftest import RUN, assembled
 
 ON = ("--channel", "production")
 
@@ -117,8 +118,49 @@ def test_another_contract_is_refused_unless_it_is_accepted(live: Any) -> None:
     refused = live(*wanted)
     assert refused.code == 3
     assert findings(refused.json)["contract", "classification"]["words"] == "labels reordered"
-    accepted = findings(live(*wanted, "--accept-contract", "classification").json)
-    assert accepted["contract", "classification"]["words"] == "labels reordered (accepted)"
+    unsaid = live(*wanted, "--accept-contract", "classification")
+    assert (unsaid.code, "say why" in unsaid.err) == (2, True)
+    accepted = findings(live(*wanted, "--accept-contract", "classification=its readers know").json)
+    assert accepted["contract", "classification"]["words"] == "labels reordered (accepted: its readers know)"
+
+
+def test_versions_scored_on_other_dev_data_are_evaluated_anew_when_the_data_are_at_hand(live: Any) -> None:
+    spec = live("task", "show", "classification", "--json").json["spec"]
+    first_rows = Path(spec["data"]["dev"]).read_text(encoding="utf-8")
+    dev = live.folder / "dev.jsonl"
+    more_rows = first_rows + "".join(first_rows.splitlines(keepends=True)[:5])
+    dev.write_text(more_rows, encoding="utf-8")
+    path = live.folder / "classification.yaml"
+    path.write_text(
+        f"task: classification\ntype: classification\nlabels: [{', '.join(spec['labels'])}]\n"
+        f"metric: {spec['metric']}\ndata: {{train: {spec['data']['train']}, dev: {dev}}}\n"
+    )
+    assert live("task", "update", path).code == 0
+    assert live("train", "classification", "--layers", 3, "--seed", 1, *RUN).code == 0
+    assert live("distil", "classification/1", "--layers", 1, "--seed", 1, *RUN).code == 0
+
+    def regression(version: int) -> dict[str, Any]:
+        tried = live("release", "try", *ON, "--task", f"classification/{version}", "--tolerance", 100, "--json")
+        return findings(tried.json)["regression", "classification"]
+
+    def score(version: int) -> float:
+        return 100 * live("version", "show", f"classification/{version}", "--json").json["metrics"][spec["metric"]]
+
+    of_new_rows = regression(3)
+    assert of_new_rows["words"].endswith("; classification/2 evaluated anew")
+    assert of_new_rows["values"]["new"] == pytest.approx(score(3))
+    student = findings(live("release", "try", *ON, "--task", "classification/4", "--tolerance", 100, "--json").json)
+    assert student["retention", "classification"]["words"].endswith("; classification/1 evaluated anew")
+    dev.write_text(first_rows, encoding="utf-8")
+    of_old_rows = regression(3)
+    assert of_old_rows["words"].endswith("; classification/3 evaluated anew")
+    assert of_old_rows["values"]["old"] == pytest.approx(score(2))
+    dev.write_text("".join(first_rows.splitlines(keepends=True)[:-1]), encoding="utf-8")
+    refused = regression(3)
+    assert not refused["passed"]
+    assert f"{dev} holds neither" in refused["words"]
+    dev.unlink()
+    assert not regression(3)["passed"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +175,8 @@ def test_another_contract_is_refused_unless_it_is_accepted(live: Any) -> None:
         (("--remove", "token", "--remove", "classification", "--remove", "regression"), 2, "no task would be left"),
         (("--task", "token/1", "--tolerance", "-1"), 2, "must be a number from 0 up"),
         (("--task", "token/1", "--tolerance", "tokn=1"), 2, "--tolerance: tokn is not changed"),
-        (("--task", "token/1", "--accept-contract", "regression"), 2, "regression is not changed"),
+        (("--task", "token/1", "--accept-contract", "regression=agreed"), 2, "regression is not changed"),
+        (("--task", "token/1", "--accept-contract", "token="), 2, "say why"),
         (("--task", "token/1", "--least-retention", "1.5"), 2, "is a share, from 0 to 1"),
         (("--task", "token/1", "--tolerance", "token=x"), 2, "write TASK=NUMBER"),
     ],

@@ -86,15 +86,15 @@ def test_a_label_that_is_gone_cannot_be_compared(changed, members, pinned):
     assert "cannot be compared" in finding.words
 
 
-def test_a_student_keeps_enough_of_its_teacher(changed, members):
+def test_a_student_keeps_enough_of_its_teacher(changed, members, pinned):
     metric = members[0].spec.metric
     half, whole = {"metrics": {metric: 0.45}}, {"metrics": {metric: 0.9}}
-    assert retention_finding(changed(), Limits()) is None
-    lost = retention_finding(changed(new=half, teacher=whole), Limits())
+    assert retention_finding(changed(), pinned.store, Limits()) is None
+    lost = retention_finding(changed(new=half, teacher=whole), pinned.store, Limits())
     assert (lost.passed, lost.values["share"]) == (False, 0.5)
-    assert retention_finding(changed(new=half, teacher=whole), Limits(least_retention=0.5)).passed
-    assert retention_finding(changed(teacher={"metrics": {metric: 0.0}}), Limits()) is None
-    elsewhere = retention_finding(changed(new=whole, teacher={**whole, "dev_digest": "f" * 64}), Limits())
+    assert retention_finding(changed(new=half, teacher=whole), pinned.store, Limits(least_retention=0.5)).passed
+    assert retention_finding(changed(teacher={"metrics": {metric: 0.0}}), pinned.store, Limits()) is None
+    elsewhere = retention_finding(changed(new=whole, teacher={**whole, "dev_digest": "f" * 64}), pinned.store, Limits())
     assert not elsewhere.passed
 
 
