@@ -140,6 +140,10 @@ class Trunk(nn.Module):
     def depth(self) -> int:
         return len(self.layers)
 
+    def up_to(self, depth: int) -> "Trunk":
+        """The same embeddings and the lowest layers of this trunk: nothing is copied."""
+        return Trunk(self.config, self.embeddings, self.layers[:depth])
+
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
         """Stays in eval mode, whatever the module around it is told."""
         return super().train(False)

@@ -3,7 +3,7 @@
 B = rows, W = words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,8 @@ from modeling.backbone import Attention, Trunk, load_trunk
 from modeling.task_module import TaskModule, load_task_module
 from modeling.text import Batch
 from registry.artifacts.store import ArtifactStore
-from registry.domain.manifests import BranchManifest, Manifest, head_problems
+from registry.domain.manifests import BranchManifest, Manifest, TrunkManifest, head_problems
+from registry.domain.plain_data import canonical_json
 from registry.errors import ArtifactError, InvalidWeights, NotFound
 
 
@@ -90,19 +91,56 @@ def load_merged_model(manifest: Manifest, store: ArtifactStore, *, attention: At
         ArtifactMissing, ArtifactDamaged: the store does not hold a whole blob; names the task.
         InvalidInput: the trunk's config is not one of a backbone.
     """
-    config = manifest.trunk.config
-    trunk = load_trunk(
-        config=config,
-        embeddings=manifest.trunk.embeddings,
-        layers=manifest.trunk.layers,
-        store=store,
-        attention=attention,
-    )
-    branches = {
-        task: (branch.frozen_depth, _load_branch(task, branch, config, store, attention))
-        for task, branch in manifest.tasks.items()
-    }
-    return MergedModel(trunk, branches).requires_grad_(False).eval()
+    (model,) = load_merged_models([manifest], store, attention=attention)
+    return model
+
+
+def load_merged_models(
+    manifests: Sequence[Manifest], store: ArtifactStore, *, attention: Attention = "sdpa"
+) -> list[MergedModel]:
+    """Several releases' models, which hold what is of the same blobs once: two releases that differ in one task take
+    little more memory than one.
+
+    Raises:
+        What `load_merged_model` raises, of any of them.
+    """
+    trunks: dict[_TrunkParts, Trunk] = {}
+    branches: dict[tuple[bytes, BranchManifest], TaskModule] = {}
+    for manifest in sorted(manifests, key=lambda one: one.trunk.depth, reverse=True):
+        config, described = canonical_json(manifest.trunk.config), manifest.trunk
+        if _trunk_parts(described, described.depth) not in trunks:
+            trunk = load_trunk(
+                config=described.config,
+                embeddings=described.embeddings,
+                layers=described.layers,
+                store=store,
+                attention=attention,
+            )
+            for depth in range(trunk.depth + 1):
+                trunks.setdefault(_trunk_parts(described, depth), trunk.up_to(depth))
+        for task, branch in manifest.tasks.items():
+            if (config, branch) not in branches:
+                branches[config, branch] = _load_branch(task, branch, described.config, store, attention)
+    return [
+        MergedModel(
+            trunks[_trunk_parts(manifest.trunk, manifest.trunk.depth)],
+            {
+                task: (branch.frozen_depth, branches[canonical_json(manifest.trunk.config), branch])
+                for task, branch in manifest.tasks.items()
+            },
+        )
+        .requires_grad_(False)
+        .eval()
+        for manifest in manifests
+    ]
+
+
+_TrunkParts = tuple[bytes, str, tuple[str, ...]]
+"""The config, the embeddings' blob and the layers' blobs: all that a trunk is made of."""
+
+
+def _trunk_parts(trunk: TrunkManifest, depth: int) -> _TrunkParts:
+    return canonical_json(trunk.config), trunk.embeddings, trunk.layers[:depth]
 
 
 def _load_branch(

@@ -11,6 +11,7 @@ from registry.domain.manifests import Manifest
 from registry.domain.records import Version
 from registry.domain.release_diff import contract_changes
 from registry.domain.task_specs import TaskSpec
+from registry.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def regression_finding(changed: ChangedTask, store: ArtifactStore, limits: Limit
         )
     try:
         found = difference(spec, *(changed.predictions(version, store) for version in (old, new)))
+    except ArtifactError as error:
+        return finding(False, f"the dev predictions of {old.reference} or {new.reference} cannot be read: {error}")
     except (ValueError, KeyError) as error:  # such as a label that the task has no more
         return finding(False, f"{old.reference} and {new.reference} cannot be compared: {error}")
     words = (

@@ -17,6 +17,8 @@ from registry.domain.task_specs import InputForm
 from registry.progress import Report
 
 _BATCH = 16
+_TEXTS, _FEWEST = 96, 4
+"""In all, and of each task: every text is answered by all tasks of both releases, and what interferes shows in any."""
 
 
 def non_interference_findings(
@@ -24,8 +26,8 @@ def non_interference_findings(
 ) -> list[GateFinding]:
     """Both releases answer the same batches, in this process, all their tasks of an input form at once.
 
-    The batches are of the golden texts of every unchanged task, which take turns, so that each task also answers the
-    texts of the others, at their lengths.
+    The batches are of golden texts of every unchanged task, evenly spread over their lengths, which take turns, so that
+    each task also answers the texts of the others, at their lengths.
 
     Args:
         models: of the live release and of the new one, in fp32.
@@ -36,7 +38,7 @@ def non_interference_findings(
     answered: dict[str, int] = dict.fromkeys(unchanged, 0)
     for form in InputForm:
         asked = [task for task in unchanged if new.tasks[task].input_form is form]
-        texts = [golden_texts(task, new.tasks[task], store) for task in asked]
+        texts = [_spread(golden_texts(task, new.tasks[task], store), texts_a_task(len(asked))) for task in asked]
         batches = list(_batches([encoder.encode(of_task) for of_task in texts]))
         for number, batch in enumerate(batches, 1):
             tensors = encoder.collate(batch)
@@ -63,6 +65,18 @@ def non_interference_findings(
         )
         for task in unchanged
     ]
+
+
+def texts_a_task(tasks: int) -> int:
+    """How many golden texts of each of so many unchanged tasks are asked, where a task has as many."""
+    return max(_FEWEST, _TEXTS // max(1, tasks))
+
+
+def _spread(texts: Sequence[tuple[str, str | None]], most: int) -> Sequence[tuple[str, str | None]]:
+    """So many of the texts, the shortest and the longest among them."""
+    by_length = sorted(texts, key=lambda text: len(text[0]) + len(text[1] or ""))
+    count = min(most, len(by_length))
+    return [by_length[place * (len(by_length) - 1) // max(1, count - 1)] for place in range(count)]
 
 
 def _batches(of_tasks: Sequence[Sequence[EncodedText]]) -> Iterator[list[EncodedText]]:

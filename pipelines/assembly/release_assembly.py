@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from modeling.multitask import MergedModel, load_merged_model
+from modeling.multitask import load_merged_models
 from modeling.parity import ParityResult
 from pipelines.assembly.comparison_gates import LiveRelease
 from pipelines.assembly.non_interference_gate import non_interference_findings
@@ -88,29 +88,19 @@ def verify(
         ArtifactMissing, ArtifactDamaged: a blob cannot be read.
     """
     report("loading the merged model", 0, 1)
-    model = load_merged_model(manifest, store)
+    # What both releases hold is in memory once: its blobs are the same.
+    model, *live = load_merged_models([manifest, *([against.manifest] if against else [])], store)
     report("loading the merged model", 1, 1)
     reached("assemble.loaded")
     parity = parity_gate(manifest, model, store=store, report=report)
     reached("assemble.parity-passed")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    findings = [] if against is None else _compared(manifest, model, parameters, against, store=store, report=report)
+    findings: list[GateFinding] = []
+    if against is not None:
+        models = live[0], model
+        findings += against.findings(manifest, parameters, store)
+        findings += non_interference_findings(against.manifest, manifest, models, store=store, report=report)
     return AssembledRelease(manifest, parameters, parity, findings)
-
-
-def _compared(
-    manifest: Manifest,
-    model: MergedModel,
-    parameters: int,
-    against: LiveRelease,
-    *,
-    store: ArtifactStore,
-    report: Report,
-) -> list[GateFinding]:
-    live = against.manifest
-    findings = list(against.findings(manifest, parameters, store))
-    models = load_merged_model(live, store), model
-    return [*findings, *non_interference_findings(live, manifest, models, store=store, report=report)]
 
 
 def build_manifest(backbone: Backbone, members: Sequence[Member]) -> Manifest:

@@ -53,7 +53,7 @@ def task_standing(
     if champion is None and task.version_count:
         run.append(f"trunkline task promote {task.name}/N --alias {alias}")
     elif reasons and not isinstance(data, str):  # training would stop at those files too
-        run.append(f"trunkline search run {task.name} --backbone {backbone.name}")
+        run.append(_command(task, champion, backbone, reasons))
     number = None if champion is None else champion.version.number
     outdated = [channel for channel, there in live.items() if number not in (None, there)]
     reasons += [f"{task.name}/{live[channel]} is live on {channel}" for channel in outdated]
@@ -65,6 +65,13 @@ def task_standing(
         outdated_on=tuple(outdated),
         run=tuple(run),
     )
+
+
+def _command(task: Task, champion: Champion | None, backbone: Backbone, reasons: Sequence[str]) -> str:
+    """Where only the backbone is another one, the recorded recipe is run again; else the search is."""
+    if champion is not None and len(reasons) == 1 and not backbone.carries(champion.version):
+        return f"trunkline backbone migrate {champion.version.backbone} {backbone.name} --task {task.name}"
+    return f"trunkline search run {task.name} --backbone {backbone.name}"
 
 
 def channel_updates(found: Sequence[TaskStanding], alias: str) -> list[str]:

@@ -65,6 +65,9 @@ def test_changed_data_another_definition_and_another_backbone_are_told(trained: 
     one = standing(trained, "classification")
     assert one["behind"] == ["trained for spec revision 1, now 2", "on backbone small; the newest is other"]
     assert one["run"] == ["trunkline search run classification --backbone other"]
+    only_the_backbone = standing(trained, "token")
+    assert only_the_backbone["behind"] == ["on backbone small; the newest is other"]
+    assert only_the_backbone["run"] == ["trunkline backbone migrate small other --task token"]
 
 
 def test_a_task_without_version_or_champion(trunkline: Any, versions: Any, task_file: Any) -> None:

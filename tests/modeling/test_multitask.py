@@ -6,7 +6,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from modeling.backbone import Attention, load_trunk
-from modeling.multitask import MergedModel, load_merged_model
+from modeling.multitask import MergedModel, load_merged_model, load_merged_models
 from modeling.text import Batch
 from registry.domain.manifests import HeadConfig, Manifest
 from registry.domain.task_specs import TagScheme, TaskType
@@ -332,3 +332,44 @@ def test_both_attentions_give_the_same_answers(
     expected = model(batch, dict.fromkeys(branches))
     for task, outputs in loaded(batch, dict.fromkeys(branches)).items():
         torch.testing.assert_close(outputs, expected[task], rtol=0, atol=1e-4)
+
+
+def test_releases_share_in_memory_what_they_share_in_blobs(
+    pinned: Pinned,
+    branches: dict[str, Branch],
+    make_branch: Callable[..., Branch],
+    make_manifest: Callable[..., Manifest],
+    batch: Batch,
+) -> None:
+    later = {**branches, "cities": make_branch(pinned, TOKENS, depth=1, layers=2, seed=9)}
+    manifests = make_manifest(pinned, branches), make_manifest(pinned, later)
+    assert [manifest.trunk.depth for manifest in manifests] == [3, 2], "the later trunk is not as deep"
+    first, second = load_merged_models(manifests, pinned.store)
+    assert (first.trunk.depth, second.trunk.depth) == (3, 2)
+    own = {parameter.data_ptr() for parameter in first.parameters()}
+    shared = {name for name, parameter in second.named_parameters() if parameter.data_ptr() in own}
+    assert {name for name, _ in second.named_parameters()} - shared == {
+        name for name, _ in second.named_parameters() if name.startswith("branches.task:cities.")
+    }
+    for model, manifest in zip((first, second), manifests, strict=True):
+        alone_loaded = load_merged_model(manifest, pinned.store)
+        rows = dict.fromkeys(manifest.tasks)
+        with torch.no_grad():
+            ours, theirs = model(batch, rows), alone_loaded(batch, rows)
+        assert all(torch.equal(ours[task], theirs[task]) for task in rows)
+
+
+def test_releases_of_other_backbones_share_nothing(
+    pinned: Pinned,
+    pin_model: Callable[..., Pinned],
+    make_branch: Callable[..., Branch],
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    other = pin_model(seed=5)
+    for blob in (*other.backbone.blobs,):
+        pinned.store.put(other.store.read(blob))
+    manifests = [make_manifest(one, {"topic": make_branch(one)}) for one in (pinned, other)]
+    pinned.store.put(other.store.read(manifests[1].tasks["topic"].module))
+    first, second = load_merged_models(manifests, pinned.store)
+    own = {parameter.data_ptr() for parameter in first.parameters()}
+    assert not any(parameter.data_ptr() in own for parameter in second.parameters())
