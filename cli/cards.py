@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from cli import release_drawing
 from cli.application import AsJson, Context, example
+from cli.release_diff import table_cell
 from cli.releases import ReleaseArgument, open_manifest
 from cli.rendering import print_json, print_line
 from cli.versions import flat_recipe
@@ -169,19 +170,11 @@ def _gate_lines(release: Release) -> Iterator[str]:
     if gates is None:
         return
     yield "\n## Gates\n"
-    if "problem" in gates:
-        yield f"Failed when they were run last: {' '.join(str(gates['problem']).split())}"
-        return
-    yield "| task | golden answers | largest difference, merged against alone |"
-    yield "| --- | --- | --- |"
-    for task, ways in gates["parity"].items():
-        examples = max(finding["examples"] for finding in ways.values())
-        largest = max(finding["largest_difference"] for finding in ways.values())
-        yield f"| {task} | {examples} | {largest:.1e} |"
+    yield "| gate | task | | found |"
+    yield "| --- | --- | --- | --- |"
     for finding in gates.get("findings", []):
         outcome = "passed" if finding["passed"] else "FAILED"
-        subject = f"{finding['gate']} of {finding['task']}" if finding["task"] else finding["gate"]
-        yield f"\n{subject}: {outcome}, {finding['words']}"
+        yield f"| {finding['gate']} | {finding['task'] or ''} | {outcome} | {table_cell(finding['words'])} |"
 
 
 def _answers(spec: TaskSpec, backbone: Backbone) -> Iterator[str]:

@@ -140,7 +140,7 @@ def _markdown(found: ReleaseDiff, release: Release) -> Iterator[str]:
         yield f"\n| task | {found.before} | {found.after} | score | contract |"
         yield "| --- | --- | --- | --- | --- |"
         for one in found.changed:
-            yield f"| {' | '.join(map(_cell, _row(one)))} |"
+            yield f"| {' | '.join(map(table_cell, _row(one)))} |"
     if found.unchanged:
         yield f"\nThe same: {', '.join(found.unchanged)}."
     findings = (release.gates or {}).get("findings", [])
@@ -150,8 +150,9 @@ def _markdown(found: ReleaseDiff, release: Release) -> Iterator[str]:
         yield "| --- | --- | --- | --- |"
         for one in findings:
             outcome = "ok" if one["passed"] else "failed"
-            yield f"| {one['gate']} | {one['task'] or ''} | {outcome} | {_cell(one['words'])} |"
+            yield f"| {one['gate']} | {one['task'] or ''} | {outcome} | {table_cell(one['words'])} |"
 
 
-def _cell(text: str) -> str:
+def table_cell(text: str) -> str:
+    """A text in a Markdown table: on one line, its bars escaped."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -6,11 +6,11 @@ import typer
 
 from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
+from cli.release_findings import refuse_with_table
 from cli.releases import ReleaseArgument, open_manifest, print_release
 from cli.rendering import print_json, print_line
 from registry.domain.records import Release
 from registry.domain.release_life import Placement
-from registry.errors import ArtifactError, GateFailed
 from registry.services import channels, release_states, releases
 
 app = typer.Typer()
@@ -30,7 +30,7 @@ def verify(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False
     """Run the gates on a release and keep what they found; a draft that passes is verified.
 
     Every blob against its digest, every tensor used once, and the same answers merged as alone. Any release but a
-    retired one can be verified again: what fails later, such as a damaged blob, is kept too, and ends with an error.
+    retired one can be verified again: what fails later, such as a damaged blob, is kept too, and ends with code 3.
     """
     from pipelines.assembly import release_assembly
 
@@ -38,17 +38,12 @@ def verify(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False
     with context.database.read() as session:
         release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
-    problem: GateFailed | ArtifactError | None = None
-    try:
-        with progress_bar() as report:
-            gates = release_assembly.verify(manifest, store=context.store, report=report).gates
-    except (GateFailed, ArtifactError) as error:
-        problem = error
-        gates = {"passed": False, "problem": str(error)}
+    with progress_bar() as report:
+        assembled = release_assembly.verify(manifest, store=context.store, report=report)
+    gates = assembled.gates
     with context.database.write() as session:
         verified = release_states.record_verification(session, found.name, gates, actor=context.actor, at=context.now())
-    if problem is not None:
-        raise problem
+    refuse_with_table(assembled.findings, as_json=as_json)
     print_release(verified, manifest, as_json=as_json)
     release_states.refuse_failed(verified)
 

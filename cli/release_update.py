@@ -1,6 +1,6 @@
 """`trunkline release update|try`: the live release with some tasks changed, held to the live one by the gates."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -10,14 +10,14 @@ from cli.application import AsJson, Context, example
 from cli.devices import chosen_device
 from cli.number_lists import numbers_of, positive_or_zero
 from cli.progress import progress_bar
+from cli.release_findings import print_findings, refuse_failed, refuse_with_table
 from cli.release_life import ChannelOption
 from cli.releases import print_release, refuse_retired_selection, sunset_notes
-from cli.rendering import print_json, print_line, print_table, print_warning
-from registry.domain.gate_findings import GateFinding, failed
+from cli.rendering import print_json, print_line, print_warning
 from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.records import Backbone, Member, Release, Version
 from registry.domain.references import VersionReference, check_name, parse_reference
-from registry.errors import GateFailed, UsageError
+from registry.errors import UsageError
 from registry.progress import Report
 from registry.services import backbones, channels, release_states, releases, versions
 from registry.services.blobs import refer_to
@@ -93,14 +93,16 @@ def update(
     wanted = _Wanted.of(task, add, remove)
     proposal = _proposal(context, channel, wanted)
     assembled = _judged(context, proposal, limits)
+    if assembled.parameters is None:  # no model could be built of it: there is nothing to keep a draft of
+        refuse_with_table(assembled.findings, as_json=as_json)
     release = _register(context, assembled)
     if as_json:
         print_json({"live": proposal.live.name, "release": release.model_dump(mode="json"), **_document(assembled)})
     else:
         print_release(release, assembled.manifest, as_json=False)
         print_line("")
-        _print_findings(assembled.findings)
-    _refuse_failed(assembled)
+        print_findings(assembled.findings)
+    refuse_failed(assembled.findings)
     if not as_json:
         print_line(
             f"live with: trunkline release promote {release.name} --channel {channel} --expect {proposal.live.name}"
@@ -129,8 +131,8 @@ def try_(
     if as_json:
         print_json({"live": proposal.live.name, **_document(assembled)})
     else:
-        _print_findings(assembled.findings)
-    _refuse_failed(assembled)
+        print_findings(assembled.findings)
+    refuse_failed(assembled.findings)
 
 
 class _Wanted(NamedTuple):
@@ -318,21 +320,3 @@ def _document(assembled: "AssembledRelease") -> dict[str, object]:
         "parameters": assembled.parameters,
         "findings": [finding.model_dump(mode="json") for finding in assembled.findings],
     }
-
-
-def _print_findings(findings: Sequence[GateFinding]) -> None:
-    print_table(
-        ["gate", "task", "", "found"],
-        [(one.gate, one.task or "", "ok" if one.passed else "FAILED", one.words) for one in _failed_first(findings)],
-    )
-
-
-def _failed_first(findings: Sequence[GateFinding]) -> Iterator[GateFinding]:
-    yield from failed(findings)
-    yield from (finding for finding in findings if finding.passed)
-
-
-def _refuse_failed(assembled: "AssembledRelease") -> None:
-    if problems := failed(assembled.findings):
-        named = ", ".join(f"{one.gate}{f' of {one.task}' if one.task else ''}" for one in problems)
-        raise GateFailed(f"{len(problems)} of {len(assembled.findings)} findings failed: {named}")

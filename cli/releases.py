@@ -1,9 +1,9 @@
 """`release`: assemble what was selected, and show what was assembled."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from sqlalchemy.orm import Session
@@ -12,6 +12,7 @@ from cli import release_drawing
 from cli.application import AsJson, Context, Limit, example, rows_wanted
 from cli.moments import parse_moment
 from cli.progress import progress_bar
+from cli.release_findings import failed_lines, refuse_with_table, summary
 from cli.rendering import (
     moment,
     number_column,
@@ -40,6 +41,7 @@ app = typer.Typer(no_args_is_help=True, help="Assemble releases and look at them
 
 _MOST_CHANGES = 10
 _MOST_NAMES = 20
+_VERIFY = "trunkline release verify"
 _AT_A_TIME = {"manifest", "backbone", "trunk_depth", "layer_count", "created_at", "created_by"}
 """What `history --at` tells of a release, beside its versions."""
 
@@ -98,7 +100,9 @@ def assemble(
     gates = None
     if not as_draft:
         with progress_bar() as report:
-            gates = release_assembly.verify(manifest, store=context.store, report=report).gates
+            assembled = release_assembly.verify(manifest, store=context.store, report=report)
+        refuse_with_table(assembled.findings, as_json=as_json)
+        gates = assembled.gates
     new = release_assembly.new_release(manifest, context.store, gates=gates)
     reached("assemble.manifest-stored")
     with context.database.write() as session:
@@ -363,34 +367,11 @@ def print_release(release: Release, manifest: Manifest, *, as_json: bool) -> Non
             ("created (UTC)", f"{moment(release.created_at)} by {release.created_by}"),
             ("layers", release_drawing.summary(manifest)),
             ("state", release.state),
-            ("gates", _gates_line(release)),
+            ("gates", summary(release.gates) if release.gates else f"not run yet: `{_VERIFY} {release.name}`"),
         ]
     )
-    for finding in _failed(release):
-        of_task = f" of {finding['task']}" if finding["task"] else ""
-        print_line(f"  {finding['gate']}{of_task}: {finding['words']}")
+    for line in failed_lines(release.gates or {}):
+        print_line(f"  {line}")
     print_line("")
     for line in release_drawing.draw(manifest):
         print_line(line)
-
-
-def _failed(release: Release) -> list[Mapping[str, Any]]:
-    return [finding for finding in (release.gates or {}).get("findings", []) if not finding["passed"]]
-
-
-def _gates_line(release: Release) -> str:
-    """What they found the last time."""
-    if release.gates is None:
-        return f"not run yet: `trunkline release verify {release.name}`"
-    if "problem" in release.gates:
-        return f"FAILED the last time: {release.gates['problem']}"
-    if not release.gates.get("passed", True):
-        return f"{len(_failed(release))} FAILED the last time"
-    return _parity_words(release.gates)
-
-
-def _parity_words(gates: Mapping[str, Any]) -> str:
-    findings = [finding for of_task in gates["parity"].values() for finding in of_task.values()]
-    examples = sum(finding["examples"] for finding in findings)
-    largest = max(finding["largest_difference"] for finding in findings)
-    return f"{examples} golden answers alone and mixed, largest difference {largest:.1e}"

@@ -1,34 +1,32 @@
 """A release from a lock: strict accounting, the same prefix for every branch, parity, and then the manifest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from modeling.multitask import load_merged_models
-from modeling.parity import ParityResult
+from modeling.multitask import MergedModel, load_merged_models
 from pipelines.assembly.comparison_gates import LiveRelease
+from pipelines.assembly.integrity_gate import integrity_findings
 from pipelines.assembly.non_interference_gate import non_interference_findings
-from pipelines.assembly.parity_gate import parity_gate
+from pipelines.assembly.parity_gate import parity_findings
 from registry.artifacts.store import ArtifactStore
 from registry.domain.digests import first_difference
-from registry.domain.gate_findings import GateFinding, failed
+from registry.domain.gate_findings import Gate, GateFinding, failed
 from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import Backbone, Member, NewRelease
-from registry.errors import GateFailed, UsageError
+from registry.errors import GateFailed, InvalidWeights, UsageError
 from registry.fault_points import reached
 from registry.progress import Report
 
 
 @dataclass(frozen=True)
 class AssembledRelease:
-    """A release that answers as its modules do alone, and what holding it to the live one found; not registered yet."""
+    """What the gates found of a release; not registered yet."""
 
     manifest: Manifest
-    parameters: int
-    parity: Mapping[str, Mapping[str, ParityResult]]
-    """Task -> way of batching -> finding."""
-    findings: Sequence[GateFinding] = ()
-    """Of the gates that hold it to the live release, where it was held to one."""
+    findings: Sequence[GateFinding]
+    parameters: int | None = None
+    """None where the model could not be built."""
 
     @property
     def passed(self) -> bool:
@@ -39,12 +37,8 @@ class AssembledRelease:
         """What they found, as it is kept."""
         return {
             "passed": self.passed,
-            "accounting": {"passed": True, "parameters": self.parameters},
-            "parity": {
-                task: {batching: asdict(finding) for batching, finding in findings.items()}
-                for task, findings in self.parity.items()
-            },
-            **({"findings": [finding.model_dump(mode="json") for finding in self.findings]} if self.findings else {}),
+            "parameters": self.parameters,
+            "findings": [finding.model_dump(mode="json") for finding in self.findings],
         }
 
 
@@ -78,29 +72,43 @@ def verify(
 ) -> AssembledRelease:
     """Runs the gates: every blob has its digest, every tensor is used once, and merged answers are the same as alone.
 
+    A gate that the next ones build on ends the row when it fails.
+
     Args:
-        against: the release that this one is to replace; what the gates find that compare the two is told, passed or
-            not.
+        against: the release that this one is to replace; what the gates find that compare the two is told too.
 
     Raises:
-        GateFailed: a module answers differently once merged.
-        InvalidWeights: a module's tensors are not exactly those that its branch needs.
-        ArtifactMissing, ArtifactDamaged: a blob cannot be read.
+        ArtifactMissing, ArtifactDamaged: a blob of the live release cannot be read.
+        StorageError: the store cannot be reached.
     """
+    findings = integrity_findings(manifest, store=store, report=report)
+    if failed(findings):
+        return AssembledRelease(manifest, findings)
     report("loading the merged model", 0, 1)
-    # What both releases hold is in memory once: its blobs are the same.
-    model, *live = load_merged_models([manifest, *([against.manifest] if against else [])], store)
+    try:
+        # What both releases hold is in memory once: its blobs are the same.
+        model, *live = load_merged_models([manifest, *([against.manifest] if against else [])], store)
+    except InvalidWeights as error:
+        finding = GateFinding(gate=Gate.ACCOUNTING, task=None, passed=False, words=str(error))
+        return AssembledRelease(manifest, [*findings, finding])
     report("loading the merged model", 1, 1)
     reached("assemble.loaded")
-    parity = parity_gate(manifest, model, store=store, report=report)
-    reached("assemble.parity-passed")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    findings: list[GateFinding] = []
+    findings.append(_accounted(model, parameters))
+    findings += parity_findings(manifest, model, store=store, report=report)
+    reached("assemble.parity-found")
     if against is not None:
         models = live[0], model
         findings += against.findings(manifest, parameters, store)
         findings += non_interference_findings(against.manifest, manifest, models, store=store, report=report)
-    return AssembledRelease(manifest, parameters, parity, findings)
+    return AssembledRelease(manifest, findings, parameters)
+
+
+def _accounted(model: MergedModel, parameters: int) -> GateFinding:
+    tensors = len(model.state_dict())
+    words = f"{tensors:,} tensors, each used once: {parameters:,} parameters"
+    values = {"tensors": tensors, "parameters": parameters}
+    return GateFinding(gate=Gate.ACCOUNTING, task=None, passed=True, words=words, values=values)
 
 
 def build_manifest(backbone: Backbone, members: Sequence[Member]) -> Manifest:

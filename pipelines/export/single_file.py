@@ -10,7 +10,7 @@ compared with the digest that the manifest names.
 
     python -m pipelines.export.single_file FILE
 
-unpacks it into a folder that is thrown away, runs the parity gate there, and prints what it found as JSON.
+unpacks it into a folder that is thrown away, asks its golden examples there, and prints what it found as JSON.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from modeling.multitask import load_merged_model
-from pipelines.assembly.parity_gate import parity_gate
+from pipelines.assembly.parity_gate import measured_parity
 from registry.artifacts.atomic_file import write_atomically
 from registry.artifacts.local_store import LocalArtifactStore
 from registry.artifacts.safetensors_file import SafetensorsFile, safetensors_bytes, safetensors_chunks
@@ -104,7 +104,7 @@ def _main(path: Path) -> None:
         store = LocalArtifactStore(Path(folder))
         digest = unpack_single_file(path, store)
         manifest = parse_manifest(store.read(digest), f"manifest in {path}")
-        found = parity_gate(manifest, load_merged_model(manifest, store), store=store, report=silent)
+        found = measured_parity(manifest, load_merged_model(manifest, store), store=store, report=silent)
     parity = {task: asdict(of_task["mixed"]) for task, of_task in found.items()}
     sys.stdout.write(json.dumps({"manifest": digest, "parity": parity}))
 

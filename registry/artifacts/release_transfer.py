@@ -1,9 +1,7 @@
 """A release from one artifact store to another: only what is missing there travels, and all of it is read there."""
 
-from collections.abc import Iterator
-
 from registry.artifacts.store import ArtifactStore
-from registry.domain.manifests import Manifest, parse_manifest
+from registry.domain.manifests import parse_manifest
 from registry.domain.plain_data import Plain
 from registry.errors import ArtifactError, NotAllowed
 from registry.fault_points import reached
@@ -44,7 +42,7 @@ def transfer_release(
             "again: name a folder or a prefix of its own"
         )
     manifest = parse_manifest(source.read(manifest_digest), f"manifest {manifest_digest[:12]}…")
-    parts = {**dict(_parts(manifest)), manifest_digest: "the manifest"}
+    parts = {**{part.blob: part.what for part in manifest.parts()}, manifest_digest: "the manifest"}
     missing = target.missing(parts)
     sent = sent_bytes = mended = 0
     for number, (blob, what) in enumerate(parts.items(), 1):
@@ -69,15 +67,3 @@ def _is_damaged(blob: str, store: ArtifactStore) -> bool:
     except ArtifactError:
         return True
     return False
-
-
-def _parts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Every blob of the manifest with what it is."""
-    trunk = manifest.trunk
-    yield trunk.tokenizer, f"the tokenizer of {trunk.backbone}"
-    yield trunk.embeddings, f"the embeddings of {trunk.backbone}"
-    for number, layer in enumerate(trunk.layers, 1):
-        yield layer, f"layer {number} of {trunk.backbone}"
-    for task, branch in manifest.tasks.items():
-        yield branch.module, f"the module of {task}/{branch.version}"
-        yield branch.golden, f"the golden examples of {task}/{branch.version}"

@@ -5,8 +5,8 @@ latency or gate result. The same lock always gives the same digest.
 """
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
@@ -116,6 +116,16 @@ class BranchManifest(Plain):
     golden: str
 
 
+class ManifestPart(NamedTuple):
+    """One blob of a release."""
+
+    blob: str
+    what: str
+    """What it is, in words."""
+    task: str | None
+    """Whose it is; None: the trunk's."""
+
+
 class Manifest(Plain):
     format: Literal[1] = 1
     trunk: TrunkManifest
@@ -151,8 +161,17 @@ class Manifest(Plain):
     @property
     def blobs(self) -> frozenset[str]:
         """Every blob that the release needs, other than the manifest itself."""
-        of_tasks = (blob for branch in self.tasks.values() for blob in (branch.module, branch.golden))
-        return frozenset((self.trunk.tokenizer, self.trunk.embeddings, *self.trunk.layers, *of_tasks))
+        return frozenset(part.blob for part in self.parts())
+
+    def parts(self) -> Iterator[ManifestPart]:
+        """Every blob with what it is; one that two tasks share comes twice."""
+        yield ManifestPart(self.trunk.tokenizer, f"the tokenizer of {self.trunk.backbone}", None)
+        yield ManifestPart(self.trunk.embeddings, f"the embeddings of {self.trunk.backbone}", None)
+        for number, layer in enumerate(self.trunk.layers, 1):
+            yield ManifestPart(layer, f"layer {number} of {self.trunk.backbone}", None)
+        for task, branch in self.tasks.items():
+            yield ManifestPart(branch.module, f"the module of {task}/{branch.version}", task)
+            yield ManifestPart(branch.golden, f"the golden examples of {task}/{branch.version}", task)
 
     def to_bytes(self) -> bytes:
         return canonical_json(self.model_dump(mode="json"))

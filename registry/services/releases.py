@@ -17,6 +17,7 @@ from registry.database.schema import (
     TaskRow,
     VersionRow,
 )
+from registry.domain.gate_findings import with_standing
 from registry.domain.records import Member, NewRelease, Release, TaskState, Version
 from registry.domain.references import VersionReference, check_alias
 from registry.domain.release_changes import ReleaseChange, SelectionChange
@@ -156,10 +157,7 @@ def record_gates(
     What was found against a live release stands until it is held to one again: a report without such findings takes
     over those of the last one.
     """
-    before = release.gates or {}
-    if "findings" in before and "findings" not in report:
-        stands = all(finding["passed"] for finding in before["findings"])
-        report = {**report, "findings": before["findings"], "passed": bool(report["passed"]) and stands}
+    report = with_standing(report, release.gates or {})
     is_verified = bool(report["passed"]) and release.state is ReleaseState.DRAFT
     state = ReleaseState.VERIFIED if is_verified else release.state
     add_move(session, row, state, report=report, actor=actor, at=at)

@@ -77,11 +77,12 @@ def test_a_blob_that_is_damaged_between_draft_and_verification_is_found(trained:
     whole = damaged.read_bytes()
     overwrite(damaged, whole[:-1] + b"?")
     refused = trained("release", "verify", "r1")
-    assert refused.code == 1
-    assert "token/2" in refused.problem
+    assert refused.code == 3
+    assert "1 of 1 findings failed: integrity of token" in refused.err
     kept = trained("release", "show", "r1", "--json").json["release"]
     assert (kept["state"], kept["gates"]["passed"]) == ("draft", False)
-    assert "token/2" in kept["gates"]["problem"]
+    (finding,) = kept["gates"]["findings"]
+    assert "of token/2" in finding["words"]
     trained.done("channel", "create", "staging", "--takes", "verified")
     assert trained("release", "promote", "r1", "--channel", "staging").code == 4
     overwrite(damaged, whole)

@@ -89,7 +89,7 @@ COMMANDS = {
             "blob.named",
             "assemble.selected",
             "assemble.loaded",
-            "assemble.parity-passed",
+            "assemble.parity-found",
             "assemble.manifest-stored",
             "release.row-written",
             "release.members-written",

@@ -1,6 +1,6 @@
 """A tiny pinned encoder with labelled sentences of its own vocabulary, and trials over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trials import TrainedModule, Trial
 from registry.artifacts.store import ArtifactStore
+from registry.domain.gate_findings import Gate, GateFinding
 from registry.domain.manifests import HeadConfig
 from registry.domain.records import Backbone, Version
 from registry.domain.task_specs import TaskSpec
@@ -89,3 +90,10 @@ def with_recipe() -> Callable[..., Trial]:
         return replace(trial, recipe=trial.recipe.model_copy(update=changes))
 
     return change
+
+
+def largest_differences(findings: Iterable[GateFinding]) -> float:
+    """Of all tasks' golden answers, merged from alone."""
+    found = [one.values["largest_difference"] for one in findings if one.gate is Gate.PARITY]
+    assert found
+    return max(float(difference or 0) for difference in found)

@@ -1,12 +1,14 @@
 import json
+import re
 
 import pytest
 
 from pipelines.assembly.release_assembly import build_manifest, draft, new_release, verify
+from registry.domain.gate_findings import Gate, failed
 from registry.domain.golden_examples import parse_golden_examples
 from registry.domain.manifests import parse_manifest
 from registry.domain.records import Backbone, Member
-from registry.errors import ArtifactDamaged, GateFailed, InvalidWeights, UsageError
+from registry.errors import GateFailed, UsageError
 from registry.progress import silent
 
 
@@ -27,10 +29,14 @@ def test_a_release_holds_every_branch_on_a_trunk_as_deep_as_needed(members, back
     assert manifest.trunk.depth == 3
     assert manifest.layers_in_use == 3 + 2 + 2 + 1
     assert manifest.layers_if_separate == 3 * 4
-    assert set(assembled.parity) == {"classification", "regression", "token-classification"}
-    for findings in assembled.parity.values():
-        assert findings["one task"].examples == findings["mixed"].examples == 16
-        assert findings["mixed"].largest_difference < 1e-4
+    assert assembled.passed
+    integrity, accounting, *parity = assembled.findings
+    assert (integrity.gate, integrity.values) == (Gate.INTEGRITY, {"blobs": 2 + 3 + 2 * 3})
+    assert (accounting.gate, accounting.values["parameters"]) == (Gate.ACCOUNTING, assembled.parameters)
+    assert {one.task for one in parity} == {"classification", "regression", "token-classification"}
+    for one in parity:
+        assert (one.gate, one.values["examples"]) == (Gate.PARITY, 16)
+        assert one.values["largest_difference"] < 1e-4
 
 
 def test_the_same_selection_gives_the_same_manifest_in_any_order(members, backbone, pinned):
@@ -80,20 +86,25 @@ def test_a_module_that_answers_differently_fails_the_parity_gate(members, backbo
     changed = golden.model_copy(update={"examples": (shifted, *golden.examples[1:])})
     version = member.version.model_copy(update={"golden": pinned.store.put(changed.to_bytes())})
     forged = Member(version=version, spec=member.spec, trained_on=backbone)
-    with pytest.raises(GateFailed, match=r"classification/1, (one task|mixed): outputs differ by up to 0\.0"):
-        verify(draft(backbone, [forged, *members[1:]]), store=pinned.store, report=silent)
+    assembled = verify(draft(backbone, [forged, *members[1:]]), store=pinned.store, report=silent)
+    (found,) = failed(assembled.findings)
+    assert (found.gate, found.task) == (Gate.PARITY, "classification")
+    assert "one task: outputs differ by up to 0.0" in found.words
+    assert "mixed: outputs differ by up to 0.0" in found.words
+    assert found.values["largest_difference"] > found.values["tolerance"]
 
 
 def test_a_module_of_the_wrong_shape_is_refused_naming_its_tensors(members, backbone, pinned):
     head = members[0].version.head.model_copy(update={"outputs": 3})
     spec = members[0].spec.model_copy(update={"labels": ("a", "b", "c")})
     version = members[0].version.model_copy(update={"head": head})
-    with pytest.raises(InvalidWeights, match=r"classification/1.*head\.linear\.(weight|bias) has shape"):
-        verify(
-            draft(backbone, [Member(version=version, spec=spec, trained_on=backbone)]),
-            store=pinned.store,
-            report=silent,
-        )
+    assembled = verify(
+        draft(backbone, [Member(version=version, spec=spec, trained_on=backbone)]), store=pinned.store, report=silent
+    )
+    (found,) = failed(assembled.findings)
+    assert found.gate is Gate.ACCOUNTING
+    assert re.search(r"classification/1.*head\.linear\.(weight|bias) has shape", found.words)
+    assert assembled.parameters is None
 
 
 def test_a_flipped_bit_in_a_module_is_found(members, backbone, pinned):
@@ -102,8 +113,10 @@ def test_a_flipped_bit_in_a_module_is_found(members, backbone, pinned):
     content[-1] ^= 1
     path.chmod(0o644)
     path.write_bytes(content)
-    with pytest.raises(ArtifactDamaged, match="classification/1"):
-        verify(draft(backbone, members), store=pinned.store, report=silent)
+    assembled = verify(draft(backbone, members), store=pinned.store, report=silent)
+    (found,) = assembled.findings
+    assert (found.gate, found.task, found.passed) == (Gate.INTEGRITY, "classification", False)
+    assert "the module of classification/1" in found.words
     content[-1] ^= 1
     path.write_bytes(content)
 
@@ -116,6 +129,13 @@ def test_nothing_selected_is_refused(backbone, pinned):
 def test_what_the_gates_found_is_stored_with_the_release_and_not_in_the_manifest(members, backbone, pinned):
     assembled = verify(draft(backbone, members), store=pinned.store, report=silent)
     release = new_release(assembled.manifest, pinned.store, gates=assembled.gates)
-    assert json.loads(json.dumps(dict(release.gates)))["parity"]["regression"]["mixed"]["passed"] is True
-    assert release.gates["accounting"]["parameters"] == assembled.parameters
+    kept = json.loads(json.dumps(dict(release.gates)))
+    assert [(one["gate"], one["task"], one["passed"]) for one in kept["findings"]] == [
+        ("integrity", None, True),
+        ("accounting", None, True),
+        ("parity", "classification", True),
+        ("parity", "regression", True),
+        ("parity", "token-classification", True),
+    ]
+    assert (kept["passed"], kept["parameters"]) == (True, assembled.parameters)
     assert b"parity" not in pinned.store.read(release.manifest)

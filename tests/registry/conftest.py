@@ -197,7 +197,7 @@ def new_release() -> Callable[..., NewRelease]:
             "tasks": {"rte": 1},
             "trunk_depth": 2,
             "layer_count": 4,
-            "gates": {"parity": {"rte": {"passed": True}}},
+            "gates": {"passed": True, "findings": [{"gate": "parity", "task": "rte", "passed": True}]},
         }
         return NewRelease.model_validate(values | fields)
 

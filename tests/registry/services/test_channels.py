@@ -212,7 +212,12 @@ def test_a_release_that_failed_its_gates_is_placed_nowhere(staged: Database, cha
     promoted(staged, 1, 2)
     with staged.write() as session:
         for name in ("r1", "r3"):
-            record_verification(session, name, {"passed": False, "problem": "a blob is damaged"}, **change)
+            record_verification(
+                session,
+                name,
+                {"passed": False, "findings": [{"gate": "integrity", "task": None, "passed": False}]},
+                **change,
+            )
         with pytest.raises(NotAllowed, match="r3 failed its gates the last time"):
             promote_release(session, "r3", "staging", expect=None, **change)
         assert revert_channel(session, "staging", **change).to_release == "r1", "going back is always possible"

@@ -60,7 +60,7 @@ def test_a_draft_is_not_approved_and_a_retired_release_not_revived(drafted: Data
 
 
 def test_what_failed_is_kept_and_leaves_the_release_where_it_was(drafted: Database, change: dict[str, Any]) -> None:
-    failed = {"passed": False, "problem": "a blob is damaged"}
+    failed = {"passed": False, "findings": [{"gate": "integrity", "task": None, "passed": False}]}
     with drafted.write() as session:
         assert record_verification(session, "r1", failed, **change).state is DRAFT
         record_verification(session, "r1", REPORT, **change)

@@ -48,7 +48,7 @@ def test_the_same_manifest_is_the_same_release(trained: Database, new_release: A
     with trained.write() as session:
         first = register_release(session, new_release("a"), **change)
         register_release(session, new_release("b"), **change)
-        again = register_release(session, new_release("a", gates={"parity": "measured again"}), **change)
+        again = register_release(session, new_release("a", gates={"passed": True, "findings": []}), **change)
         assert again == first
     with trained.read() as session:
         assert len(list_releases(session)) == 2
