@@ -1,6 +1,5 @@
 """`trunkline release export|unpack`: a release as files that other programs read."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,9 +7,10 @@ import typer
 
 from cli.application import AsJson, Context, example
 from cli.cards import card_text, release_card_parts
+from cli.progress import progress_bar
 from cli.releases import ReleaseArgument, open_manifest
 from cli.rendering import print_json, print_line, working
-from registry.errors import GateFailed, NotAllowed, UsageError
+from registry.errors import NotAllowed, UsageError
 from registry.services import release_states, releases
 
 if TYPE_CHECKING:
@@ -41,11 +41,9 @@ def export(
 ) -> None:
     """Write a release in a form that does not need this registry, and ask it in a fresh process.
 
-    Its answers to the golden examples of every task must be those of the release; what is not is removed again.
+    Its answers to the golden examples of every task must be those of the release; else nothing is left.
     """
-    from pipelines.export.export_parity import file_parity, folder_parity
-    from pipelines.export.single_file import write_single_file
-    from pipelines.export.transformers_folder import write_transformers_folder
+    from pipelines.export.checked_export import export_release
 
     context: Context = ctx.obj
     path = context.cwd / to.expanduser()
@@ -54,19 +52,10 @@ def export(
     with context.database.read() as session:
         release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
-    try:
-        with working(f"writing {to}"):
-            if form == "hf":
-                metadata, text = release_card_parts(context, found, manifest)
-                card = card_text(metadata | {"library_name": "transformers"}, text)
-                write_transformers_folder(manifest, path, card=card, store=context.store)
-            else:
-                write_single_file(manifest, path, store=context.store)
-        with working("asking it in a fresh process"):
-            parity = folder_parity(manifest, path, store=context.store) if form == "hf" else file_parity(manifest, path)
-    except (GateFailed, KeyboardInterrupt):
-        _remove(path)
-        raise
+    metadata, text = release_card_parts(context, found, manifest)
+    card = card_text(metadata | {"library_name": "transformers"}, text)
+    with progress_bar() as report:
+        parity = export_release(manifest, path, form, card=card, store=context.store, report=report)
     _print(path, to, parity, as_json=as_json)
 
 
@@ -96,13 +85,6 @@ def unpack(
     else:
         print_line(f"{target.location} holds manifest {digest}")
         print_line(f"read it with: trunkline predict --from {root} {digest} TEXT")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _print(path: Path, to: Path, parity: "dict[str, ParityResult]", *, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from torch import Tensor
 
 from modeling.multitask import MergedModel, load_merged_model
 from pipelines.export import bundled
-from registry.artifacts.atomic_file import sync_path
 from registry.artifacts.store import ArtifactStore
 from registry.domain.families import BackboneFamily, family_of
 from registry.domain.manifests import BranchManifest, Manifest, TrunkManifest
-from registry.errors import StorageError, UsageError
 
 _CODE = ("configuration_trunkline", "modeling_trunkline")
 
@@ -40,40 +37,23 @@ stand for; tasks whose `input_form` is pair read `tokenizer(first_texts, second_
 
 
 def write_transformers_folder(manifest: Manifest, folder: Path, *, card: str, store: ArtifactStore) -> None:
-    """Writes the folder, whole or not at all; all weights fp32.
+    """Writes the folder, a new one; all weights fp32.
 
     Args:
-        folder: must not exist, or be empty.
         card: what README.md says above how to use it.
     Raises:
-        UsageError: something is there already.
         InvalidWeights, ArtifactMissing, ArtifactDamaged: a blob cannot be used.
-        StorageError: the folder cannot be written.
+        OSError: the folder cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already, and not empty: name a new folder")
     model = load_merged_model(manifest, store)
-    tokenizer = store.read(manifest.trunk.tokenizer)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as name:
-            writing = Path(name) / "export"
-            writing.mkdir()
-            weights = dict(_renamed(model, family_of(manifest.trunk.config, "backbone config")))
-            save_file(weights, writing / "model.safetensors", metadata={"format": "pt"})
-            for file, content in _texts(manifest, tokenizer, card):
-                (writing / file).write_text(content, encoding="utf-8")
-            for module in _CODE:
-                shutil.copyfile(Path(bundled.__path__[0]) / f"{module}.py", writing / f"{module}.py")
-            for written in writing.iterdir():
-                written.chmod(0o644)  # safetensors writes for the owner alone
-                sync_path(written)
-            writing.replace(folder)
-        sync_path(folder.parent)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {folder}: {error.strerror}; free some space or name another folder"
-        ) from error
+    folder.mkdir()
+    weights = dict(_renamed(model, family_of(manifest.trunk.config, "backbone config")))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+    for file, content in _texts(manifest, store.read(manifest.trunk.tokenizer), card):
+        (folder / file).write_text(content, encoding="utf-8")
+    for module in _CODE:
+        shutil.copyfile(Path(bundled.__path__[0]) / f"{module}.py", folder / f"{module}.py")
 
 
 def _renamed(model: MergedModel, family: BackboneFamily) -> Iterator[tuple[str, Tensor]]:

@@ -22,6 +22,8 @@ from registry.services.tasks import list_tasks
 from registry.services.versions import list_versions
 
 VICTIM = Path(__file__).with_name("victim.py")
+KILLED = -9
+"""The status of a process that `kill -9` ended."""
 RUN = ("--epochs", "3", "--lr", "0.003", "--precision", "fp32")
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.faults.conftest import KILLED
+
 RUN = ("--epochs", "3", "--lr", "0.003", "--precision", "fp32")
-KILLED = -9
+
 
 _BLOB = ("blob.written", "blob.folder-made", "blob.named", "blob.made-young")
 _CACHE = ("cache.rows-written", "cache.rows-named")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-KILLED = -9
+from tests.faults.conftest import KILLED
 
 COMMANDS = {
     "pin": ("backbone", "pin", "other", "model", "--max-length", "16"),

@@ -1,0 +1,59 @@
+"""An export that is there whole and asked, or not at all."""
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from modeling.parity import ParityResult
+from pipelines.export.export_parity import file_parity, folder_parity
+from pipelines.export.single_file import write_single_file
+from pipelines.export.transformers_folder import write_transformers_folder
+from registry.artifacts.atomic_file import make_folder, sync_path
+from registry.artifacts.store import ArtifactStore
+from registry.domain.manifests import Manifest
+from registry.errors import StorageError, UsageError
+from registry.fault_points import reached
+from registry.progress import Report
+
+ExportForm = Literal["safetensors-single", "hf"]
+
+
+def export_release(
+    manifest: Manifest, path: Path, form: ExportForm, *, card: str, store: ArtifactStore, report: Report
+) -> dict[str, ParityResult]:
+    """Writes it beside its place, asks it there in a fresh process, and moves it when its answers are the release's.
+
+    Args:
+        path: nothing may be there.
+        card: of a folder for transformers, what README.md says above how to use it.
+    Returns:
+        Task -> what was found of its golden answers.
+    Raises:
+        UsageError: something is there already.
+        GateFailed: it does not answer as the release does, or cannot be loaded.
+        InvalidWeights, ArtifactMissing, ArtifactDamaged: a blob cannot be used.
+        StorageError: it cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} is there already: name a new one, or remove it")
+    try:
+        make_folder(path.parent)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as folder:
+            written = Path(folder) / path.name
+            report("writing", 0, 2)
+            if form == "hf":
+                write_transformers_folder(manifest, written, card=card, store=store)
+            else:
+                write_single_file(manifest, written, store=store)
+            reached("export.written")
+            report("asking it in a fresh process", 1, 2)
+            found = folder_parity(manifest, written, store=store) if form == "hf" else file_parity(manifest, written)
+            reached("export.asked")
+            for part in [*written.iterdir(), written] if form == "hf" else [written]:
+                sync_path(part)
+            written.rename(path)
+        sync_path(path.parent)
+        report("asking it in a fresh process", 2, 2)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}; free some space or name another place") from error
+    return found
