@@ -10,7 +10,8 @@ from cli.cards import card_text, release_card_parts
 from cli.progress import progress_bar
 from cli.releases import ReleaseArgument, open_manifest
 from cli.rendering import print_json, print_line, working
-from registry.errors import NotAllowed, UsageError
+from cli.settings import expanded
+from registry.artifacts.release_transfer import refuse_registrys_root
 from registry.services import release_states, releases
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def export(
     from pipelines.export.checked_export import export_release
 
     context: Context = ctx.obj
-    path = context.cwd / to.expanduser()
-    if path.exists():
-        raise UsageError(f"{to} is there already: name a new one, or remove it")
+    path = context.cwd / expanded(to)
     with context.database.read() as session:
         release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
@@ -76,10 +75,9 @@ def unpack(
 
     context: Context = ctx.obj
     target = context.other_store(root, "ROOT")
-    if (owner := target.owner()) is not None:
-        raise NotAllowed(f"{target.location} is the artifact root of {owner}: name a folder or a prefix of its own")
+    refuse_registrys_root(target, owner=None)
     with working(f"unpacking {file}"):
-        digest = unpack_single_file(context.cwd / file.expanduser(), target)
+        digest = unpack_single_file(context.cwd / expanded(file), target)
     if as_json:
         print_json({"manifest": digest, "location": target.location})
     else:

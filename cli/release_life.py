@@ -38,6 +38,7 @@ def verify(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False
     with context.database.read() as session:
         release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
+    context.store.verify(found.manifest)
     with progress_bar() as report:
         assembled = release_assembly.verify(manifest, store=context.store, report=report)
     gates = assembled.gates

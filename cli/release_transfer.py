@@ -11,7 +11,7 @@ from cli.rendering import print_json, print_line, short_digest
 from registry.artifacts.release_transfer import Transfer, transfer_release
 from registry.artifacts.store import ArtifactStore, is_digest
 from registry.errors import NotFound, UsageError
-from registry.services import releases
+from registry.services import release_states, releases
 from registry.services.blobs import owner_name, registry_number
 
 app = typer.Typer()
@@ -35,7 +35,9 @@ def push(
     """
     context: Context = ctx.obj
     with context.database.read() as session:
-        manifest, owner = releases.get_release(session, release).manifest, owner_name(registry_number(session))
+        found = releases.get_release(session, release)
+        release_states.refuse_retired(found)
+        manifest, owner = found.manifest, owner_name(registry_number(session))
     target = context.other_store(root, "ROOT")
     moved = _moved(manifest, context.store, target, owner=owner)
     _print(moved, target, as_json=as_json)

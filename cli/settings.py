@@ -100,9 +100,9 @@ def _with_near_one(name: str) -> str:
 
 def _home(environ: Mapping[str, str], cwd: Path, flag: Path | None) -> Path:
     if flag is not None:
-        return cwd / _expanded(flag)
+        return cwd / expanded(flag)
     if named := environ.get("TRUNKLINE_HOME"):
-        return cwd / _expanded(Path(named))
+        return cwd / expanded(Path(named))
     candidates = (folder / HOME_FOLDER for folder in (cwd, *cwd.parents))
     return next((folder for folder in candidates if folder.is_dir()), cwd / HOME_FOLDER)
 
@@ -121,7 +121,7 @@ def located_root(named: str, cwd: Path, said_by: str) -> str:
     """
     if named.startswith("s3:") and not named.startswith("s3://"):  # else a folder of this name would be made
         raise UsageError(f"{said_by} begins with s3: but not with s3://, as in s3://bucket/prefix")
-    return named if "://" in named else str(cwd / _expanded(Path(named)))
+    return named if "://" in named else str(cwd / expanded(Path(named)))
 
 
 def _bytes(environ: Mapping[str, str], variable: str, default: float) -> int:
@@ -135,7 +135,8 @@ def _bytes(environ: Mapping[str, str], variable: str, default: float) -> int:
     return int(gigabytes * 1e9)
 
 
-def _expanded(path: Path) -> Path:
+def expanded(path: Path) -> Path:
+    """With `~` replaced; raises UsageError where there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError:

@@ -44,7 +44,7 @@ class ChangedTask:
     """Of the new version, where it is a student."""
     predicted_anew: Mapping[int, DevPredictions] = field(default_factory=dict)
     """Version number -> what it answers to the dev data that one of the others was scored on, where its own are
-    others."""
+    others. All or none: with these, every version has answered the same rows."""
 
     def predictions(self, version: Version, store: ArtifactStore) -> DevPredictions:
         """Those made anew, or those that were kept when the version was registered."""
@@ -134,19 +134,19 @@ def retention_finding(changed: ChangedTask, store: ArtifactStore, limits: Limits
     teacher, metric = changed.teacher, changed.spec.metric
     if teacher is None:
         return None
-    taught = teacher.metrics.get(metric, 0.0)
-    if note := changed.note(teacher):
-        answers = changed.predictions(teacher, store)
-        taught = metric_of(changed.spec, answers)
+    scores = [version.metrics.get(metric, 0.0) for version in (teacher, changed.new)]
+    if note := changed.note(teacher, changed.new):
+        scores = [metric_of(changed.spec, changed.predictions(version, store)) for version in (teacher, changed.new)]
     elif teacher.dev_digest != changed.new.dev_digest:
         words = (
             f"{changed.new.reference} and its teacher {teacher.reference} were scored on other dev data, and "
-            f"{changed.spec.data.dev} does not hold those of {changed.new.reference}"
+            f"{changed.spec.data.dev} holds neither: put the data of one of them there"
         )
         return GateFinding(gate=Gate.RETENTION, task=changed.task, passed=False, words=words)
+    taught, kept = scores
     if taught <= 0:
         return None
-    share = changed.new.metrics[metric] / taught
+    share = kept / taught
     words = f"keeps {share:.1%} of {metric} of its teacher {teacher.reference}{note}"
     passed = share >= limits.least_retention
     if not passed:

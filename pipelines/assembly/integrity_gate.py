@@ -8,7 +8,8 @@ from registry.progress import Report
 
 
 def integrity_findings(manifest: Manifest, *, store: ArtifactStore, report: Report) -> list[GateFinding]:
-    """Reads every blob; one finding where all are whole, else one for each that is not.
+    """Reads every blob in the store itself, no local copy; one finding where all are whole, else one for each that is
+    not.
 
     Raises:
         StorageError: the store cannot be reached.
@@ -17,7 +18,7 @@ def integrity_findings(manifest: Manifest, *, store: ArtifactStore, report: Repo
     found = []
     for number, part in enumerate(parts, 1):
         try:
-            store.fetch(part.blob)
+            store.verify(part.blob)
         except ArtifactError as error:
             words = f"{part.what}: {error}"
             found.append(GateFinding(gate=Gate.INTEGRITY, task=part.task, passed=False, words=words))

@@ -18,7 +18,8 @@ from registry.progress import Report
 
 _BATCH = 16
 _TEXTS, _FEWEST = 96, 4
-"""In all, and of each task: every text is answered by all tasks of both releases, and what interferes shows in any."""
+"""Of an input form together, and of each task: what interferes shows in any text, and every one is answered by all
+tasks of both releases."""
 
 
 def non_interference_findings(

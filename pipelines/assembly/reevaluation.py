@@ -59,29 +59,25 @@ class Evaluator:
 
 
 def evaluated_anew(changed: ChangedTask, members: Mapping[int, Member], evaluator: Evaluator) -> ChangedTask:
-    """The task with the predictions that are missing for its comparisons, as far as its dev file has the rows.
+    """The task with the predictions that are missing for its comparisons, if its dev file has the rows.
 
-    Where the file holds what the new version was scored on, the old one and the teacher answer it; where it holds what
-    the old one was scored on, the new one does.
+    Where the file holds what one of the versions was scored on (the old one, the new one, its teacher), every other one
+    answers it.
 
     Args:
         members: of the task's versions, by number.
     Raises:
         InvalidWeights, ArtifactMissing, ArtifactDamaged: a module or a part of its backbone cannot be used.
     """
-    old, new = changed.old, changed.new
-    others = [one for one in (old, changed.teacher) if one is not None and one.dev_digest != new.dev_digest]
-    if not others:
+    compared = [one for one in (changed.old, changed.new, changed.teacher) if one is not None]
+    if len({one.dev_digest for one in compared}) == 1:
         return changed
     try:
         dev = load_dataset(changed.spec, "dev")
     except InvalidInput:  # the gates then say that the versions cannot be compared
         return changed
-    if dev.digest == new.dev_digest:
-        asked = others
-    elif old is not None and dev.digest == old.dev_digest:
-        asked = [new]
-    else:
-        asked = []
+    if dev.digest not in {one.dev_digest for one in compared}:
+        return changed
+    asked = [one for one in compared if one.dev_digest != dev.digest]
     anew = {one.number: evaluator.predictions(members[one.number], dev) for one in asked}
     return replace(changed, predicted_anew=anew)

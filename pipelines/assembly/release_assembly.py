@@ -14,7 +14,7 @@ from registry.domain.digests import first_difference
 from registry.domain.gate_findings import Gate, GateFinding, failed
 from registry.domain.manifests import BranchManifest, Manifest
 from registry.domain.records import Backbone, Member, NewRelease
-from registry.errors import GateFailed, InvalidWeights, UsageError
+from registry.errors import ArtifactDamaged, GateFailed, InvalidWeights, UsageError
 from registry.fault_points import reached
 from registry.progress import Report
 
@@ -86,8 +86,7 @@ def verify(
         return AssembledRelease(manifest, findings)
     report("loading the merged model", 0, 1)
     try:
-        # What both releases hold is in memory once: its blobs are the same.
-        model, *live = load_merged_models([manifest, *([against.manifest] if against else [])], store)
+        model, *live = _models(manifest, against, store)
     except InvalidWeights as error:
         finding = GateFinding(gate=Gate.ACCOUNTING, task=None, passed=False, words=str(error))
         return AssembledRelease(manifest, [*findings, finding])
@@ -102,6 +101,25 @@ def verify(
         findings += against.findings(manifest, parameters, store)
         findings += non_interference_findings(against.manifest, manifest, models, store=store, report=report)
     return AssembledRelease(manifest, findings, parameters)
+
+
+def _models(manifest: Manifest, against: LiveRelease | None, store: ArtifactStore) -> list[MergedModel]:
+    """The release's, and the live one's; what both hold is in memory once, for its blobs are the same.
+
+    Raises:
+        InvalidWeights: a module of the new release cannot be used.
+        ArtifactDamaged: one that only the live release holds cannot.
+    """
+    if against is None:
+        return load_merged_models([manifest], store)
+    try:
+        return load_merged_models([manifest, against.manifest], store)
+    except InvalidWeights as error:
+        load_merged_models([manifest], store)
+        raise ArtifactDamaged(
+            f"the live release cannot be loaded, so that nothing can be held to it: {error}; `trunkline release "
+            "assemble` makes a release without it"
+        ) from error
 
 
 def _accounted(model: MergedModel, parameters: int) -> GateFinding:

@@ -105,7 +105,7 @@ def _main(path: Path) -> None:
         digest = unpack_single_file(path, store)
         manifest = parse_manifest(store.read(digest), f"manifest in {path}")
         found = measured_parity(manifest, load_merged_model(manifest, store), store=store, report=silent)
-    parity = {task: asdict(of_task["mixed"]) for task, of_task in found.items()}
+    parity = {task: {way: asdict(one) for way, one in ways.items()} for task, ways in found.items()}
     sys.stdout.write(json.dumps({"manifest": digest, "parity": parity}))
 
 

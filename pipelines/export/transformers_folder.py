@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from pipelines.export import bundled
 from registry.artifacts.store import ArtifactStore
 from registry.domain.families import BackboneFamily, family_of
 from registry.domain.manifests import BranchManifest, Manifest, TrunkManifest
+from registry.domain.task_specs import InputForm
+from registry.errors import StorageError
 
 _CODE = ("configuration_trunkline", "modeling_trunkline")
 
@@ -27,7 +30,7 @@ from transformers import AutoModel, AutoTokenizer
 
 model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
-inputs = tokenizer(["a text"], padding=True, truncation=True, return_tensors="pt")
+inputs = tokenizer({texts}, padding=True, truncation=True, return_tensors="pt")
 logits = model(**inputs, tasks=["{task}"]).logits["{task}"]
 ```
 
@@ -43,13 +46,15 @@ def write_transformers_folder(manifest: Manifest, folder: Path, *, card: str, st
         card: what README.md says above how to use it.
     Raises:
         InvalidWeights, ArtifactMissing, ArtifactDamaged: a blob cannot be used.
-        OSError: the folder cannot be written.
+        StorageError, OSError: the folder cannot be written.
     """
     model = load_merged_model(manifest, store)
     folder.mkdir()
     weights = dict(_renamed(model, family_of(manifest.trunk.config, "backbone config")))
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+    try:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:  # what a full disk comes out as
+        raise StorageError(f"cannot write {folder.name}: {error}; free some space or name another place") from error
     for file, content in _texts(manifest, store.read(manifest.trunk.tokenizer), card):
         (folder / file).write_text(content, encoding="utf-8")
     for module in _CODE:
@@ -75,7 +80,9 @@ def _texts(manifest: Manifest, tokenizer: bytes, card: str) -> Iterator[tuple[st
     yield "config.json", json.dumps(_config(manifest), indent=2, sort_keys=True)
     yield "tokenizer.json", tokenizer.decode()
     yield "tokenizer_config.json", json.dumps(_tokenizer_config(manifest.trunk, tokenizer), indent=2, sort_keys=True)
-    yield "README.md", f"{card}\n\n{USE.format(task=next(iter(manifest.tasks)))}"
+    task, branch = next(iter(manifest.tasks.items()))
+    texts = '["a text"], ["its pair"]' if branch.input_form is InputForm.PAIR else '["a text"]'
+    yield "README.md", f"{card}\n\n{USE.format(task=task, texts=texts)}"
 
 
 def _config(manifest: Manifest) -> dict[str, Any]:

@@ -36,11 +36,7 @@ def transfer_release(
         ArtifactMissing, ArtifactDamaged: the source does not hold a whole blob; names what of the release it is.
         StorageError: a store cannot be reached, read or written.
     """
-    if (held_by := target.owner()) not in (None, owner):
-        raise NotAllowed(
-            f"{target.location} is the artifact root of {held_by}, whose `trunkline gc` would remove the release "
-            "again: name a folder or a prefix of its own"
-        )
+    refuse_registrys_root(target, owner=owner)
     manifest = parse_manifest(source.read(manifest_digest), f"manifest {manifest_digest[:12]}…")
     parts = {**{part.blob: part.what for part in manifest.parts()}, manifest_digest: "the manifest"}
     missing = target.missing(parts)
@@ -59,6 +55,15 @@ def transfer_release(
             mended += blob not in missing
         report(f"to {target.location}", number, len(parts))
     return Transfer(manifest=manifest_digest, blobs=len(parts), sent=sent, sent_bytes=sent_bytes, mended=mended)
+
+
+def refuse_registrys_root(target: ArtifactStore, *, owner: str | None) -> None:
+    """Raises NotAllowed where the store belongs to a registry other than `owner`."""
+    if (held_by := target.owner()) not in (None, owner):
+        raise NotAllowed(
+            f"{target.location} is the artifact root of {held_by}, whose `trunkline gc` would remove the release "
+            "again: name a folder or a prefix of its own"
+        )
 
 
 def _is_damaged(blob: str, store: ArtifactStore) -> bool:

@@ -45,8 +45,9 @@ def release_metadata(release: Release, held: Sequence[CardedVersion], backbone: 
 
 def base_model(backbone: Backbone) -> str:
     """The hub's name of the repository that the backbone was pinned from; the backbone's own, if it was a folder."""
-    repository, commit, _ = backbone.source.partition("@")
-    return repository if commit else backbone.name
+    repository, _, commit = backbone.source.partition("@")
+    is_folder = backbone.source.startswith("/")  # folders are kept by their absolute paths
+    return backbone.name if is_folder or not commit else repository
 
 
 def _metadata(name: str, held: Sequence[CardedVersion], backbone: Backbone) -> dict[str, Any]:

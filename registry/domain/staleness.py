@@ -53,7 +53,7 @@ def task_standing(
     if champion is None and task.version_count:
         run.append(f"trunkline task promote {task.name}/N --alias {alias}")
     elif reasons and not isinstance(data, str):  # training would stop at those files too
-        run.append(_command(task, champion, backbone, reasons))
+        run.append(_command(task, champion, backbone, reasons, alias))
     number = None if champion is None else champion.version.number
     outdated = [channel for channel, there in live.items() if number not in (None, there)]
     reasons += [f"{task.name}/{live[channel]} is live on {channel}" for channel in outdated]
@@ -67,10 +67,13 @@ def task_standing(
     )
 
 
-def _command(task: Task, champion: Champion | None, backbone: Backbone, reasons: Sequence[str]) -> str:
-    """Where only the backbone is another one, the recorded recipe is run again; else the search is."""
+def _command(task: Task, champion: Champion | None, backbone: Backbone, reasons: Sequence[str], alias: str) -> str:
+    """Where only the backbone is another one, the recorded recipe is run again, if there is one; else the search is."""
     if champion is not None and len(reasons) == 1 and not backbone.carries(champion.version):
-        return f"trunkline backbone migrate {champion.version.backbone} {backbone.name} --task {task.name}"
+        version = champion.version
+        if "imported" not in version.recipe:
+            named = "" if alias == "champion" else f" --alias {alias}"
+            return f"trunkline backbone migrate {version.backbone} {backbone.name} --task {task.name}{named}"
     return f"trunkline search run {task.name} --backbone {backbone.name}"
 
 

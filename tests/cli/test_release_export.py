@@ -31,10 +31,15 @@ def released(trained: Trunkline) -> Trunkline:
     return trained
 
 
+def exported(trunkline: Trunkline, form: str, to: object, *options: str) -> str:
+    """What the command prints; on a busy machine it also says on stderr how far it is."""
+    answer = trunkline("release", "export", "r1", "--format", form, "--to", to, *options)
+    assert answer.code == 0, answer.err
+    return answer.out
+
+
 def test_a_single_file_holds_the_whole_release(released: Trunkline, tmp_path: Path) -> None:
-    found = json.loads(
-        released.done("release", "export", "r1", "--format", "safetensors-single", "--to", "r1.safetensors", "--json")
-    )
+    found = json.loads(exported(released, "safetensors-single", "r1.safetensors", "--json"))
     assert {task: parity["passed"] for task, parity in found["parity"].items()} == dict.fromkeys(
         ("classification", "regression", "token"), True
     )
@@ -50,7 +55,7 @@ def test_a_single_file_holds_the_whole_release(released: Trunkline, tmp_path: Pa
 
 
 def test_a_folder_is_loaded_by_transformers_alone(released: Trunkline, tmp_path: Path) -> None:
-    released.done("release", "export", "r1", "--format", "hf", "--to", "model")
+    exported(released, "hf", "model")
     text = "the dog runs"
     answers = json.loads(released.done("predict", "r1", text, "--json"))["answers"]
     asked = subprocess.run(
@@ -85,7 +90,7 @@ def test_a_retired_release_is_not_exported(released: Trunkline) -> None:
 
 def test_a_file_that_was_changed_is_not_unpacked(released: Trunkline, tmp_path: Path) -> None:
     path = tmp_path / "r1.safetensors"
-    released.done("release", "export", "r1", "--format", "safetensors-single", "--to", path)
+    exported(released, "safetensors-single", path)
     data = bytearray(path.read_bytes())
     data[-5] ^= 1  # in what comes last: the bytes of a document
     path.write_bytes(data)

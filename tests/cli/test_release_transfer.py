@@ -137,3 +137,28 @@ def test_a_manifest_that_was_edited_by_hand_does_not_travel(trained: Trunkline, 
     assert not (tmp_path / "third").exists() or not files(tmp_path / "third")
     refused = trained("predict", "--from", "elsewhere", manifest, "the dog runs")
     assert refused.code == 1
+
+
+def test_a_retired_release_is_not_sent(trained: Trunkline, manifest: str, tmp_path: Path) -> None:
+    trained.done("release", "retire", "r1", "--reason", f"answers of {manifest[:4]} were wrong")
+    answer = trained("release", "push", "r1", "elsewhere")
+    assert (answer.code, "retired" in answer.problem) == (4, True)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_blob_that_the_bucket_has_lost_is_missed_though_a_copy_of_it_is_here(
+    trained: Trunkline, s3: S3Server, s3_bucket: str
+) -> None:
+    local = trained.home / "artifacts"
+    for path in files(local):
+        s3.client.put_object(Bucket=s3_bucket, Key=f"team/{path.relative_to(local)}", Body=path.read_bytes())
+    trained.environ["TRUNKLINE_ARTIFACT_ROOT"] = f"s3://{s3_bucket}/team"
+    trained.environ["TRUNKLINE_DATABASE_URL"] = f"sqlite:///{trained.home / 'registry.db'}"
+    assembled(trained)
+    trained.done("predict", "r1", "the dog runs")
+    module = module_of(trained, "token")
+    s3.client.delete_object(Bucket=s3_bucket, Key=f"team/sha256/{module[:2]}/{module[2:]}")
+    assert trained("predict", "r1", "the dog runs").code == 0, "from the copy"
+    answer = trained("release", "verify", "r1")
+    assert answer.code == 3
+    assert "the module of token/2" in " ".join(answer.out.split())

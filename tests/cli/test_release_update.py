@@ -155,6 +155,10 @@ def test_versions_scored_on_other_dev_data_are_evaluated_anew_when_the_data_are_
     student = findings(live("release", "try", *ON, "--task", "classification/4", "--tolerance", 100, "--json").json)
     assert student["retention", "classification"]["words"].endswith("; classification/1 evaluated anew")
     dev.write_text(first_rows, encoding="utf-8")
+    of_teachers_rows = findings(
+        live("release", "try", *ON, "--task", "classification/4", "--tolerance", 100, "--json").json
+    )
+    assert of_teachers_rows["retention", "classification"]["words"].endswith("; classification/4 evaluated anew")
     of_old_rows = regression(3)
     assert of_old_rows["words"].endswith("; classification/3 evaluated anew")
     assert of_old_rows["values"]["old"] == pytest.approx(score(2))

@@ -4,20 +4,23 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from modeling.backbone import load_text_encoder
 from modeling.batching import row_outputs
 from modeling.crf import TagTransitions, viterbi
 from modeling.multitask import load_merged_model
 from pipelines.export.bundled import modeling_trunkline
+from pipelines.export.checked_export import export_release
 from pipelines.export.export_parity import file_parity, folder_parity
 from pipelines.export.single_file import unpack_single_file, write_single_file
 from pipelines.export.transformers_folder import write_transformers_folder
 from registry.artifacts.local_store import LocalArtifactStore
-from registry.domain.golden_examples import GoldenExample, GoldenExamples
+from registry.domain.golden_examples import GoldenExample, GoldenExamples, parse_golden_examples
 from registry.domain.manifests import parse_manifest
 from registry.domain.task_specs import InputForm, TaskType
-from registry.errors import GateFailed, InvalidInput
+from registry.errors import GateFailed, InvalidInput, StorageError, UsageError
+from registry.progress import silent
 
 TEXTS = ["the new york", "hello world, she said: [it] is a hat", "york " * 60, "a"]
 HEADS = {
@@ -151,3 +154,81 @@ def test_the_bundled_crf_decodes_as_ours():
         emissions = torch.randn((words, 5), generator=generator)
         with torch.no_grad():
             assert theirs.likeliest(emissions) == viterbi(emissions, ours.scores())
+
+
+def with_other_golden_answers(manifest, store, task="first"):
+    """The release with answers that its module does not give."""
+    branch = manifest.tasks[task]
+    golden = parse_golden_examples(store.read(branch.golden), "it")
+    shifted = tuple(
+        one.model_copy(update={"outputs": tuple(tuple(value + 0.5 for value in row) for row in one.outputs)})
+        for one in golden.examples
+    )
+    blob = store.put(golden.model_copy(update={"examples": shifted}).to_bytes())
+    return manifest.model_copy(update={"tasks": {**manifest.tasks, task: branch.model_copy(update={"golden": blob})}})
+
+
+@pytest.mark.parametrize("form", ["hf", "safetensors-single"])
+def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(pinned, manifest_of, tmp_path, form):
+    wrong = with_other_golden_answers(manifest_of(pinned), pinned.store)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    with pytest.raises(GateFailed, match="first: outputs differ by up to 0"):
+        export_release(wrong, folder / "it", form, card="# It", store=pinned.store, report=silent)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["hf", "safetensors-single"])
+def test_an_export_can_be_read_by_others_and_what_a_killed_one_left_is_removed(pinned, manifest_of, tmp_path, form):
+    folder = tmp_path / "here"
+    (folder / ".exporting-it-killed").mkdir(parents=True)
+    (folder / ".exporting-it-killed" / "it").write_text("half")
+    (folder / ".exporting-other-busy").mkdir()
+    export_release(manifest_of(pinned), folder / "it", form, card="# It", store=pinned.store, report=silent)
+    assert {path.name for path in folder.iterdir()} == {"it", ".exporting-other-busy"}
+    written = [folder / "it"] if form == "safetensors-single" else list((folder / "it").iterdir())
+    assert {oct(path.stat().st_mode & 0o777) for path in written} == {"0o644"}
+
+
+@pytest.mark.parametrize("form", ["hf", "safetensors-single"])
+def test_what_came_in_between_is_not_written_over(pinned, manifest_of, tmp_path, form):
+    target = tmp_path / "it"
+
+    def somebody_else(_stage, done, _total):
+        if done == 1 and not target.exists():
+            target.mkdir()
+            (target / "mine").write_text("mine")
+
+    with pytest.raises(UsageError, match="is there already"):
+        export_release(manifest_of(pinned), target, form, card="# It", store=pinned.store, report=somebody_else)
+    assert (target / "mine").read_text() == "mine"
+
+
+def test_a_folder_of_the_users_does_not_stand_in_for_our_packages(pinned, manifest_of, tmp_path, monkeypatch):
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "__init__.py").write_text("raise SystemExit('not ours')")
+    manifest = manifest_of(pinned)
+    monkeypatch.chdir(tmp_path)
+    write_single_file(manifest, tmp_path / "it.safetensors", store=pinned.store)
+    assert all(found.passed for found in file_parity(manifest, tmp_path / "it.safetensors").values())
+
+
+def test_a_full_disk_is_told_as_one(pinned, manifest_of, tmp_path, monkeypatch):
+    def full(*_arguments, **_options):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("pipelines.export.transformers_folder.save_file", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        export_release(manifest_of(pinned), tmp_path / "it", "hf", card="# It", store=pinned.store, report=silent)
+    assert not (tmp_path / "it").exists()
+
+
+def test_the_readme_asks_a_task_for_the_form_that_it_reads(pinned, manifest_of, tmp_path):
+    manifest = manifest_of(pinned)
+    for task, texts in (
+        ("first", 'tokenizer(["a text"], padding'),
+        ("number", 'tokenizer(["a text"], ["its pair"], padding'),
+    ):
+        alone = manifest.model_copy(update={"tasks": {task: manifest.tasks[task]}})
+        write_transformers_folder(alone, tmp_path / task, card="# It", store=pinned.store)
+        assert texts in (tmp_path / task / "README.md").read_text()
