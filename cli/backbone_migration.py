@@ -87,7 +87,7 @@ def migrate(
     if as_json:
         print_json(migration_document(old, new, alias, done))
     else:
-        print_migration(done, alias)
+        print_migration(done, alias, new)
     if any(one.problem for one in done):
         raise typer.Exit(1)
 

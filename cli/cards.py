@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from cli import release_drawing
 from cli.application import AsJson, Context, example
-from cli.release_diff import table_cell
+from cli.release_diff import move_words, table_cell
 from cli.releases import ReleaseArgument, open_manifest
 from cli.rendering import print_json, print_line
 from cli.versions import flat_recipe
@@ -55,8 +55,14 @@ def release_card(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson =
     _print(metadata, body, as_json=as_json)
 
 
-def release_card_parts(context: Context, release: Release, manifest: Manifest) -> tuple[dict[str, Any], str]:
-    """The card's metadata and its text."""
+def release_card_parts(
+    context: Context, release: Release, manifest: Manifest, *, travels: bool = False
+) -> tuple[dict[str, Any], str]:
+    """The card's metadata and its text.
+
+    Args:
+        travels: it goes where nobody can correct it: what may change tomorrow, such as where it is live, is left out.
+    """
     with context.database.read() as session:
         references = [VersionReference(task=task, number=number) for task, number in sorted(release.tasks.items())]
         found = versions.get_versions(session, references)
@@ -64,12 +70,12 @@ def release_card_parts(context: Context, release: Release, manifest: Manifest) -
         held = [CardedVersion(one, specs[one.task, one.spec_revision]) for one in found]
         backbone = backbones.get_backbone(session, release.backbone)
         live = [channel.name for channel in channels.list_channels(session) if channel.release == release.name]
-        approved = [
-            f"{move.to_state} by {move.actor}, {move.moved_at:%Y-%m-%d}{f': {move.reason}' if move.reason else ''}"
+        steps = [
+            f"{move.moved_at:%Y-%m-%d %H:%M} UTC, {move_words(move)}"
             for move in release_states.release_moves(session, release.name)
             if move.from_state is not move.to_state
         ]
-    body = "\n".join(_release_lines(release, manifest, held, backbone, live, approved))
+    body = "\n".join(_release_lines(release, manifest, held, backbone, [] if travels else live, steps))
     return release_metadata(release, held, backbone), body
 
 

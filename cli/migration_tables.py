@@ -128,7 +128,7 @@ def migration_document(old: str, new: str, alias: str, done: Sequence[MigratedTa
     }
 
 
-def print_migration(done: Sequence[MigratedTask], alias: str) -> None:
+def print_migration(done: Sequence[MigratedTask], alias: str, new: str) -> None:
     if not done:
         print_line("no active task")
         return
@@ -154,6 +154,8 @@ def print_migration(done: Sequence[MigratedTask], alias: str) -> None:
         print_line("nothing was promoted; what is good enough:")
         for command in commands:
             print_line(f"  {command}")
+    if commands or any(one.migration.outcome is Outcome.VALID for one in done):
+        print_line(f"a release on it: trunkline release assemble --select {alias} --backbone {new}")
 
 
 def _step_cells(one: PlannedTask) -> Iterator[str]:

@@ -9,7 +9,9 @@ import typer
 
 from cli.application import Context, example
 from cli.rendering import print_line, print_table, print_warning
+from registry.artifacts.release_transfer import refuse_without_manifest
 from registry.artifacts.store import ArtifactStore, is_digest
+from registry.domain.release_life import ReleaseState
 from registry.errors import InvalidInput, UsageError
 from registry.services import releases
 
@@ -83,10 +85,15 @@ def _found(context: Context, release: str, root: str | None) -> tuple[str, Artif
     """The manifest's digest, and the store to read it from."""
     if root is None:
         with context.database.read() as session:
-            return releases.get_release(session, release).manifest, context.store
+            found = releases.get_release(session, release)
+        if found.state is ReleaseState.RETIRED:
+            print_warning(f"{found.name} is retired: `trunkline release list` shows the others")
+        return found.manifest, context.store
     if not is_digest(release):
         raise UsageError(f"{release}: with --from, name the release by the whole digest of its manifest")
-    return release, context.other_store(root, "--from")
+    store = context.other_store(root, "--from")
+    refuse_without_manifest(release, store)
+    return release, store
 
 
 def _asked_texts(

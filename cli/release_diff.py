@@ -67,10 +67,11 @@ def notes(
         print_line(line)
     print_line("\n## Journal\n")
     for move in moves:
-        print_line(f"- {move.moved_at:%Y-%m-%d %H:%M} UTC, {_told(move)}")
+        print_line(f"- {move.moved_at:%Y-%m-%d %H:%M} UTC, {move_words(move)}")
 
 
-def _told(move: ReleaseMove) -> str:
+def move_words(move: ReleaseMove) -> str:
+    """One entry of a release's journal."""
     reason = f": {move.reason}" if move.reason else ""
     if move.from_state is move.to_state:
         passed = (move.report or {}).get("passed", True)

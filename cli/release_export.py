@@ -51,7 +51,7 @@ def export(
     with context.database.read() as session:
         release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
-    metadata, text = release_card_parts(context, found, manifest)
+    metadata, text = release_card_parts(context, found, manifest, travels=True)
     card = card_text(metadata | {"library_name": "transformers"}, text)
     with progress_bar() as report:
         parity = export_release(manifest, path, form, card=card, store=context.store, report=report)

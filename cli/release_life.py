@@ -8,9 +8,9 @@ from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
 from cli.release_findings import refuse_with_table
 from cli.releases import ReleaseArgument, open_manifest, print_release
-from cli.rendering import print_json, print_line
+from cli.rendering import print_json, print_line, print_note
 from registry.domain.records import Release
-from registry.domain.release_life import Placement
+from registry.domain.release_life import Placement, ReleaseState
 from registry.services import channels, release_states, releases
 
 app = typer.Typer()
@@ -59,7 +59,11 @@ def approve(
     """Let a verified release be used on channels that take approved ones."""
     context: Context = ctx.obj
     with context.database.write() as session:
+        known = releases.get_release(session, release).state is ReleaseState.APPROVED
         found = release_states.approve_release(session, release, reason=reason, actor=context.actor, at=context.now())
+    if known:
+        unkept = "" if reason is None else "; this reason is not kept, the journal has the first"
+        print_note(f"{found.name} was approved before{unkept}")
     _print_state(found, as_json=as_json)
 
 

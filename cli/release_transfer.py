@@ -80,6 +80,8 @@ def pull(
             manifest, owner = releases.get_release(session, release).manifest, owner_name(registry_number(session))
     target = context.store if to is None else context.other_store(to, "--to")
     _print(_moved(manifest, source, target, owner=owner), target, as_json=as_json)
+    if to is not None and not as_json:
+        print_line(f"read it with: trunkline predict --from {to} {manifest} TEXT")
 
 
 def _moved(manifest: str, source: ArtifactStore, target: ArtifactStore, *, owner: str | None) -> Transfer:

@@ -17,6 +17,7 @@ from cli.rendering import print_json, print_line, print_warning
 from registry.domain.manifests import Manifest, parse_manifest
 from registry.domain.records import Backbone, Member, Release, Version
 from registry.domain.references import VersionReference, check_name, parse_reference
+from registry.domain.release_life import Channel
 from registry.errors import UsageError
 from registry.progress import Report
 from registry.services import backbones, channels, release_states, releases, versions
@@ -104,6 +105,8 @@ def update(
         print_findings(assembled.findings)
     refuse_failed(assembled.findings)
     if not as_json:
+        if not proposal.channel.accepts(release.state):
+            print_line(f"first: trunkline release approve {release.name}")
         print_line(
             f"live with: trunkline release promote {release.name} --channel {channel} --expect {proposal.live.name}"
         )
@@ -152,6 +155,7 @@ class _Wanted(NamedTuple):
 
 
 class _Proposal(NamedTuple):
+    channel: Channel
     live: Release
     live_manifest: Manifest
     backbone: Backbone
@@ -166,7 +170,7 @@ def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
     from pipelines.assembly.comparison_gates import ChangedTask
 
     with context.database.read() as session:
-        live = channels.live_release(session, channel)
+        found, live = channels.get_channel(session, channel), channels.live_release(session, channel)
         named = versions.get_versions(session, [parse_reference(one) for one in (*wanted.changed, *wanted.added)])
         selection = _selection(live, wanted, named)
         references = [VersionReference(task=task, number=number) for task, number in selection.items()]
@@ -189,7 +193,7 @@ def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
     for note in leaving:
         print_warning(note)
     manifest = parse_manifest(context.store.read(live.manifest), f"manifest of release {live.name}")
-    return _Proposal(live, manifest, backbone, members, changed, compared)
+    return _Proposal(found, live, manifest, backbone, members, changed, compared)
 
 
 def _selection(live: Release, wanted: _Wanted, named: Sequence[Version]) -> dict[str, int]:

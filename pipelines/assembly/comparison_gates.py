@@ -126,6 +126,8 @@ def regression_finding(changed: ChangedTask, store: ArtifactStore, limits: Limit
     passed = not found.is_worse(tolerance)
     if not passed:
         words += f": worse by more than {tolerance:g}"
+    elif found.is_worse(0.0):
+        words += f": worse, within the tolerance of {tolerance:g}"
     return finding(passed, words, **found._asdict(), tolerance=tolerance)
 
 

@@ -35,7 +35,9 @@ logits = model(**inputs, tasks=["{task}"]).logits["{task}"]
 ```
 
 Needs torch and transformers 5; the code is in this folder. `model.config.tasks` says of each task what its outputs
-stand for; tasks whose `input_form` is pair read `tokenizer(first_texts, second_texts, …)`.
+stand for; tasks whose `input_form` is pair read `tokenizer(first_texts, second_texts, …)`. A task that answers words
+has one row of logits a piece: `model.tags(task, logits[row], pieces)` are a text's tags, `pieces` being the place of
+each word's first piece.
 """
 
 
@@ -99,6 +101,7 @@ def _config(manifest: Manifest) -> dict[str, Any]:
         "dtype": "float32",
         "transformers_version": transformers.__version__,
         "trunkline_manifest": manifest.digest(),
+        "longest_input": trunk.max_length,
         "encoder": encoder,
         "layout": {
             "embeddings": family.embeddings_prefix.rstrip("."),

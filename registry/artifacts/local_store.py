@@ -167,7 +167,7 @@ class LocalArtifactStore:
                 yield file
         except FileNotFoundError:
             raise ArtifactMissing(
-                f"blob {digest} is not in {self._root}: copy it from the store it was registered with, "
+                f"blob {digest} is not in {self._root}: bring it back from a copy (`trunkline release pull`), "
                 "or check that TRUNKLINE_HOME and TRUNKLINE_ARTIFACT_ROOT are the right ones"
             ) from None
         except OSError as error:

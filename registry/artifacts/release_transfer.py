@@ -3,7 +3,7 @@
 from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import parse_manifest
 from registry.domain.plain_data import Plain
-from registry.errors import ArtifactError, NotAllowed
+from registry.errors import ArtifactError, NotAllowed, NotFound
 from registry.fault_points import reached
 from registry.progress import Report
 
@@ -32,11 +32,13 @@ def transfer_release(
     Args:
         owner: whose blobs the target may hold beside nobody's.
     Raises:
+        NotFound: the source holds no such release.
         NotAllowed: the target belongs to another registry, which would sweep what no row of its own refers to.
         ArtifactMissing, ArtifactDamaged: the source does not hold a whole blob; names what of the release it is.
         StorageError: a store cannot be reached, read or written.
     """
     refuse_registrys_root(target, owner=owner)
+    refuse_without_manifest(manifest_digest, source)
     manifest = parse_manifest(source.read(manifest_digest), f"manifest {manifest_digest[:12]}…")
     parts = {**{part.blob: part.what for part in manifest.parts()}, manifest_digest: "the manifest"}
     missing = target.missing(parts)
@@ -63,6 +65,15 @@ def refuse_registrys_root(target: ArtifactStore, *, owner: str | None) -> None:
         raise NotAllowed(
             f"{target.location} is the artifact root of {held_by}, whose `trunkline gc` would remove the release "
             "again: name a folder or a prefix of its own"
+        )
+
+
+def refuse_without_manifest(manifest_digest: str, store: ArtifactStore) -> None:
+    """Raises NotFound where the store holds no such release."""
+    if store.missing([manifest_digest]):
+        raise NotFound(
+            f"{store.location} holds no release {manifest_digest}: check the digest (`trunkline release push` prints "
+            "it) and the place"
         )
 
 

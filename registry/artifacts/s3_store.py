@@ -330,8 +330,8 @@ class S3ArtifactStore:
             except ClientError as error:
                 if error_code(error) in _NO_OBJECT:
                     raise ArtifactMissing(
-                        f"blob {digest} is not in {self.location}: copy it from the store it was registered with, or "
-                        "check that TRUNKLINE_ARTIFACT_ROOT is the right one"
+                        f"blob {digest} is not in {self.location}: bring it back from a copy (`trunkline release "
+                        "pull`), or check that TRUNKLINE_ARTIFACT_ROOT is the right one"
                     ) from None
                 if error_code(error) == "PreconditionFailed":
                     return None

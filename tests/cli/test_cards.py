@@ -44,7 +44,7 @@ def test_a_releases_card_has_one_result_a_task_and_metric(trained: Trunkline) ->
     assert read == metrics
     assert "# Release r1" in text
     assert "## Gates" in text
-    assert "- verified by ann" in text
+    assert "UTC, verified by ann" in text
 
 
 def test_a_card_says_where_its_version_is_live(trained: Trunkline) -> None:

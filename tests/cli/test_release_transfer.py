@@ -162,3 +162,18 @@ def test_a_blob_that_the_bucket_has_lost_is_missed_though_a_copy_of_it_is_here(
     answer = trained("release", "verify", "r1")
     assert answer.code == 3
     assert "the module of token/2" in " ".join(answer.out.split())
+
+
+def test_where_there_is_no_such_release_that_is_said(trained: Trunkline, manifest: str) -> None:
+    for command in (
+        ("predict", "--from", "nowhere", manifest, "the dog runs"),
+        ("release", "pull", manifest, "nowhere", "--to", "third"),
+    ):
+        answer = trained(*command)
+        assert (answer.code, f"holds no release {manifest}" in answer.problem) == (1, True)
+
+
+def test_a_retired_release_answers_with_a_warning(trained: Trunkline, manifest: str) -> None:
+    trained.done("release", "retire", manifest[:12], "--reason", "wrong")
+    answer = trained("predict", "latest", "the dog runs")
+    assert (answer.code, "r1 is retired" in answer.err) == (0, True)

@@ -48,6 +48,21 @@ def test_one_task_is_changed_and_every_other_one_proved_untouched(live: Any) -> 
     assert live("channel", "list", "--json").json[0]["release"] == "r1", "nothing is promoted"
 
 
+def test_what_to_do_next_is_told_as_the_channel_asks(live: Any) -> None:
+    wanted = ("--task", "classification/1", "--tolerance", 100)
+    shown = live("release", "update", *ON, *wanted).out
+    assert "approve" not in shown
+    assert shown.endswith("live with: trunkline release promote r2 --channel production --expect r1\n")
+    live.done("release", "approve", "r1")
+    live.done("channel", "create", "strict")
+    live.done("release", "promote", "r1", "--channel", "strict")
+    strict = live("release", "update", "--channel", "strict", *wanted).out
+    assert "first: trunkline release approve r2\n" in strict
+    live.done("release", "approve", "r2", "--reason", "tried")
+    again = live("release", "approve", "r2", "--reason", "tried once more")
+    assert (again.code, "this reason is not kept" in again.err) == (0, True)
+
+
 def test_the_order_of_changes_does_not_matter(live: Any) -> None:
     """Two teams change one task each, from what is live at the time: both orders end at the same manifest."""
 

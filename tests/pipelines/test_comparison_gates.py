@@ -66,7 +66,9 @@ def test_the_regression_gate_reads_what_both_versions_answered(changed, members,
     assert (worse.passed, worse.values["old"]) == (False, 100.0)
     assert "worse by more than 0.5" in worse.words
     assert regression_finding(changed(old=wrong, new=right), pinned.store, Limits()).passed
-    assert regression_finding(changed(old=right, new=wrong), pinned.store, Limits(tolerance=100)).passed
+    tolerated = regression_finding(changed(old=right, new=wrong), pinned.store, Limits(tolerance=100))
+    assert tolerated.passed
+    assert tolerated.words.endswith("worse, within the tolerance of 100")
     only_here = Limits(tolerances={"classification": 100})
     assert regression_finding(changed(old=right, new=wrong), pinned.store, only_here).passed
 

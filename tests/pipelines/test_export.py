@@ -232,3 +232,17 @@ def test_the_readme_asks_a_task_for_the_form_that_it_reads(pinned, manifest_of, 
         alone = manifest.model_copy(update={"tasks": {task: manifest.tasks[task]}})
         write_transformers_folder(alone, tmp_path / task, card="# It", store=pinned.store)
         assert texts in (tmp_path / task / "README.md").read_text()
+
+
+def test_the_bundled_model_refuses_what_the_release_cannot_answer(pinned, manifest_of, tmp_path):
+    manifest = manifest_of(pinned)
+    write_transformers_folder(manifest, tmp_path / "it", card="# It", store=pinned.store)
+    config = json.loads((tmp_path / "it" / "config.json").read_text())
+    model = modeling_trunkline.TrunklineModel(modeling_trunkline.TrunklineConfig(**config))
+    longest = manifest.trunk.max_length
+    with pytest.raises(ValueError, match=f"{longest + 1} pieces, and this release reads {longest}"):
+        model(torch.ones(1, longest + 1, dtype=torch.int64))
+    with pytest.raises(KeyError, match="nothing: this release has .*first"):
+        model(torch.ones(1, 3, dtype=torch.int64), tasks=["nothing"])
+    with pytest.raises(ValueError, match="first answers whole texts"):
+        model.tags("first", torch.zeros(3, 3), [0])

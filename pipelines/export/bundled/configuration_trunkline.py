@@ -14,6 +14,7 @@ class TrunklineConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             has none) and its `layers`; `layer_count`, the field that counts them; `types`, whether it has token types.
         tasks: task -> `type`, `input_form`, `labels` (what each output stands for), `frozen_depth`, `task_layers`,
             `outputs`, `reading` (first, mean or words), `mixes` (whether its head mixes all hidden states), `crf`.
+        longest_input: in pieces; the trunk was never asked for more.
     """
 
     model_type = "trunkline"
@@ -23,9 +24,11 @@ class TrunklineConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         encoder: dict[str, Any] | None = None,
         layout: dict[str, Any] | None = None,
         tasks: dict[str, dict[str, Any]] | None = None,
+        longest_input: int | None = None,
         **others: Any,
     ) -> None:
         self.encoder = encoder or {}
         self.layout = layout or {}
         self.tasks = tasks or {}
+        self.longest_input = longest_input
         super().__init__(**others)

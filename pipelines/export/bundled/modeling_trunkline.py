@@ -147,7 +147,13 @@ class TrunklineModel(PreTrainedModel):
 
         Raises:
             KeyError: the release has no such task.
+            ValueError: a text has more pieces than the release reads.
         """
+        if unknown := [name for name in tasks or () if name not in self.config.tasks]:
+            raise KeyError(f"{', '.join(unknown)}: this release has {', '.join(self.config.tasks)}")
+        longest = self.config.longest_input
+        if longest is not None and input_ids.shape[1] > longest:
+            raise ValueError(f"{input_ids.shape[1]} pieces, and this release reads {longest}: use truncation=True")
         asked = {name: self.config.tasks[name] for name in (self.config.tasks if tasks is None else tasks)}
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = list(self._trunk_states(input_ids, mask, token_type_ids, asked))
@@ -163,7 +169,12 @@ class TrunklineModel(PreTrainedModel):
         Args:
             logits: [T, O], one row of what `forward` gave.
             pieces: the place of each word's first piece (a tokenizer's `word_ids` tells them).
+
+        Raises:
+            ValueError: the task answers no words.
         """
+        if self.config.tasks[task]["reading"] != "words":
+            raise ValueError(f"{task} answers whole texts: its logits are one row a text")
         emissions, transitions = logits[list(pieces)], getattr(self._branch(task).head, "crf", None)
         chosen = emissions.argmax(-1).tolist() if transitions is None else transitions.likeliest(emissions)
         return [self.config.tasks[task]["labels"][number] for number in chosen]
