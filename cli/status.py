@@ -93,7 +93,8 @@ def _digests(specs: Sequence[TaskSpec]) -> dict[str, DataDigests | str]:
 
 
 def _commands(found: Sequence[TaskStanding], alias: str) -> list[str]:
-    return [command for one in found for command in one.run] + channel_updates(found, alias)
+    """Each once: what brings tasks to another backbone is one command for all."""
+    return list(dict.fromkeys(command for one in found for command in one.run)) + channel_updates(found, alias)
 
 
 def _print(found: Sequence[TaskStanding], alias: str) -> None:

@@ -68,12 +68,15 @@ def task_standing(
 
 
 def _command(task: Task, champion: Champion | None, backbone: Backbone, reasons: Sequence[str], alias: str) -> str:
-    """Where only the backbone is another one, the recorded recipe is run again, if there is one; else the search is."""
+    """Where only the backbone is another one, the recorded recipe is run again, if there is one; else the search is.
+
+    The first is one command for all tasks, and says what it would do: a backbone may have been pinned to try it.
+    """
     if champion is not None and len(reasons) == 1 and not backbone.carries(champion.version):
         version = champion.version
         if "imported" not in version.recipe:
             named = "" if alias == "champion" else f" --alias {alias}"
-            return f"trunkline backbone migrate {version.backbone} {backbone.name} --task {task.name}{named}"
+            return f"trunkline backbone migrate {version.backbone} {backbone.name}{named} --plan"
     return f"trunkline search run {task.name} --backbone {backbone.name}"
 
 

@@ -67,12 +67,13 @@ def test_changed_data_another_definition_and_another_backbone_are_told(trained: 
     assert one["run"] == ["trunkline search run classification --backbone other"]
     only_the_backbone = standing(trained, "token")
     assert only_the_backbone["behind"] == ["on backbone small; the newest is other"]
-    assert only_the_backbone["run"] == ["trunkline backbone migrate small other --task token"]
+    assert only_the_backbone["run"] == ["trunkline backbone migrate small other --plan"]
+    assert trained("status", "--json").json["run"].count("trunkline backbone migrate small other --plan") == 1
     trained.done("task", "promote", "token/1", "--alias", "stable")
     (stable,) = [
         one for one in trained("status", "--alias", "stable", "--json").json["tasks"] if one["task"] == "token"
     ]
-    assert stable["run"] == ["trunkline backbone migrate small other --task token --alias stable"]
+    assert stable["run"] == ["trunkline backbone migrate small other --alias stable --plan"]
 
 
 def test_a_task_without_version_or_champion(trunkline: Any, versions: Any, task_file: Any) -> None:

@@ -242,7 +242,7 @@ def test_the_bundled_model_refuses_what_the_release_cannot_answer(pinned, manife
     longest = manifest.trunk.max_length
     with pytest.raises(ValueError, match=f"{longest + 1} pieces, and this release reads {longest}"):
         model(torch.ones(1, longest + 1, dtype=torch.int64))
-    with pytest.raises(KeyError, match="nothing: this release has .*first"):
+    with pytest.raises(KeyError, match="nothing: this release has "):
         model(torch.ones(1, 3, dtype=torch.int64), tasks=["nothing"])
     with pytest.raises(ValueError, match="first answers whole texts"):
         model.tags("first", torch.zeros(3, 3), [0])
