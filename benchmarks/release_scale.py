@@ -279,6 +279,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["TRUNKLINE_ACTOR"] = "benchmark"
     layout = shapes(arguments.tasks, arguments.shared, arguments.task_layers)
+    if (deepest := max(depth + count for depth, count in layout)) > arguments.layers:
+        raise SystemExit(f"a task would begin as layers up to {deepest}, and the encoder has {arguments.layers}")
     texts = real_texts(200)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)

@@ -82,3 +82,19 @@ def test_a_report_of_nothing_says_what_is_missing(place: Path) -> None:
     done = run("glue.py", place, *GLUE, "--home", str(place / "empty"), "--report")
     assert done.returncode == 0, done.stderr
     assert "full fine-tuning: not run of trec" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_scale_of_a_release_is_measured_by_the_command_itself(tmp_path: Path) -> None:
+    sizes = ("--tasks", "3", "--shared", "2", "--task-layers", "4", "--layers", "4", "--width", "64")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "release_scale.py"), *sizes, "--markdown"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("|")[1].strip(): line.split("|") for line in done.stdout.splitlines() if line.startswith("| ")}
+    assert [rows[name][7].strip() for name in ("assemble all", "try one task", "update one task")] == ["1", "0", "1"]
