@@ -13,7 +13,7 @@ from modeling.backbone import Attention, Trunk, load_trunk
 from modeling.task_module import TaskModule, load_task_module
 from modeling.text import Batch
 from registry.artifacts.store import ArtifactStore
-from registry.domain.manifests import BranchManifest, Manifest, TrunkManifest, head_problems
+from registry.domain.manifests import BranchManifest, Manifest, head_problems
 from registry.domain.plain_data import canonical_json
 from registry.errors import ArtifactError, InvalidWeights, NotFound
 
@@ -95,6 +95,10 @@ def load_merged_model(manifest: Manifest, store: ArtifactStore, *, attention: At
     return model
 
 
+_TrunkParts = tuple[bytes, str, tuple[str, ...]]
+"""The config, the embeddings' blob and the layers' blobs: all that a trunk is made of."""
+
+
 def load_merged_models(
     manifests: Sequence[Manifest], store: ArtifactStore, *, attention: Attention = "sdpa"
 ) -> list[MergedModel]:
@@ -106,9 +110,11 @@ def load_merged_models(
     """
     trunks: dict[_TrunkParts, Trunk] = {}
     branches: dict[tuple[bytes, BranchManifest], TaskModule] = {}
-    for manifest in sorted(manifests, key=lambda one: one.trunk.depth, reverse=True):
-        config, described = canonical_json(manifest.trunk.config), manifest.trunk
-        if _trunk_parts(described, described.depth) not in trunks:
+    models: dict[int, MergedModel] = {}
+    # The deepest trunk first: the others are its lower layers.
+    for number, manifest in sorted(enumerate(manifests), key=lambda one: -one[1].trunk.depth):
+        described, config = manifest.trunk, canonical_json(manifest.trunk.config)
+        if (config, described.embeddings, described.layers) not in trunks:
             trunk = load_trunk(
                 config=described.config,
                 embeddings=described.embeddings,
@@ -117,30 +123,14 @@ def load_merged_models(
                 attention=attention,
             )
             for depth in range(trunk.depth + 1):
-                trunks.setdefault(_trunk_parts(described, depth), trunk.up_to(depth))
+                trunks.setdefault((config, described.embeddings, described.layers[:depth]), trunk.up_to(depth))
         for task, branch in manifest.tasks.items():
             if (config, branch) not in branches:
                 branches[config, branch] = _load_branch(task, branch, described.config, store, attention)
-    return [
-        MergedModel(
-            trunks[_trunk_parts(manifest.trunk, manifest.trunk.depth)],
-            {
-                task: (branch.frozen_depth, branches[canonical_json(manifest.trunk.config), branch])
-                for task, branch in manifest.tasks.items()
-            },
-        )
-        .requires_grad_(False)
-        .eval()
-        for manifest in manifests
-    ]
-
-
-_TrunkParts = tuple[bytes, str, tuple[str, ...]]
-"""The config, the embeddings' blob and the layers' blobs: all that a trunk is made of."""
-
-
-def _trunk_parts(trunk: TrunkManifest, depth: int) -> _TrunkParts:
-    return canonical_json(trunk.config), trunk.embeddings, trunk.layers[:depth]
+        modules = {task: (branch.frozen_depth, branches[config, branch]) for task, branch in manifest.tasks.items()}
+        model = MergedModel(trunks[config, described.embeddings, described.layers], modules)
+        models[number] = model.requires_grad_(False).eval()
+    return [models[number] for number in range(len(manifests))]
 
 
 def _load_branch(

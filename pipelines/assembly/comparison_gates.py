@@ -136,16 +136,23 @@ def retention_finding(changed: ChangedTask, store: ArtifactStore, limits: Limits
     teacher, metric = changed.teacher, changed.spec.metric
     if teacher is None:
         return None
-    scores = [version.metrics.get(metric, 0.0) for version in (teacher, changed.new)]
-    if note := changed.note(teacher, changed.new):
-        scores = [metric_of(changed.spec, changed.predictions(version, store)) for version in (teacher, changed.new)]
+    both = (teacher, changed.new)
+
+    def refused(words: str) -> GateFinding:
+        return GateFinding(gate=Gate.RETENTION, task=changed.task, passed=False, words=words)
+
+    if note := changed.note(*both):
+        try:
+            taught, kept = (metric_of(changed.spec, changed.predictions(version, store)) for version in both)
+        except (ArtifactError, ValueError, KeyError) as error:
+            return refused(f"{changed.new.reference} and its teacher {teacher.reference} cannot be compared: {error}")
     elif teacher.dev_digest != changed.new.dev_digest:
-        words = (
+        return refused(
             f"{changed.new.reference} and its teacher {teacher.reference} were scored on other dev data, and "
             f"{changed.spec.data.dev} holds neither: put the data of one of them there"
         )
-        return GateFinding(gate=Gate.RETENTION, task=changed.task, passed=False, words=words)
-    taught, kept = scores
+    else:
+        taught, kept = (version.metrics.get(metric, 0.0) for version in both)
     if taught <= 0:
         return None
     share = kept / taught

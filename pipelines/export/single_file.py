@@ -10,7 +10,7 @@ compared with the digest that the manifest names.
 
     python -m pipelines.export.single_file FILE
 
-unpacks it into a folder that is thrown away, asks its golden examples there, and prints what it found as JSON.
+unpacks it into a folder beside it that is thrown away, asks its golden examples there, and prints what it found (JSON).
 """
 
 import hashlib
@@ -52,7 +52,6 @@ def write_single_file(manifest: Manifest, path: Path, *, store: ArtifactStore) -
             data = store.read(blob)
             tensors.append(TensorBytes(name, "U8", (len(data),), data))
         write_atomically(path, safetensors_chunks(tensors, {_MANIFEST: manifest.to_bytes().decode()}))
-        tensors.clear()
 
 
 def unpack_single_file(path: Path, store: ArtifactStore) -> str:
@@ -100,7 +99,8 @@ def _documents(manifest: Manifest) -> dict[str, str]:
 
 
 def _main(path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    # Beside the file: where it fits, its parts fit once more, and the machine's own folder for such may be small.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         store = LocalArtifactStore(Path(folder))
         digest = unpack_single_file(path, store)
         manifest = parse_manifest(store.read(digest), f"manifest in {path}")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def _config(manifest: Manifest) -> dict[str, Any]:
         "encoder": encoder,
         "layout": {
             "embeddings": family.embeddings_prefix.rstrip("."),
-            "projection": _projection(family, encoder),
+            "projection": _projection(family, trunk.config),
             "layers": family.layers_attribute,
             "layer_count": family.layer_count_field,
             "types": family.type_count_field is not None,
@@ -114,10 +114,11 @@ def _config(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _projection(family: BackboneFamily, config: dict[str, Any]) -> str | None:
+def _projection(family: BackboneFamily, config: Mapping[str, Any]) -> str | None:
     """transformers makes one only where the widths differ."""
-    widths = (config.get("embedding_size"), config.get(family.hidden_size_field))
-    return family.embedding_projection if family.embedding_projection and widths[0] != widths[1] else None
+    if family.setting(config, "embedding_size") == family.setting(config, family.hidden_size_field):
+        return None
+    return family.embedding_projection
 
 
 def _task(branch: BranchManifest) -> dict[str, Any]:

@@ -152,3 +152,11 @@ def test_verifying_against_a_live_release_tells_all_findings(members, backbone, 
         (Gate.NON_INTERFERENCE, True),
     ]
     assert assembled.gates["passed"] is False
+
+
+def test_a_student_whose_answers_are_lost_is_not_compared_with_its_teacher(changed, members, pinned):
+    answers = DevPredictions.parse(pinned.store.read(members[0].version.dev_predictions), "it")
+    one = changed(new={"dev_predictions": "e" * 64}, teacher={"number": 7})
+    finding = retention_finding(replace(one, predicted_anew={7: answers}), pinned.store, Limits())
+    assert not finding.passed
+    assert "cannot be compared" in finding.words

@@ -21,6 +21,7 @@ from registry.domain.manifests import parse_manifest
 from registry.domain.task_specs import InputForm, TaskType
 from registry.errors import GateFailed, InvalidInput, StorageError, UsageError
 from registry.progress import silent
+from tests.conftest import pin, wordpiece
 
 TEXTS = ["the new york", "hello world, she said: [it] is a hat", "york " * 60, "a"]
 HEADS = {
@@ -246,3 +247,12 @@ def test_the_bundled_model_refuses_what_the_release_cannot_answer(pinned, manife
         model(torch.ones(1, 3, dtype=torch.int64), tasks=["nothing"])
     with pytest.raises(ValueError, match="first answers whole texts"):
         model.tags("first", torch.zeros(3, 3), [0])
+
+
+def test_an_encoder_whose_config_leaves_its_widths_out_keeps_its_projection(tmp_path, manifest_of):
+    """electra's own defaults: embeddings 128 wide under layers of 256."""
+    config = {"model_type": "electra", "vocab_size": wordpiece().get_vocab_size(), "num_hidden_layers": 4}
+    pinned = pin(tmp_path / "electra", config)
+    manifest = manifest_of(pinned)
+    write_transformers_folder(manifest, tmp_path / "model", card="# It", store=pinned.store)
+    assert all(found.passed for found in folder_parity(manifest, tmp_path / "model", store=pinned.store).values())
