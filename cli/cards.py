@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from cli import release_drawing
 from cli.application import AsJson, Context, example
-from cli.release_diff import move_words, table_cell
+from cli.release_diff import move_words
+from cli.release_findings import markdown_rows
 from cli.releases import ReleaseArgument, open_manifest
 from cli.rendering import print_json, print_line
 from cli.versions import flat_recipe
@@ -165,22 +166,12 @@ def _release_lines(
         score = f"{version.metrics[spec.metric]:.4f}"
         yield f"| {spec.task} | {version.number} | {_kind_of_answer(spec)} | {shape} | {spec.metric} | {score} |"
     yield "\nEach score is on its own task's dev data, which the metadata name by digest."
-    yield from _gate_lines(release)
+    if rows := list(markdown_rows(release.gates or {})):
+        yield "\n## Gates\n"
+        yield from rows
     if steps:
         yield "\n## Journal\n"
         yield from (f"- {step}" for step in steps)
-
-
-def _gate_lines(release: Release) -> Iterator[str]:
-    gates = release.gates
-    if gates is None:
-        return
-    yield "\n## Gates\n"
-    yield "| gate | task | | found |"
-    yield "| --- | --- | --- | --- |"
-    for finding in gates.get("findings", []):
-        outcome = "passed" if finding["passed"] else "FAILED"
-        yield f"| {finding['gate']} | {finding['task'] or ''} | {outcome} | {table_cell(finding['words'])} |"
 
 
 def _answers(spec: TaskSpec, backbone: Backbone) -> Iterator[str]:

@@ -7,8 +7,9 @@ import typer
 
 from cli import release_drawing
 from cli.application import AsJson, Context, example
+from cli.release_findings import markdown_rows
 from cli.releases import ReleaseArgument, open_manifest
-from cli.rendering import print_fields, print_json, print_line, print_table
+from cli.rendering import print_fields, print_json, print_line, print_table, table_cell
 from registry.domain.manifests import Manifest
 from registry.domain.records import Release
 from registry.domain.references import VersionReference
@@ -144,16 +145,6 @@ def _markdown(found: ReleaseDiff, release: Release) -> Iterator[str]:
             yield f"| {' | '.join(map(table_cell, _row(one)))} |"
     if found.unchanged:
         yield f"\nThe same: {', '.join(found.unchanged)}."
-    findings = (release.gates or {}).get("findings", [])
-    if findings:
+    if rows := list(markdown_rows(release.gates or {})):
         yield "\n## Gates\n"
-        yield "| gate | task | | found |"
-        yield "| --- | --- | --- | --- |"
-        for one in findings:
-            outcome = "ok" if one["passed"] else "failed"
-            yield f"| {one['gate']} | {one['task'] or ''} | {outcome} | {table_cell(one['words'])} |"
-
-
-def table_cell(text: str) -> str:
-    """A text in a Markdown table: on one line, its bars escaped."""
-    return " ".join(text.split()).replace("|", "\\|")
+        yield from rows

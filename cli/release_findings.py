@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cli.rendering import print_json, print_table
+from cli.rendering import print_json, print_table, table_cell
 from registry.domain.gate_findings import Gate, GateFinding, failed
 from registry.errors import GateFailed
 
@@ -53,6 +53,17 @@ def summary(gates: Mapping[str, Any]) -> str:
     examples = sum(values["examples"] for values in parity)
     largest = max(values["largest_difference"] for values in parity)
     return f"{examples} golden answers alone and mixed, largest difference {largest:.1e}"
+
+
+def markdown_rows(gates: Mapping[str, Any]) -> Iterator[str]:
+    """A kept report as a Markdown table; nothing where it holds no findings."""
+    findings = gates.get("findings", [])
+    if findings:
+        yield "| gate | task | | found |"
+        yield "| --- | --- | --- | --- |"
+    for one in findings:
+        outcome = "ok" if one["passed"] else "FAILED"
+        yield f"| {one['gate']} | {one['task'] or ''} | {outcome} | {table_cell(one['words'])} |"
 
 
 def _failed_first(findings: Sequence[GateFinding]) -> Iterator[GateFinding]:

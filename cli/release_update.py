@@ -318,9 +318,4 @@ def _register(context: Context, assembled: "AssembledRelease") -> Release:
 
 
 def _document(assembled: "AssembledRelease") -> dict[str, object]:
-    return {
-        "passed": assembled.passed,
-        "layer_count": assembled.manifest.layers_in_use,
-        "parameters": assembled.parameters,
-        "findings": [finding.model_dump(mode="json") for finding in assembled.findings],
-    }
+    return {**assembled.gates, "layer_count": assembled.manifest.layers_in_use}

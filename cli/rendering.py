@@ -125,3 +125,8 @@ def short_digest(digest: str) -> str:
 
 def alias_list(aliases: Mapping[str, int]) -> str:
     return ", ".join(f"{alias} {number}" for alias, number in sorted(aliases.items()))
+
+
+def table_cell(text: str) -> str:
+    """A text in a Markdown table: on one line, its bars escaped."""
+    return " ".join(text.split()).replace("|", "\\|")
