@@ -17,7 +17,8 @@ from registry.services import releases
 
 if TYPE_CHECKING:
     from modeling.decoding import Answer
-    from serving.loaded_release import Prediction, Text
+    from serving.loaded_release import Prediction
+    from serving.questions import Text
 
 app = typer.Typer()
 
@@ -66,7 +67,8 @@ def predict(
     texts = _asked_texts(text, pair, input_file, context.cwd)
     manifest, store = _found(context, release, root)
 
-    from serving.loaded_release import Text, load_release
+    from serving.loaded_release import load_release
+    from serving.questions import Text
 
     asked = [Text(*one) for one in texts]
     loaded = load_release(manifest, store)

@@ -28,7 +28,8 @@ from pipelines.training.metrics import score
 from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.records import Release
 from registry.domain.task_specs import TaskSpec, parse_task_spec
-from serving.loaded_release import LoadedRelease, Text, load_release
+from serving.loaded_release import LoadedRelease, load_release
+from serving.questions import Text
 
 HOME = Path(".trunkline")
 # A registry of its own, whatever the surroundings say: the demo must not write into anybody's real one.

@@ -13,20 +13,7 @@ from modeling.multitask import MergedModel, load_merged_model
 from modeling.text import EncodedText, TextEncoder
 from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import Manifest, parse_manifest
-from registry.domain.task_specs import InputForm
-from registry.errors import InvalidInput, NotFound, UsageError
-
-
-@dataclass(frozen=True)
-class Text:
-    """One request's input: a text, or a pair of texts."""
-
-    text: str
-    text_pair: str | None = None
-
-    @property
-    def form(self) -> InputForm:
-        return InputForm.SINGLE if self.text_pair is None else InputForm.PAIR
+from serving.questions import Text, refuse_empty, tasks_of
 
 
 @dataclass(frozen=True)
@@ -78,21 +65,15 @@ class LoadedRelease:
         return self._outputs(texts, self._encode(texts), tasks)
 
     def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
-        empty = [
-            f"text {number}: is empty"
-            for number, text in enumerate(texts, 1)
-            if not text.text.strip() or (text.text_pair is not None and not text.text_pair.strip())
-        ]
-        if empty:
-            raise InvalidInput("input", empty)
+        refuse_empty(texts)
         return self.encoder.encode([(text.text, text.text_pair) for text in texts])
 
     def _outputs(
         self, texts: Sequence[Text], encoded: Sequence[EncodedText], tasks: Collection[str] | None
     ) -> dict[str, dict[int, Tensor]]:
-        tasks_of = {form: self._tasks_of(form, tasks) for form in {text.form for text in texts}}
-        found: dict[str, dict[int, Tensor]] = {task: {} for of_form in tasks_of.values() for task in of_form}
-        for form, of_form in tasks_of.items():
+        by_form = {form: tasks_of(form, self.manifest, tasks) for form in {text.form for text in texts}}
+        found: dict[str, dict[int, Tensor]] = {task: {} for of_form in by_form.values() for task in of_form}
+        for form, of_form in by_form.items():
             rows = [row for row, text in enumerate(texts) if text.form is form]
             for places_in_rows in token_batches([len(encoded[row].input_ids) for row in rows]):
                 batch_rows = [rows[place] for place in places_in_rows]
@@ -103,25 +84,6 @@ class LoadedRelease:
                     answers = row_outputs(outputs[task], [encoded[row] for row in batch_rows])
                     found[task].update(zip(batch_rows, answers, strict=True))
         return found
-
-    def _tasks_of(self, form: InputForm, tasks: Collection[str] | None) -> list[str]:
-        branches = self.manifest.tasks
-        if tasks is None:
-            if reading := [task for task, branch in branches.items() if branch.input_form is form]:
-                return reading
-            raise UsageError(f"no task of this release reads a {_described(form)}; its tasks: {', '.join(branches)}")
-        if unknown := sorted(set(tasks) - set(branches)):
-            raise NotFound(f"not in this release: {', '.join(unknown)}; its tasks: {', '.join(sorted(branches))}")
-        if other := sorted(task for task in tasks if branches[task].input_form is not form):
-            raise UsageError(
-                f"{', '.join(other)}: reads a {_described(branches[other[0]].input_form)}, and the input is a "
-                f"{_described(form)}; ask for tasks of one input form at a time"
-            )
-        return [task for task in branches if task in tasks]
-
-
-def _described(form: InputForm) -> str:
-    return {InputForm.SINGLE: "single text", InputForm.PAIR: "pair of texts"}[form]
 
 
 def load_release(manifest_digest: str, store: ArtifactStore) -> LoadedRelease:

@@ -11,7 +11,8 @@ from pipelines.training.recipes import Distillation, Recipe
 from pipelines.training.trial_run import open_trial
 from registry.domain.records import Backbone, Member
 from registry.progress import silent
-from serving.loaded_release import Text, load_release
+from serving.loaded_release import load_release
+from serving.questions import Text
 from tests.pipelines.conftest import CPU, FIRST_DAY, largest_differences
 
 OTHERS = ["roberta", "xlm-roberta", "electra", "distilbert"]

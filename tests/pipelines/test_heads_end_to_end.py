@@ -13,7 +13,8 @@ from registry.domain.manifests import HeadConfig
 from registry.domain.module_manifests import PlannedImport, parse_module_manifest
 from registry.domain.records import Member, ProposedVersion
 from registry.progress import silent
-from serving.loaded_release import Text, load_release
+from serving.loaded_release import load_release
+from serving.questions import Text
 from tests.pipelines.conftest import largest_differences
 
 HEADS = {

@@ -4,7 +4,8 @@ import torch
 from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer
 from registry.domain.task_specs import InputForm, TaskType
 from registry.errors import ArtifactMissing, InvalidInput, NotFound, UsageError
-from serving.loaded_release import Text, load_release
+from serving.loaded_release import load_release
+from serving.questions import Text
 
 
 @pytest.fixture
