@@ -153,18 +153,32 @@ class Trunk(nn.Module):
         """The hidden states [B, T, H] after layers 0 (the embeddings) to `depth`, each computed when asked for."""
         if not 0 <= depth <= self.depth:
             raise ValueError(f"depth {depth}: this trunk has layers 0 to {self.depth}")
-        hidden = self._embedded(batch)
+        hidden = self.embedded(batch.input_ids, batch.type_ids)
         yield hidden
         mask = attention_mask(self.config, hidden, batch.mask)
         for layer in self.layers[:depth]:
             hidden = layer(hidden, mask)
             yield hidden
 
-    def _embedded(self, batch: Batch) -> Tensor:
-        types = {} if self.family.type_count_field is None else {"token_type_ids": batch.type_ids}
-        hidden: Tensor = self.embeddings(input_ids=batch.input_ids, **types)
+    def embedded(self, input_ids: Tensor, type_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The hidden state [B, T, H] that the first layer reads, of pieces [B, T] int64.
+
+        Args:
+            positions: [B, T] int64, from `first_position` on; None where each row begins a text and may end in padding.
+        """
+        types = {} if self.family.type_count_field is None else {"token_type_ids": type_ids}
+        hidden: Tensor = self.embeddings(input_ids=input_ids, position_ids=positions, **types)
         projection = _projection_in(self.embeddings, self.family)
         return hidden if projection is None else projection(hidden)
+
+    @property
+    def pad_id(self) -> int:
+        return cast(int, self.config.pad_token_id)
+
+    @property
+    def first_position(self) -> int:
+        """Of a text's first piece."""
+        return self.pad_id + 1 if self.family.positions_follow_padding else 0
 
     def forward(self, batch: Batch, depths: Collection[int]) -> dict[int, Tensor]:
         """The hidden state [B, T, H] after each asked layer (0: the embeddings); nothing beyond the deepest is run.

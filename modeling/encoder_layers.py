@@ -62,7 +62,7 @@ def layer_states(
     """
     if not len(hidden) or not layers:  # a batch of no rows cannot be reshaped
         return [hidden]
-    parts = [_LayerParts.of(layer, config) for layer in layers]
+    parts = [LayerParts.of(layer, config) for layer in layers]
     pieces = [hidden.shape[1]] * len(parts)
     if first_piece_only:
         pieces[-1] = 1
@@ -90,7 +90,7 @@ def layer_states(
 
 
 @dataclass(frozen=True)
-class _LayerParts:
+class LayerParts:
     """The parts of one of transformers' layers that hold weights or numbers."""
 
     query: nn.Linear
@@ -137,7 +137,7 @@ def _key_bias(batch_mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(batch_mask, dtype=dtype).masked_fill(~batch_mask, torch.finfo(dtype).min)[:, None]
 
 
-def _layer(parts: _LayerParts, hidden: Tensor, bias: Tensor, pieces: int) -> Tensor:
+def _layer(parts: LayerParts, hidden: Tensor, bias: Tensor, pieces: int) -> Tensor:
     """One layer for the first pieces [B, Q, H] of hidden [B, T, H]."""
     rows, width = len(hidden), hidden.shape[2]
     asked = hidden[:, :pieces].reshape(-1, width)
@@ -151,7 +151,7 @@ def _layer(parts: _LayerParts, hidden: Tensor, bias: Tensor, pieces: int) -> Ten
     return output.view(rows, pieces, width)
 
 
-def _attention(parts: _LayerParts, hidden: Tensor, asked: Tensor, bias: Tensor) -> Tensor:
+def _attention(parts: LayerParts, hidden: Tensor, asked: Tensor, bias: Tensor) -> Tensor:
     """Multi-head attention of the asked pieces [B·Q, H] to all of hidden [B, T, H], before its output product."""
     rows, length, width = hidden.shape
     pieces = len(asked) // rows

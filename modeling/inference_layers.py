@@ -1,0 +1,169 @@
+"""Transformer layers for answering only: packed rows, prepared weights, no gradient.
+
+The function is that of transformers' layers. What differs is the form: query, key and value are one product, the scale
+of the scores is in the query's weights, activation and residual are part of the product where the device can do that,
+and on a CPU the weights lie as oneDNN wants them, which alone is worth a factor of two in fp32 on the processor that
+docs/serving_speed.md measures.
+
+P = pieces on a line, R = rows, H = hidden size, N = heads, D = size of a head.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedConfig
+from transformers.activations import GELUActivation
+
+from modeling.encoder_layers import LayerParts
+from modeling.packing import Packed
+
+_REORDERED_FOR_ROWS = 256
+"""Rows of a product that oneDNN is to choose a weight's layout for; others work as well, within a few percent."""
+
+
+def _has_mkldnn() -> bool:
+    return cast(bool, torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+class PreparedLinear:
+    """x [M, in] -> activation(x · weightᵀ + bias) + residual, [M, out], in one dtype.
+
+    Args:
+        weight: [out, in] fp32.
+        bias: [out] fp32.
+        activation: after the product; transformers' module.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        activation: nn.Module | None = None,
+    ) -> None:
+        self._bias = bias.detach().to(device, dtype)
+        self._weight = weight.detach().to(device, dtype).contiguous()
+        self._activation = activation
+        self._reordered = device.type == "cpu" and _has_mkldnn()
+        self._exact_gelu = isinstance(activation, GELUActivation)
+        if self._reordered:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _REORDERED_FOR_ROWS)
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self._reordered and self._activation is None and residual is not None:
+            fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
+            return fused
+        product = self._activated(x)
+        return product if residual is None else product + residual
+
+    def _activated(self, x: Tensor) -> Tensor:
+        if self._reordered:
+            fused = "gelu" if self._exact_gelu else "none"
+            product = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, fused, [], "none")
+            if self._exact_gelu:
+                return cast(Tensor, product)
+        else:
+            product = functional.linear(x, self._weight, self._bias)
+        return cast(Tensor, product if self._activation is None else self._activation(product))
+
+
+class InferenceLayer:
+    """One of transformers' layers, its weights copied into the form above: hidden [P, H] -> [P, H]."""
+
+    def __init__(self, layer: nn.Module, config: PreTrainedConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+        parts = LayerParts.of(layer, config)
+        self._heads = parts.heads
+        self._dtype, self._device = dtype, device
+        self._prepare_attention(parts, (parts.query.weight.shape[0] // parts.heads) ** -0.5)
+        self._attention_output = self._prepared(parts.attention_output.weight, parts.attention_output.bias)
+        self._attention_norm = _Norm(parts.attention_norm, dtype, device)
+        self._expansion = self._prepared(parts.expansion.weight, parts.expansion.bias, parts.activation)
+        self._contraction = self._prepared(parts.contraction.weight, parts.contraction.bias)
+        self._output_norm = _Norm(parts.output_norm, dtype, device)
+
+    def __call__(self, hidden: Tensor, packed: Packed) -> Tensor:
+        projected = self._query_key_value(hidden)
+        context = []
+        for group in packed.groups:
+            own = projected[group.start : group.start + group.blocks * group.width]
+            query, key, value = (_by_head(part, group.blocks, self._heads) for part in own.chunk(3, dim=1))
+            context.append(_attended(query, key, value, group.bias, group.blocks))
+        return self._after_attention(hidden, _joined(context))
+
+    def _prepare_attention(self, parts: LayerParts, scale: float) -> None:
+        self._query_key_value = self._prepared(
+            torch.cat([parts.query.weight * scale, parts.key.weight, parts.value.weight]),
+            torch.cat([parts.query.bias * scale, parts.key.bias, parts.value.bias]),
+        )
+
+    def _prepared(self, weight: Tensor, bias: Tensor, activation: nn.Module | None = None) -> PreparedLinear:
+        return PreparedLinear(weight, bias, dtype=self._dtype, device=self._device, activation=activation)
+
+    def _after_attention(self, hidden: Tensor, context: Tensor) -> Tensor:
+        attended = self._attention_norm(self._attention_output(context, hidden))
+        return self._output_norm(self._contraction(self._expansion(attended), attended))
+
+
+class FirstPieceLayer(InferenceLayer):
+    """A branch's last layer where only each row's first piece is read: hidden [P, H] -> [R, H], in the rows' order.
+
+    Keys and values are all that the other pieces are still needed for: 2 of a layer's 12·H² products a piece.
+    """
+
+    def __call__(self, hidden: Tensor, packed: Packed) -> Tensor:
+        firsts = hidden.index_select(0, _joined([group.first_pieces for group in packed.groups]))
+        queries, projected = self._query(firsts), self._key_value(hidden)
+        context, asked = [], 0
+        for group in packed.groups:
+            asking = queries[asked : asked + len(group.first_pieces)]
+            asked += len(asking)
+            own = projected[group.start : group.start + group.blocks * group.width]
+            key, value = (_by_head(part, group.blocks, self._heads) for part in own.chunk(2, dim=1))
+            query = _by_head(asking, group.blocks, self._heads)
+            context.append(_attended(query, key, value, group.first_bias, group.blocks))
+        order = packed.first_order
+        return self._after_attention(firsts.index_select(0, order), _joined(context).index_select(0, order))
+
+    def _prepare_attention(self, parts: LayerParts, scale: float) -> None:
+        self._query = self._prepared(parts.query.weight * scale, parts.query.bias * scale)
+        self._key_value = self._prepared(
+            torch.cat([parts.key.weight, parts.value.weight]), torch.cat([parts.key.bias, parts.value.bias])
+        )
+
+
+class _Norm:
+    def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype, device: torch.device) -> None:
+        self._shape, self._epsilon = norm.normalized_shape, norm.eps
+        self._weight, self._bias = (tensor.detach().to(device, dtype) for tensor in (norm.weight, norm.bias))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self._shape, self._weight, self._bias, self._epsilon)
+
+
+def _by_head(projected: Tensor, blocks: int, heads: int) -> Tensor:
+    """[blocks · M, N·D] -> [blocks · N, M, D]."""
+    size = projected.shape[1] // heads
+    return projected.view(blocks, -1, heads, size).transpose(1, 2).reshape(blocks * heads, -1, size)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
+    """The context [blocks · M, N·D] of queries [blocks · N, M, D] among keys and values [blocks · N, width, D].
+
+    Args:
+        bias: [blocks, 1, M, width], added to the scores.
+    """
+    scores = torch.bmm(query, key.transpose(1, 2))
+    if bias is not None:
+        scores.view(blocks, -1, *scores.shape[1:]).add_(bias)
+    context = torch.bmm(scores.softmax(-1), value)
+    apart = context.view(blocks, -1, context.shape[1], context.shape[2])
+    return apart.transpose(1, 2).reshape(blocks * context.shape[1], -1)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,0 +1,269 @@
+"""Rows of different lengths on one line of pieces, so that hardly any matrix product is spent on padding.
+
+A linear layer or a norm does not care which row a piece belongs to; attention does. So the line is cut into blocks of a
+few rows each, and blocks of about the same width are attended to at once, with a bias that keeps every piece to its
+own row. One call for many short rows is several times faster than one call a length, and what it computes in vain is a
+few scores, not a layer's products.
+
+P = pieces on the line, padding and all; R = rows; H = hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeling.text import NO_TOKEN, EncodedText
+from registry.domain.manifests import Reading
+
+_CAPACITIES = (32, 64, 128)
+_JOINED_FROM = 7 / 8
+"""A block joins a group of wider ones from this share of their width on: the rest is padding."""
+
+# In pieces through a layer of width 384, measured on two cores with AVX-512 (benchmarks/serving/attention.py): what a
+# further group costs, and a piece of a block for each piece of the block's width. Both shrink with a layer's products.
+_GROUP_COST = 20.0
+_SCORE_COST = 0.0027
+_COSTS_AT_WIDTH = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Blocks of one width, one after the other on the line."""
+
+    start: int
+    """The first block's first piece."""
+    width: int
+    blocks: tuple[tuple[int, ...], ...]
+    """The rows of each block, by their place in the lengths that were laid out."""
+
+
+def lay_out(lengths: Sequence[int], hidden_size: int) -> list[Group]:
+    """Where rows of these lengths are best put for a layer of this width.
+
+    Tries the rows' own greatest length and a few others as the width of a block, and takes what is estimated cheapest:
+    every piece, padding too, goes through the layer's products, and a wide block computes more scores.
+    """
+    longest = max(lengths)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    scale = (_COSTS_AT_WIDTH / hidden_size) ** 2
+
+    def cost(groups: Sequence[Group]) -> float:
+        pieces = ((len(group.blocks) * group.width, group.width) for group in groups)
+        return sum(count * (1 + scale * _SCORE_COST * width) + scale * _GROUP_COST for count, width in pieces)
+
+    capacities = (
+        {longest, *(capacity for capacity in _CAPACITIES if capacity > longest // 2)} if len(order) > 1 else {1}
+    )
+    return min((_groups(_blocks(order, lengths, capacity), lengths) for capacity in sorted(capacities)), key=cost)
+
+
+def _blocks(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Rows in blocks of at most so many pieces; a longer row has a block to itself.
+
+    The longest row that is left begins a block, which is filled with the shortest ones: short rows are what makes any
+    remaining room useful, and one look at either end is enough.
+
+    Args:
+        order: all rows, the longest first.
+    """
+    blocks: list[list[int]] = []
+    first, last = 0, len(order) - 1
+    while first <= last:
+        block, filled = [order[first]], lengths[order[first]]
+        first += 1
+        while first <= last and filled + lengths[order[first]] <= capacity:
+            block.append(order[first])
+            filled += lengths[order[first]]
+            first += 1
+        while first <= last and filled + lengths[order[last]] <= capacity:
+            block.append(order[last])
+            filled += lengths[order[last]]
+            last -= 1
+        blocks.append(block)
+    return blocks
+
+
+def _groups(blocks: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[Group]:
+    filled = sorted(((sum(lengths[row] for row in block), block) for block in blocks), key=lambda one: -one[0])
+    together: list[tuple[int, list[tuple[int, ...]]]] = []
+    for pieces, block in filled:
+        if together and pieces >= _JOINED_FROM * together[-1][0]:
+            together[-1][1].append(tuple(block))
+        else:
+            together.append((pieces, [tuple(block)]))
+    groups, start = [], 0
+    for width, members in together:
+        groups.append(Group(start, width, tuple(members)))
+        start += width * len(members)
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class AttendedGroup:
+    """A group as attention needs it. M = most rows in one of its blocks.
+
+    Each bias is 0 where a piece may look and the dtype's least number where it may not, or None where every block is
+    one row that fills it.
+    """
+
+    start: int
+    blocks: int
+    width: int
+    bias: Tensor | None
+    """[blocks, 1, width, width]."""
+    first_pieces: Tensor
+    """[blocks · M] int64: where on the line each row of a block begins; of a row that is not there, any piece."""
+    first_bias: Tensor | None
+    """[blocks, 1, M, width], for the rows' first pieces alone."""
+
+
+class Packed:
+    """Rows of a batch on one line.
+
+    Args:
+        encoded: the batch.
+        rows: which of its rows, each once, in the order in which whatever is read of them comes out.
+        dtype, device: of the biases, and where all tensors are.
+    """
+
+    def __init__(
+        self,
+        encoded: Sequence[EncodedText],
+        rows: Sequence[int],
+        *,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._encoded, self._hidden_size, self._dtype, self._device = encoded, hidden_size, dtype, device
+        self.rows = tuple(rows)
+        self.lengths = [len(encoded[row].input_ids) for row in self.rows]
+        self._layout = lay_out(self.lengths, hidden_size)
+        last = self._layout[-1]
+        self.size = last.start + last.width * len(last.blocks)
+        """P."""
+        self._starts = np.zeros(len(self.rows), dtype=np.int64)
+        for group in self._layout:
+            for number, block in enumerate(group.blocks):
+                start = group.start + number * group.width
+                for place in block:
+                    self._starts[place] = start
+                    start += self.lengths[place]
+        self._place_of = {row: place for place, row in enumerate(self.rows)}
+
+    @property
+    def pieces(self) -> int:
+        """Of texts, without padding."""
+        return sum(self.lengths)
+
+    def only(self, rows: Sequence[int]) -> "Packed":
+        """Some of the rows, laid out anew."""
+        return Packed(self._encoded, rows, hidden_size=self._hidden_size, dtype=self._dtype, device=self._device)
+
+    def gathered(self, hidden: Tensor, target: "Packed") -> Tensor:
+        """hidden [P, H] of this line -> that of a line of some of its rows; padding is some piece's."""
+        index = np.zeros(target.size, dtype=np.int64)
+        index[target._places] = np.concatenate(
+            [
+                np.arange(self._starts[place], self._starts[place] + length)
+                for place, length in zip((self._place_of[row] for row in target.rows), target.lengths, strict=True)
+            ]
+        )
+        return hidden.index_select(0, self._tensor(index))
+
+    def inputs(self, *, pad_id: int, first_position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Piece ids, type ids and positions, [P] int64 each; padding is at the first position."""
+        ids, types = np.full(self.size, pad_id, dtype=np.int64), np.zeros(self.size, dtype=np.int64)
+        positions = np.full(self.size, first_position, dtype=np.int64)
+        chosen = [self._encoded[row] for row in self.rows]
+        ids[self._places] = np.fromiter(chain.from_iterable(row.input_ids for row in chosen), np.int64)
+        types[self._places] = np.fromiter(chain.from_iterable(row.type_ids for row in chosen), np.int64)
+        positions[self._places] = np.concatenate([np.arange(length) for length in self.lengths]) + first_position
+        return self._tensor(ids), self._tensor(types), self._tensor(positions)
+
+    def read(self, hidden: Tensor, reading: Reading, rows: Sequence[int]) -> Tensor:
+        """What a head reads of hidden [P, H], in fp32: one vector a row, [rows, H], or one a word of every row,
+        [words, H], a word without a piece having some piece's.
+
+        Args:
+            rows: of this line, in the order in which they come out.
+        """
+        places = [self._place_of[row] for row in rows]
+        if reading == "first":
+            return hidden.index_select(0, self._tensor(self._starts[places])).float()
+        if reading == "words":
+            index = [
+                self._starts[place] + max(token, 0)
+                for place, row in zip(places, rows, strict=True)
+                for token in self._encoded[row].word_tokens
+            ]
+            return hidden.index_select(0, self._tensor(np.array(index, dtype=np.int64))).float()
+        lengths = np.array([self.lengths[place] for place in places])
+        index = [np.arange(self._starts[place], self._starts[place] + self.lengths[place]) for place in places]
+        whole = hidden.index_select(0, self._tensor(np.concatenate(index))).float()
+        owners = self._tensor(np.repeat(np.arange(len(places)), lengths))
+        sums = torch.zeros(len(places), hidden.shape[1], device=self._device).index_add_(0, owners, whole)
+        return sums / self._tensor(lengths)[:, None]
+
+    def word_tokens(self, rows: Sequence[int]) -> Tensor:
+        """[1, words] int64 of all words of these rows: NO_TOKEN where a word has no piece."""
+        tokens = [token for row in rows for token in self._encoded[row].word_tokens]
+        return self._tensor(np.array(tokens, dtype=np.int64).clip(min=NO_TOKEN))[None]
+
+    @cached_property
+    def groups(self) -> list[AttendedGroup]:
+        return [self._attended(group) for group in self._layout]
+
+    @cached_property
+    def first_order(self) -> Tensor:
+        """[R] int64: where each row's first piece is among the groups' `first_pieces`, one group after the other."""
+        order, offset = np.zeros(len(self.rows), dtype=np.int64), 0
+        for group in self._layout:
+            most = max(map(len, group.blocks))
+            for number, block in enumerate(group.blocks):
+                for place, row in enumerate(block):
+                    order[row] = offset + number * most + place
+            offset += most * len(group.blocks)
+        return self._tensor(order)
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """Where on the line each row's pieces are, row after row."""
+        return np.concatenate(
+            [np.arange(start, start + length) for start, length in zip(self._starts, self.lengths, strict=True)]
+        )
+
+    def _attended(self, group: Group) -> AttendedGroup:
+        most = max(map(len, group.blocks))
+        owners = np.full((len(group.blocks), group.width), -1, dtype=np.int64)
+        askers = np.full((len(group.blocks), most), -1, dtype=np.int64)
+        firsts = np.full((len(group.blocks), most), group.start, dtype=np.int64)
+        for number, block in enumerate(group.blocks):
+            begin = group.start + number * group.width
+            for place, row in enumerate(block):
+                offset = int(self._starts[row]) - begin
+                owners[number, offset : offset + self.lengths[row]] = row
+                askers[number, place] = row
+                firsts[number, place] = self._starts[row]
+        whole = most == 1 and bool((owners >= 0).all())
+        return AttendedGroup(
+            start=group.start,
+            blocks=len(group.blocks),
+            width=group.width,
+            bias=None if whole else self._bias(owners, owners),
+            first_pieces=self._tensor(firsts.reshape(-1)),
+            first_bias=None if whole else self._bias(askers, owners),
+        )
+
+    def _bias(self, asking: np.ndarray, asked: np.ndarray) -> Tensor:
+        same = torch.from_numpy(asking[:, None, :, None] == asked[:, None, None, :])
+        least = torch.finfo(self._dtype).min
+        return torch.zeros(same.shape, dtype=self._dtype).masked_fill_(~same, least).to(self._device)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self._device)

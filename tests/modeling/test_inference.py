@@ -1,0 +1,160 @@
+"""The prepared model answers as the merged one does, whatever is packed together and in whatever order."""
+
+import itertools
+
+import pytest
+import torch
+
+from modeling.backbone import load_text_encoder
+from modeling.batching import row_outputs
+from modeling.inference import Form, InferenceBranch, InferenceModel, InferenceTrunk
+from modeling.multitask import load_merged_model
+from registry.domain.families import FAMILIES
+from registry.domain.task_specs import TaskType
+
+CLASSIFICATION, REGRESSION, TOKENS = TaskType.CLASSIFICATION, TaskType.REGRESSION, TaskType.TOKEN_CLASSIFICATION
+TEXTS = [
+    ("hello", None),
+    ("new york and the world, hello", None),
+    ("a", "the end of the hello world"),
+    ("she visited new york", None),
+    ("hello world " * 30, None),
+    ("the", None),
+]
+CPU = torch.device("cpu")
+
+
+def prepared(model, precision="fp32"):
+    form = Form(precision, CPU)
+    branches = {task: InferenceBranch(model.branch(task), depth, form) for task, depth in model.frozen_depths.items()}
+    return InferenceModel(InferenceTrunk(model.trunk, form), branches, form)
+
+
+def merged_outputs(model, encoder, encoded, tasks):
+    """Task -> one output a row, of the merged model, in one padded batch."""
+    with torch.no_grad():
+        outputs = model(encoder.collate(encoded), dict.fromkeys(tasks))
+    return {task: row_outputs(outputs[task], encoded) for task in tasks}
+
+
+def packed_outputs(model, encoded, rows):
+    found = {}
+    for task, outputs in model.one_pass(encoded, rows):
+        if model.branches[task].head.reading == "words":
+            outputs = outputs.split([len(encoded[row].words) for row in rows[task]])
+        found[task] = dict(zip(rows[task], outputs, strict=True))
+    return found
+
+
+def assert_same(found, expected, rows, tolerance=2e-5):
+    for task, asked in rows.items():
+        assert list(found[task]) == list(asked)
+        for row in asked:
+            torch.testing.assert_close(found[task][row], expected[task][row], atol=tolerance, rtol=tolerance)
+
+
+@pytest.fixture
+def merged(pinned, make_branch, make_manifest):
+    """Every kind of head, leaving at depths 0 to 3."""
+    branches = {
+        "topic": make_branch(pinned, CLASSIFICATION, depth=2, layers=1, seed=1),
+        "score": make_branch(pinned, REGRESSION, depth=0, layers=2, seed=2),
+        "cities": make_branch(pinned, TOKENS, depth=3, layers=1, seed=3, crf=True),
+        "mood": make_branch(pinned, CLASSIFICATION, depth=2, layers=2, seed=4, pooling="mean"),
+        "mixed": make_branch(pinned, CLASSIFICATION, depth=3, layers=1, seed=5, gather="mix"),
+        "mixed-tags": make_branch(pinned, TOKENS, depth=1, layers=2, seed=6, gather="mix"),
+    }
+    manifest = make_manifest(pinned, branches)
+    return load_merged_model(manifest, pinned.store), load_text_encoder(manifest.trunk, pinned.store)
+
+
+def test_all_heads_answer_as_the_merged_model_does(merged):
+    model, encoder = merged
+    encoded = encoder.encode(TEXTS)
+    rows = {task: list(range(len(TEXTS))) for task in model.frozen_depths}
+    expected = merged_outputs(model, encoder, encoded, rows)
+    assert_same(packed_outputs(prepared(model), encoded, rows), expected, rows)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_answers_as_the_merged_model_does(pinned_family, make_branch, make_manifest, model_type):
+    pinned = pinned_family(model_type)
+    branches = {
+        "topic": make_branch(pinned, CLASSIFICATION, depth=2, layers=2, seed=1),
+        "cities": make_branch(pinned, TOKENS, depth=1, layers=1, seed=2),
+    }
+    manifest = make_manifest(pinned, branches)
+    model, encoder = load_merged_model(manifest, pinned.store), load_text_encoder(manifest.trunk, pinned.store)
+    encoded = encoder.encode(TEXTS)
+    rows = {task: list(range(len(TEXTS))) for task in branches}
+    assert_same(packed_outputs(prepared(model), encoded, rows), merged_outputs(model, encoder, encoded, rows), rows)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_new", "silu"])
+def test_other_activations_are_applied(pin_model, make_branch, make_manifest, activation):
+    pinned = pin_model(hidden_act=activation)
+    manifest = make_manifest(pinned, {"topic": make_branch(pinned, CLASSIFICATION, depth=2, layers=2)})
+    model, encoder = load_merged_model(manifest, pinned.store), load_text_encoder(manifest.trunk, pinned.store)
+    encoded = encoder.encode(TEXTS)
+    rows = {"topic": list(range(len(TEXTS)))}
+    assert_same(packed_outputs(prepared(model), encoded, rows), merged_outputs(model, encoder, encoded, rows), rows)
+
+
+def test_each_task_answers_for_the_rows_that_asked_in_every_order_of_tasks(merged):
+    model, encoder = merged
+    encoded = encoder.encode(TEXTS)
+    expected = merged_outputs(model, encoder, encoded, model.frozen_depths)
+    asked = {"topic": [4, 0], "score": [1], "cities": [0, 3], "mixed": [5, 4, 2], "mixed-tags": [1, 0]}
+    inference = prepared(model)
+    for order in itertools.permutations(asked):
+        rows = {task: asked[task] for task in order}
+        found = packed_outputs(inference, encoded, rows)
+        assert list(found) == list(order)
+        assert_same(found, expected, rows)
+
+
+def test_only_the_layers_and_rows_that_are_needed_are_computed(merged):
+    model, encoder = merged
+    encoded = encoder.encode(TEXTS)
+    inference = prepared(model)
+    computed = []
+
+    def watched(layer, depth):
+        def call(hidden, packed):
+            computed.append((depth, packed.rows))
+            return layer(hidden, packed)
+
+        return call
+
+    inference.trunk.layers = [watched(layer, depth) for depth, layer in enumerate(inference.trunk.layers, 1)]
+    packed_outputs(inference, encoded, {"topic": [0, 2], "mixed-tags": [1]})
+    assert computed == [(1, (0, 1, 2)), (2, (0, 2))]
+
+
+def test_an_answer_is_there_before_deeper_layers_are_computed(merged):
+    model, encoder = merged
+    inference = prepared(model)
+    computed = []
+    inference.trunk.layers = [
+        lambda hidden, packed, layer=layer, depth=depth: computed.append(depth) or layer(hidden, packed)
+        for depth, layer in enumerate(inference.trunk.layers, 1)
+    ]
+    answers = iter(inference.one_pass(encoder.encode(TEXTS), {"score": [0], "cities": [0]}))
+    assert next(answers)[0] == "score"
+    assert computed == []
+    assert next(answers)[0] == "cities"
+    assert computed == [1, 2, 3]
+
+
+def test_bf16_stays_near_fp32(merged):
+    model, encoder = merged
+    encoded = encoder.encode(TEXTS)
+    rows = {task: list(range(len(TEXTS))) for task in model.frozen_depths}
+    expected = merged_outputs(model, encoder, encoded, rows)
+    found = packed_outputs(prepared(model, "bf16"), encoded, rows)
+    for task in rows:
+        for row in rows[task]:
+            ours, theirs = found[task][row], expected[task][row]
+            assert ours.dtype == torch.float32
+            scale = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
+            assert ours.numel() == 0 or float((ours - theirs).abs().max()) / scale < 0.1

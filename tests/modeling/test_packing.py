@@ -1,0 +1,116 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling.packing import Packed, lay_out
+from modeling.text import NO_TOKEN, EncodedText
+
+LENGTHS = st.lists(st.integers(min_value=2, max_value=140), min_size=1, max_size=60)
+
+
+def row(length: int, number: int = 0) -> EncodedText:
+    ids = tuple(range(1000 * number, 1000 * number + length))
+    return EncodedText(ids, (0,) * length, (), (), 0)
+
+
+def pack(lengths: list[int], rows: list[int] | None = None, hidden_size: int = 384) -> Packed:
+    encoded = [row(length, number) for number, length in enumerate(lengths)]
+    numbers = list(range(len(lengths))) if rows is None else rows
+    return Packed(encoded, numbers, hidden_size=hidden_size, dtype=torch.float32, device=torch.device("cpu"))
+
+
+@given(LENGTHS, st.sampled_from([24, 384, 768]))
+def test_every_row_has_a_place_of_its_own_inside_one_block(lengths, hidden_size):
+    groups = lay_out(lengths, hidden_size)
+    assert sorted(place for group in groups for block in group.blocks for place in block) == list(range(len(lengths)))
+    assert all(sum(lengths[place] for place in block) <= group.width for group in groups for block in group.blocks)
+    starts = [group.start for group in groups]
+    assert starts == [sum(g.width * len(g.blocks) for g in groups[:number]) for number in range(len(groups))]
+
+
+@given(LENGTHS)
+def test_padding_is_at_most_an_eighth(lengths):
+    """A block joins only blocks that it nearly fills, and the widest of each group is full."""
+    packed = pack(lengths)
+    assert packed.size - packed.pieces <= packed.size / 8
+
+
+def test_rows_of_one_length_need_no_padding_and_no_bias():
+    packed = pack([32] * 20)
+    assert packed.size == packed.pieces == 640
+    assert [(group.blocks, group.width, group.bias) for group in packed.groups] == [(20, 32, None)]
+
+
+def test_many_short_rows_of_different_lengths_are_few_groups():
+    lengths = [6 + number % 15 for number in range(80)]
+    assert len(pack(lengths).groups) <= 3
+
+
+@given(LENGTHS, st.data())
+def test_a_line_of_some_rows_holds_their_pieces_in_the_order_asked(lengths, data):
+    packed = pack(lengths)
+    some = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
+    target = packed.only(some)
+    ids, _, _ = packed.inputs(pad_id=0, first_position=0)
+    hidden = ids[:, None].float()
+    expected, _, _ = target.inputs(pad_id=0, first_position=0)
+    kept = target.read(packed.gathered(hidden, target), "first", some)
+    assert kept[:, 0].tolist() == [1000 * number for number in some]
+    gathered = packed.gathered(hidden, target)[:, 0].long()
+    is_text = torch.zeros(target.size, dtype=torch.bool)
+    is_text[torch.from_numpy(target._places)] = True
+    assert torch.equal(gathered[is_text], expected[is_text])
+
+
+@given(LENGTHS)
+def test_the_bias_keeps_every_piece_to_its_own_row(lengths):
+    packed = pack(lengths)
+    ids, _, _ = packed.inputs(pad_id=-1, first_position=0)
+    owners = torch.where(ids >= 0, ids // 1000, -1)
+    for group in packed.groups:
+        own = owners[group.start : group.start + group.blocks * group.width].view(group.blocks, group.width)
+        same = own[:, :, None] == own[:, None, :]
+        if group.bias is None:
+            assert bool(same.all())
+        else:
+            assert torch.equal(group.bias[:, 0] == 0, same)
+
+
+@given(LENGTHS)
+def test_first_pieces_of_the_groups_are_those_of_the_rows(lengths):
+    packed = pack(lengths)
+    ids, _, _ = packed.inputs(pad_id=0, first_position=0)
+    firsts = torch.cat([group.first_pieces for group in packed.groups])[packed.first_order]
+    assert ids[firsts].tolist() == [1000 * number for number in range(len(lengths))]
+
+
+def test_positions_count_within_each_row_from_the_first_position():
+    packed = pack([3, 2])
+    ids, _, positions = packed.inputs(pad_id=-1, first_position=2)
+    assert {int(i): int(p) for i, p in zip(ids, positions, strict=True) if i >= 0} == {
+        0: 2,
+        1: 3,
+        2: 4,
+        1000: 2,
+        1001: 3,
+    }
+
+
+def test_heads_read_first_pieces_means_and_words():
+    encoded = [
+        EncodedText((1, 2, 3), (0, 0, 0), (), (1, NO_TOKEN), 2),
+        EncodedText((4, 5), (0, 0), (), (1,), 1),
+    ]
+    packed = Packed(encoded, [0, 1], hidden_size=8, dtype=torch.float32, device=torch.device("cpu"))
+    hidden = packed.inputs(pad_id=0, first_position=0)[0][:, None].float()
+    assert packed.read(hidden, "first", [1, 0])[:, 0].tolist() == [4.0, 1.0]
+    assert packed.read(hidden, "mean", [1, 0])[:, 0].tolist() == [4.5, 2.0]
+    assert packed.read(hidden, "words", [0, 1])[:, 0].tolist()[::2] == [2.0, 5.0]
+    assert packed.word_tokens([0, 1]).tolist() == [[1, NO_TOKEN, 1]]
+
+
+@pytest.mark.parametrize("length", [1, 5, 512])
+def test_one_row_alone_is_one_block_without_padding(length):
+    packed = pack([length])
+    assert (packed.size, len(packed.groups)) == (length, 1)
