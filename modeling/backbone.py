@@ -222,3 +222,19 @@ def load_trunk(
     for part in (embedding_part, layer_parts):
         compute_buffers(model, part)
     return Trunk(model.config, embedding_part, layer_parts)
+
+
+def load_layer(config: Mapping[str, Any], number: int, blob: str, store: ArtifactStore) -> nn.Module:
+    """One layer of a backbone, fp32, in eval mode and without gradients.
+
+    Args:
+        number: from 1, for the error.
+
+    Raises:
+        InvalidWeights, ArtifactMissing, ArtifactDamaged, InvalidInput: as `load_trunk`.
+    """
+    model = meta_model(config, layers=1, attention="sdpa")
+    (layer,) = layers_of(model, config)
+    fill_part(layer, blob, store, subject=f"the backbone's layer {number}")
+    compute_buffers(model, layer)
+    return layer.requires_grad_(False).eval()

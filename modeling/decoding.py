@@ -84,7 +84,7 @@ def decode(
     if type is TaskType.REGRESSION:
         return NumberAnswer(value=outputs[0].item())
     if type is TaskType.CLASSIFICATION:
-        probabilities = dict(zip(labels, _probabilities(outputs).tolist(), strict=True))
+        probabilities = dict(zip(labels, probabilities_of(outputs).tolist(), strict=True))
         label = max(probabilities, key=probabilities.__getitem__)
         return LabelAnswer(label=label, probability=probabilities[label], probabilities=probabilities)
     emissions = _of_words_with_a_piece(outputs, encoded)
@@ -123,7 +123,8 @@ def word_labels(
     return _tags(chosen, labels, encoded, tag_scheme is TagScheme.BIO)
 
 
-def _probabilities(outputs: Tensor) -> Tensor:
+def probabilities_of(outputs: Tensor) -> Tensor:
+    """Raw outputs [..., O] -> [..., O] float64 on the CPU, which sum to 1."""
     return torch.softmax(outputs.to("cpu", torch.float64), dim=-1)
 
 
@@ -145,7 +146,7 @@ def _sureness(emissions: Tensor, chosen: Sequence[int], transitions: Transitions
     if not chosen:
         return []
     if transitions is None:
-        probabilities = _probabilities(emissions)
+        probabilities = probabilities_of(emissions)
     else:
         all_seen = torch.ones(1, len(emissions), dtype=torch.bool)
         probabilities = log_marginals(emissions[None], all_seen, transitions.like(emissions))[0].exp()

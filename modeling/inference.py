@@ -5,10 +5,11 @@ P = pieces on a line, H = hidden size, O = outputs of a head.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from modeling.backbone import Trunk
 from modeling.crf import Transitions
@@ -34,15 +35,23 @@ class Form:
         return DTYPES[self.precision]
 
 
+@dataclass(frozen=True)
 class InferenceTrunk:
-    """Embeddings, in fp32, and prepared layers."""
+    """The frozen part, prepared."""
 
-    def __init__(self, trunk: Trunk, form: Form) -> None:
-        self.config = trunk.config
-        self.embeddings = trunk.up_to(0).to(form.device)
-        self.layers = [
-            InferenceLayer(layer, trunk.config, dtype=form.dtype, device=form.device) for layer in trunk.layers
-        ]
+    embeddings: Trunk
+    """The embeddings alone, in fp32: a trunk of no layers."""
+    layers: Sequence[InferenceLayer]
+
+    @classmethod
+    def of(cls, trunk: Trunk, form: Form) -> Self:
+        return cls(
+            trunk.up_to(0).to(form.device), [inference_layer(layer, trunk.config, form) for layer in trunk.layers]
+        )
+
+
+def inference_layer(layer: nn.Module, config: PreTrainedConfig, form: Form) -> InferenceLayer:
+    return InferenceLayer(layer, config, dtype=form.dtype, device=form.device)
 
 
 class InferenceBranch:
@@ -123,7 +132,7 @@ class Pass:
         self._packed = Packed(
             encoded,
             sorted(self._deepest),
-            hidden_size=model.trunk.config.hidden_size,
+            hidden_size=model.trunk.embeddings.config.hidden_size,
             dtype=model.form.dtype,
             device=model.form.device,
         )

@@ -126,16 +126,26 @@ def load_merged_models(
                 trunks.setdefault((config, described.embeddings, described.layers[:depth]), trunk.up_to(depth))
         for task, branch in manifest.tasks.items():
             if (config, branch) not in branches:
-                branches[config, branch] = _load_branch(task, branch, described.config, store, attention)
+                branches[config, branch] = load_branch(task, branch, described.config, store, attention)
         modules = {task: (branch.frozen_depth, branches[config, branch]) for task, branch in manifest.tasks.items()}
         model = MergedModel(trunks[config, described.embeddings, described.layers], modules)
         models[number] = model.requires_grad_(False).eval()
     return [models[number] for number in range(len(manifests))]
 
 
-def _load_branch(
-    task: str, branch: BranchManifest, config: Mapping[str, Any], store: ArtifactStore, attention: Attention
+def load_branch(
+    task: str,
+    branch: BranchManifest,
+    config: Mapping[str, Any],
+    store: ArtifactStore,
+    attention: Attention = "sdpa",
 ) -> TaskModule:
+    """A release's branch, in eval mode and without gradients.
+
+    Raises:
+        InvalidWeights: head and task do not fit, or the blob's tensors are not exactly the module's.
+        ArtifactMissing, ArtifactDamaged: the store does not hold a whole blob; names the task.
+    """
     subject = f"{task}/{branch.version}"
     if branch.head.type is not branch.type or branch.head.outputs != max(1, len(branch.labels)):
         raise InvalidWeights(
@@ -158,4 +168,4 @@ def _load_branch(
         task_layers=branch.task_layers,
         frozen_depth=branch.frozen_depth,
         attention=attention,
-    )
+    ).requires_grad_(False)

@@ -1,12 +1,30 @@
-"""The engine: while one batch runs, the next one forms; an answer leaves when its branch is done."""
+"""The engine: while one batch runs, the next one forms; an answer leaves when its branch is done.
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+A request is checked, looked up in the cache and encoded where it is asked; what is left waits in line. Lanes take
+batches from the line as soon as they are free, so nothing waits while the machine is idle, and a batch grows with what
+has come while the last one ran. In a batch the trunk is computed once, as deep as somebody needs, and each branch only
+for the texts that asked for it, in the order of `serving.branch_order`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+
 from modeling.decoding import Answer
-from serving.questions import Text
+from registry.errors import TrunklineError
+from serving.answer_cache import AnswerCache, CachedAnswer, text_key
+from serving.branch_order import BranchWork, best_order
+from serving.errors import DeadlinePassed, EngineFailed
+from serving.questions import Text, refuse_empty, tasks_of
 from serving.served_release import ServedRelease
+from serving.waiting_line import Question, Request, WaitingLine
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,33 @@ class EngineObserver(Protocol):
         """Answers that were found in the cache, and not."""
 
 
+class Unobserved:
+    """Tells nobody."""
+
+    def batch(self, *, texts: int, tokens: int, padding: int, seconds: float) -> None: ...
+
+    def waited(self, *, texts: int, seconds: float) -> None: ...
+
+    def answered(self, *, task: str, version: int, answers: int, seconds: float) -> None: ...
+
+    def looked_up(self, *, hits: int, misses: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine uses the machine."""
+
+    lanes: int = 1
+    """Batches that are computed at once."""
+    threads: int = 1
+    """Of each lane's products."""
+    batch_pieces: int = 1024
+    """Most pieces of a batch. Products are within a few percent of their peak from some 256 rows on; beyond, a larger
+    batch only makes its texts wait for each other."""
+    waiting_texts: int = 4096
+    cache_bytes: int = 64 << 20
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request that the engine took in. One release answers all of it."""
@@ -44,23 +89,41 @@ class Asked:
     """Which tasks answer each text, in the manifest's order."""
     truncated: Sequence[bool]
     """Which texts were longer than `max_length`: their ends are not read."""
+    _cancel: Callable[[], None] = field(repr=False)
 
     def cancel(self) -> None:
         """Nobody waits any more: what has not entered a batch leaves the queue. `on_end` is not called."""
+        self._cancel()
 
 
 class Engine:
     """Answers requests of any thread; computes in threads of its own."""
 
+    def __init__(
+        self, release: ServedRelease, settings: EngineSettings | None = None, observer: EngineObserver | None = None
+    ) -> None:
+        self._settings = settings or EngineSettings()
+        self._observer = observer or Unobserved()
+        self._release = release
+        self.cache = AnswerCache(self._settings.cache_bytes)
+        self._line = WaitingLine(self._settings.waiting_texts, self._expire)
+        self._lock = threading.Lock()
+        self._lanes = [
+            threading.Thread(target=self._work, name=f"lane-{number}", daemon=True)
+            for number in range(self._settings.lanes)
+        ]
+        for lane in self._lanes:
+            lane.start()
+
     @property
     def release(self) -> ServedRelease:
         """What new requests are answered by."""
-        raise NotImplementedError
+        return self._release
 
     @property
     def waiting(self) -> int:
         """Texts in the queue."""
-        raise NotImplementedError
+        return len(self._line)
 
     def ask(
         self,
@@ -85,12 +148,168 @@ class Engine:
             Overloaded: the queue has no room for it.
             Stopping: the engine is being closed.
         """
-        raise NotImplementedError
+        entered, release = time.monotonic(), self._release
+        refuse_empty(texts)
+        by_form = {form: tasks_of(form, release.manifest, tasks) for form in {text.form for text in texts}}
+        of_texts = [by_form[text.form] for text in texts]
+        request = Request(release, entered, entered + timeout, on_answers, on_end)
+        keys = [text_key(text) for text in texts]
+        known = [self._known(release, key, of_text) for key, of_text in zip(keys, of_texts, strict=True)]
+        open_texts = [number for number, of_text in enumerate(of_texts) if len(known[number]) < len(of_text)]
+        encoded = release.encoder.encode([(texts[number].text, texts[number].text_pair) for number in open_texts])
+        truncated = [any(one.truncated for one in found.values()) for found in known]
+        for number, row in zip(open_texts, encoded, strict=True):
+            truncated[number] = row.truncated
+            left = [task for task in of_texts[number] if task not in known[number]]
+            request.waiting.append(Question(request, number, texts[number].text, keys[number], row, left))
+        request.unanswered = sum(map(len, of_texts))
+        found_answers = [
+            TextAnswer(number, task, one.answer) for number, found in enumerate(known) for task, one in found.items()
+        ]
+        if request.waiting:
+            self._line.add(request)
+        self._observer.looked_up(hits=len(found_answers), misses=request.unanswered - len(found_answers))
+        if found_answers:
+            self._deliver(request, found_answers)
+        return Asked(release, of_texts, truncated, lambda: self._cancel(request))
 
     def swap(self, release: ServedRelease) -> ServedRelease:
         """From now on requests go to this release; those taken in before end with theirs. Returns the old one."""
-        raise NotImplementedError
+        old, self._release = self._release, release
+        return old
 
     def close(self, *, timeout: float) -> bool:
         """Takes nothing new, and ends once all is answered, or after so many seconds. Whether all was answered."""
-        raise NotImplementedError
+        self._line.close()
+        until = time.monotonic() + timeout
+        for lane in self._lanes:
+            lane.join(max(0.0, until - time.monotonic()))
+        return not any(lane.is_alive() for lane in self._lanes)
+
+    def _known(self, release: ServedRelease, key: bytes, tasks: Sequence[str]) -> dict[str, CachedAnswer]:
+        return self.cache.find(key, {task: release.branch_keys[task] for task in tasks})
+
+    def _work(self) -> None:
+        """A lane: one batch after the other."""
+        torch.set_num_threads(self._settings.threads)
+        while (batch := self._line.take(self._settings.batch_pieces)) is not None:
+            self._compute(batch)
+
+    def _compute(self, batch: Sequence[Question]) -> None:
+        begun = time.monotonic()
+        for request in {question.request for question in batch}:
+            own = sum(question.request is request for question in batch)
+            self._observer.waited(texts=own, seconds=begun - request.entered)
+        try:
+            self._answer(batch)
+        except Exception as error:  # noqa: BLE001 - a lane must outlive whatever one batch does
+            self._answer_apart(batch, error)
+        self._line.computed(len(batch), time.monotonic() - begun)
+
+    def _answer(self, batch: Sequence[Question]) -> None:
+        begun = time.monotonic()
+        release = batch[0].request.release
+        rows = _rows_by_task(batch)
+        encoded = [question.encoded for question in batch]
+        one_pass = release.model.one_pass(encoded, {task: rows[task] for task in _order(release, batch, rows)})
+        for task, outputs in one_pass:
+            asking = [batch[row] for row in rows[task]]
+            answers = release.decoded(task, outputs, [one.text for one in asking], [one.encoded for one in asking])
+            self._answered(task, asking, answers)
+        seconds = time.monotonic() - begun
+        self._observer.batch(texts=len(batch), tokens=one_pass.pieces, padding=one_pass.padding, seconds=seconds)
+
+    def _answered(self, task: str, asking: Sequence[Question], answers: Sequence[Answer]) -> None:
+        of_request: dict[Request, list[TextAnswer]] = {}
+        for question, answer in zip(asking, answers, strict=True):
+            question.tasks.remove(task)
+            of_request.setdefault(question.request, []).append(TextAnswer(question.number, task, answer))
+            key = question.request.release.branch_keys[task]
+            self.cache.keep(question.key, key, CachedAnswer(answer, question.encoded.truncated))
+        for request, own in of_request.items():
+            self._deliver(request, own)
+
+    def _answer_apart(self, batch: Sequence[Question], error: Exception) -> None:
+        """What broke on one text, or on all of them together, is no reason to fail the others."""
+        _log.exception("a batch of %d texts failed", len(batch))
+        for question in batch:
+            if not question.tasks:
+                continue
+            if len(batch) > 1:
+                try:
+                    self._answer([question])
+                    continue
+                except Exception as own:  # noqa: BLE001 - as above
+                    error = own
+            names = ", ".join(sorted(question.tasks))
+            self._end(question.request, EngineFailed(f"text {question.number + 1}: {names}: {_said(error)}"))
+
+    def _deliver(self, request: Request, answers: Sequence[TextAnswer]) -> None:
+        with self._lock:
+            if request.ended:
+                return
+            request.unanswered -= len(answers)
+            request.ended = last = request.unanswered == 0
+        seconds = time.monotonic() - request.entered
+        by_task: dict[str, int] = {}
+        for one in answers:
+            by_task[one.task] = by_task.get(one.task, 0) + 1
+        for task, count in by_task.items():
+            version = request.release.manifest.tasks[task].version
+            self._observer.answered(task=task, version=version, answers=count, seconds=seconds)
+        _tell(request.on_answers, answers)
+        if last:
+            _tell(request.on_end, None)
+
+    def _cancel(self, request: Request) -> None:
+        with self._lock:
+            request.ended = True
+        self._line.leave(request)
+
+    def _expire(self, request: Request) -> None:
+        seconds = request.deadline - request.entered
+        self._end(request, DeadlinePassed(f"not answered within {seconds:g} s: the server is busy; allow more time"))
+
+    def _end(self, request: Request, error: Exception) -> None:
+        with self._lock:
+            if request.ended:
+                return
+            request.ended = True
+        self._line.leave(request)
+        _tell(request.on_end, error)
+
+
+def _tell(listener: Callable[..., None], *told: object) -> None:
+    """What a listener does with an answer must not end a lane."""
+    try:
+        listener(*told)
+    except Exception:  # noqa: BLE001 - a lane must outlive whatever a listener does
+        _log.exception("a request's listener failed")
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, TrunklineError) else f"the model failed with {type(error).__name__}"
+
+
+def _rows_by_task(batch: Sequence[Question]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, question in enumerate(batch):
+        for task in question.tasks:
+            rows.setdefault(task, []).append(row)
+    return rows
+
+
+def _order(release: ServedRelease, batch: Sequence[Question], rows: Mapping[str, Sequence[int]]) -> list[str]:
+    """The batch's tasks, in the order in which they are best computed: work is counted in pieces through a layer."""
+    lengths = [len(question.encoded.input_ids) for question in batch]
+    depths = {task: release.manifest.tasks[task].frozen_depth for task in rows}
+    deepest = [max(depths[task] for task in question.tasks) for question in batch]
+    trunk_costs = [
+        float(sum(length for length, depth in zip(lengths, deepest, strict=True) if depth >= layer))
+        for layer in range(1, max(depths.values()) + 1)
+    ]
+    work = {
+        task: BranchWork(depths[task], release.branch_costs[task] * sum(lengths[row] for row in own), len(own))
+        for task, own in rows.items()
+    }
+    return best_order(trunk_costs, work)

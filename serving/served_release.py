@@ -1,8 +1,18 @@
 """A release as the engine serves it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
+from modeling.decoding import Answer, LabelAnswer, NumberAnswer, decode, probabilities_of
+from modeling.encoder_layers import FIRST_PIECE_SHARE
+from modeling.inference import InferenceModel
+from modeling.text import EncodedText, TextEncoder
 from registry.domain.manifests import Manifest
+from registry.domain.task_specs import TaskType
+from serving.answer_cache import branch_keys
 
 
 @dataclass(frozen=True)
@@ -14,5 +24,64 @@ class ServedRelease:
     digest: str
     """Of its manifest."""
     manifest: Manifest
-    precision: str
-    """fp32, bf16 or fp16."""
+    model: InferenceModel
+    encoder: TextEncoder
+    branch_keys: Mapping[str, bytes] = field(init=False, repr=False)
+    """What each task's answers depend on beside the text."""
+    branch_costs: Mapping[str, float] = field(init=False, repr=False)
+    """Of each branch, for a piece, in layers of the trunk."""
+
+    def __post_init__(self) -> None:
+        costs = {
+            task: len(branch.layers) - (1 - FIRST_PIECE_SHARE) * branch.head.first_piece_only
+            for task, branch in self.model.branches.items()
+        }
+        object.__setattr__(self, "branch_keys", branch_keys(self.manifest, self.precision))
+        object.__setattr__(self, "branch_costs", costs)
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16."""
+        return self.model.form.precision
+
+    def row_outputs(self, task: str, outputs: Tensor, encoded: Sequence[EncodedText]) -> list[Tensor]:
+        """A branch's raw outputs row by row: [O], or [words of the row, O]."""
+        if self.manifest.tasks[task].type is TaskType.TOKEN_CLASSIFICATION:
+            return list(torch.split(outputs, [len(row.words) for row in encoded]))
+        return list(outputs)
+
+    def decoded(self, task: str, outputs: Tensor, texts: Sequence[str], encoded: Sequence[EncodedText]) -> list[Answer]:
+        """A branch's raw outputs as answers, one a row.
+
+        Args:
+            outputs: as `InferenceModel.one_pass` gives them: [rows, O], or [words of the rows, O].
+            texts: each row's first text.
+        """
+        branch = self.manifest.tasks[task]
+        if branch.type is TaskType.REGRESSION:
+            return [NumberAnswer(value=value) for value in outputs[:, 0].tolist()]
+        if branch.type is TaskType.CLASSIFICATION:
+            # All rows at once: row by row this would take longer than a small model.
+            rows = probabilities_of(outputs).tolist()
+            best = outputs.argmax(dim=-1).tolist()
+            return [
+                LabelAnswer(
+                    label=branch.labels[likeliest],
+                    probability=row[likeliest],
+                    probabilities=dict(zip(branch.labels, row, strict=True)),
+                )
+                for row, likeliest in zip(rows, best, strict=True)
+            ]
+        transitions = self.model.branches[task].transitions
+        return [
+            decode(
+                one,
+                type=branch.type,
+                labels=branch.labels,
+                tag_scheme=branch.tag_scheme,
+                text=text,
+                encoded=row,
+                transitions=transitions,
+            )
+            for one, text, row in zip(self.row_outputs(task, outputs, encoded), texts, encoded, strict=True)
+        ]

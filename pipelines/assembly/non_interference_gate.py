@@ -6,10 +6,10 @@ from itertools import zip_longest
 import torch
 
 from modeling.backbone import load_text_encoder
+from modeling.golden_answers import golden_texts
 from modeling.multitask import MergedModel
 from modeling.text import EncodedText
 from pipelines.assembly.comparison_gates import unchanged_branches
-from pipelines.assembly.parity_gate import golden_texts
 from registry.artifacts.store import ArtifactStore
 from registry.domain.gate_findings import Gate, GateFinding
 from registry.domain.manifests import Manifest

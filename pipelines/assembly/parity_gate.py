@@ -8,15 +8,15 @@ from torch import Tensor
 
 from modeling.backbone import load_text_encoder
 from modeling.batching import row_outputs
+from modeling.golden_answers import read_golden_examples
 from modeling.multitask import MergedModel
 from modeling.parity import TOLERANCE, ParityResult, compare
 from modeling.text import EncodedText, TextEncoder
 from registry.artifacts.store import ArtifactStore
 from registry.domain.gate_findings import Gate, GateFinding
-from registry.domain.golden_examples import GoldenExamples, parse_golden_examples
-from registry.domain.manifests import BranchManifest, Manifest
+from registry.domain.golden_examples import GoldenExamples
+from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm
-from registry.errors import ArtifactError
 from registry.progress import Report
 
 PRECISION = "fp32"
@@ -94,20 +94,6 @@ def measured_parity(
                 tolerance=TOLERANCE[PRECISION],
             )
     return findings
-
-
-def golden_texts(task: str, branch: BranchManifest, store: ArtifactStore) -> list[tuple[str, str | None]]:
-    """The inputs of a branch's golden examples; raises what `read_golden_examples` raises."""
-    return [(example.text, example.text_pair) for example in read_golden_examples(task, branch, store).examples]
-
-
-def read_golden_examples(task: str, branch: BranchManifest, store: ArtifactStore) -> GoldenExamples:
-    """A branch's golden examples; raises ArtifactMissing or ArtifactDamaged naming the version."""
-    subject = f"golden examples of {task}/{branch.version}"
-    try:
-        return parse_golden_examples(store.read(branch.golden), subject)
-    except ArtifactError as error:
-        raise type(error)(f"{subject}: {error}") from error
 
 
 def _questions(encoder: TextEncoder, golden: Mapping[str, GoldenExamples]) -> list[_Question]:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from modeling.backbone import load_text_encoder
+from modeling.golden_answers import read_golden_examples
 from modeling.parity import TOLERANCE, ParityResult, compare
 from modeling.text import EncodedText
-from pipelines.assembly.parity_gate import PRECISION, read_golden_examples
+from pipelines.assembly.parity_gate import PRECISION
 from pipelines.export import answers_alone, single_file
 from registry.artifacts.store import ArtifactStore
 from registry.domain.golden_examples import GoldenExamples

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def prepared(model, precision="fp32"):
     form = Form(precision, CPU)
     branches = {task: InferenceBranch(model.branch(task), depth, form) for task, depth in model.frozen_depths.items()}
-    return InferenceModel(InferenceTrunk(model.trunk, form), branches, form)
+    return InferenceModel(InferenceTrunk.of(model.trunk, form), branches, form)
 
 
 def merged_outputs(model, encoder, encoded, tasks):
@@ -126,7 +126,7 @@ def test_only_the_layers_and_rows_that_are_needed_are_computed(merged):
 
         return call
 
-    inference.trunk.layers = [watched(layer, depth) for depth, layer in enumerate(inference.trunk.layers, 1)]
+    inference.trunk.layers[:] = [watched(layer, depth) for depth, layer in enumerate(inference.trunk.layers, 1)]
     packed_outputs(inference, encoded, {"topic": [0, 2], "mixed-tags": [1]})
     assert computed == [(1, (0, 1, 2)), (2, (0, 2))]
 
@@ -135,7 +135,7 @@ def test_an_answer_is_there_before_deeper_layers_are_computed(merged):
     model, encoder = merged
     inference = prepared(model)
     computed = []
-    inference.trunk.layers = [
+    inference.trunk.layers[:] = [
         lambda hidden, packed, layer=layer, depth=depth: computed.append(depth) or layer(hidden, packed)
         for depth, layer in enumerate(inference.trunk.layers, 1)
     ]

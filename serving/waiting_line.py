@@ -1,0 +1,142 @@
+"""The texts that wait for a batch, by request: who comes next, and who has left."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Condition
+from typing import Any
+
+from modeling.text import EncodedText
+from serving.errors import Overloaded, Stopping
+from serving.served_release import ServedRelease
+
+
+@dataclass(eq=False)
+class Question:
+    """One text of a request, and the tasks that have not answered it yet."""
+
+    request: "Request"
+    number: int
+    """The text's place in its request."""
+    text: str
+    """The first text: spans point into it."""
+    key: bytes
+    """What the cache knows the text by."""
+    encoded: EncodedText
+    tasks: list[str]
+
+
+@dataclass(eq=False)
+class Request:
+    """What of a request is in the engine."""
+
+    release: ServedRelease
+    entered: float
+    """By the monotonic clock, as the deadline."""
+    deadline: float
+    on_answers: Callable[[Sequence[Any]], None]
+    on_end: Callable[[Exception | None], None]
+    waiting: deque[Question] = field(default_factory=deque)
+    unanswered: int = 0
+    """Answers that are still to come."""
+    ended: bool = False
+    """Answered, failed or cancelled: nothing more is told."""
+
+
+class WaitingLine:
+    """Requests in the order in which they came, bounded in texts.
+
+    Args:
+        limit: texts that may wait.
+        on_expired: told of a request whose deadline passed while it waited; called without the line's lock.
+    """
+
+    def __init__(self, limit: int, on_expired: Callable[[Request], None]) -> None:
+        self._limit, self._on_expired = limit, on_expired
+        self._requests: deque[Request] = deque()
+        self._texts = 0
+        self._changed = Condition()
+        self._closed = False
+        self._texts_per_second = 0.0
+
+    def __len__(self) -> int:
+        """Texts that wait."""
+        return self._texts
+
+    def add(self, request: Request) -> None:
+        """Raises Overloaded, or Stopping after `close`."""
+        with self._changed:
+            if self._closed:
+                raise Stopping("the server is stopping and takes no new request; ask another one")
+            if self._texts + len(request.waiting) > self._limit:
+                wait = self._texts / self._texts_per_second if self._texts_per_second else 1.0
+                raise Overloaded(
+                    f"{self._texts} texts wait already and {len(request.waiting)} more would be beyond the limit of "
+                    f"{self._limit}; ask again in {max(1, round(wait))} s",
+                    retry_after=max(1.0, wait),
+                )
+            self._requests.append(request)
+            self._texts += len(request.waiting)
+            self._changed.notify()
+
+    def leave(self, request: Request) -> None:
+        """What of the request has not entered a batch leaves the line."""
+        with self._changed:
+            self._texts -= len(request.waiting)
+            request.waiting.clear()
+
+    def take(self, pieces: int) -> list[Question] | None:
+        """Waits for texts and takes a batch of at most so many pieces, or of one text; None once closed and empty.
+
+        All are for one release: the one that the oldest request was taken in with. Its requests give one text each in
+        turn, the oldest first, so that a request of a thousand texts does not hold up the next one's single text.
+        """
+        while True:
+            with self._changed:
+                while not self._texts and not self._closed:
+                    self._changed.wait()
+                expired = self._without_ended()
+                batch = [] if expired else self._next_batch(pieces)
+                done = self._closed and not self._texts
+            for request in expired:
+                self._on_expired(request)
+            if batch or (done and not expired):
+                return batch or None
+
+    def computed(self, texts: int, seconds: float) -> None:
+        """Learns from a batch how fast the line moves."""
+        rate = texts / max(seconds, 1e-6)
+        self._texts_per_second += 0.1 * (rate - self._texts_per_second) if self._texts_per_second else rate
+
+    def close(self) -> None:
+        """Takes nothing new."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _without_ended(self) -> list[Request]:
+        """Forgets requests that have nothing waiting; returns those whose deadline has passed."""
+        now = time.monotonic()
+        expired = [request for request in self._requests if request.waiting and request.deadline <= now]
+        for request in expired:
+            self._texts -= len(request.waiting)
+            request.waiting.clear()
+        self._requests = deque(request for request in self._requests if request.waiting)
+        return expired
+
+    def _next_batch(self, pieces: int) -> list[Question]:
+        batch: list[Question] = []
+        filled = 0
+        turn: Sequence[Request] = [r for r in self._requests if r.release is self._requests[0].release]
+        while turn:
+            for request in turn:
+                length = len(request.waiting[0].encoded.input_ids)
+                if batch and filled + length > pieces:
+                    self._texts -= len(batch)
+                    return batch
+                batch.append(request.waiting.popleft())
+                filled += length
+            turn = [request for request in turn if request.waiting]
+        self._texts -= len(batch)
+        return batch
