@@ -24,8 +24,15 @@ _REORDERED_FOR_ROWS = 256
 """Rows of a product that oneDNN is to choose a weight's layout for; others work as well, within a few percent."""
 
 
-def _has_mkldnn() -> bool:
-    return cast(bool, torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+def _reorders(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether oneDNN multiplies by weights of this dtype here."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    supported = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return dtype not in supported or bool(supported[dtype]())
 
 
 class PreparedLinear:
@@ -49,7 +56,7 @@ class PreparedLinear:
         self._bias = bias.detach().to(device, dtype)
         self._weight = weight.detach().to(device, dtype).contiguous()
         self._activation = activation
-        self._reordered = device.type == "cpu" and _has_mkldnn()
+        self._reordered = _reorders(dtype, device)
         self._exact_gelu = isinstance(activation, GELUActivation)
         if self._reordered:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _REORDERED_FOR_ROWS)

@@ -9,12 +9,16 @@ from torch import Tensor
 
 from registry.domain.task_specs import TaskType
 
-TOLERANCE: Mapping[str, float] = {"fp32": 1e-4}
-"""The largest difference that is still the same answer, by precision, relative to outputs above 1.
+TOLERANCE: Mapping[str, float] = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.0125}
+"""The largest difference from fp32 outputs that is still the same answer, by precision, relative to outputs above 1.
 
 fp32 outputs at equal shapes and kernels repeat exactly; another padding moves them by some 2e-6, other kernels or
 another machine by up to ten times that. A wrong weight, mask or position moves them by 1e-3 and more. 1e-4 lies
 between.
+
+bf16 rounds every state to 8 bits: 36 trained modules of two backbones, 16 golden answers each, differed by up to 0.056
+(median of the modules' largest differences 0.006 to 0.03, by task), and no decision changed; docs/serving_speed.md.
+fp16 rounds to 11 bits, and the same modules differed by up to 0.0063.
 """
 
 
