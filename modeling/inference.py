@@ -138,6 +138,9 @@ class Pass:
         )
         self._below: dict[str, list[Tensor]] = {task: [] for task in rows if model.branches[task].states_below}
         self._states: list[tuple[Tensor, Packed]] = []
+        """Of the rows that go on, by depth."""
+        self._lines: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Packed]] = {}
+        """Of the rows that a branch is for, by depth and rows."""
 
     @property
     def pieces(self) -> int:
@@ -149,16 +152,24 @@ class Pass:
         """Pieces that are computed beside those of the texts, in the trunk."""
         return self._packed.size - self._packed.pieces
 
-    @torch.inference_mode()
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        lines: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Packed]] = {}
-        for task, asked in self._asked.items():
-            branch = self._model.branches[task]
-            key = branch.frozen_depth, tuple(asked)
-            if key not in lines:
-                lines[key] = self._state(*key)
-            hidden, packed = lines[key]
-            yield task, branch.outputs(hidden, packed, self._below.get(task, []))
+        for task in self._asked:
+            yield task, self.outputs(task)
+
+    @torch.inference_mode()
+    def reach(self, task: str) -> None:
+        """Computes what the task's branch reads, unless it is there already."""
+        key = self._model.branches[task].frozen_depth, tuple(self._asked[task])
+        if key not in self._lines:
+            self._lines[key] = self._state(*key)
+
+    @torch.inference_mode()
+    def outputs(self, task: str) -> Tensor:
+        """The task's raw outputs, as iterating yields them."""
+        self.reach(task)
+        branch = self._model.branches[task]
+        hidden, packed = self._lines[branch.frozen_depth, tuple(self._asked[task])]
+        return branch.outputs(hidden, packed, self._below.get(task, []))
 
     def _state(self, depth: int, rows: tuple[int, ...]) -> tuple[Tensor, Packed]:
         """The state at a depth of some rows, on a line of their own."""
