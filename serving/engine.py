@@ -9,6 +9,7 @@ for the texts that asked for it, in the order of `serving.branch_order`.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -197,13 +198,9 @@ class Engine:
 
     def _compute(self, batch: Sequence[Question]) -> None:
         begun = time.monotonic()
-        for request in {question.request for question in batch}:
-            own = sum(question.request is request for question in batch)
-            self._observer.waited(texts=own, seconds=begun - request.entered)
-        try:
-            self._answer(batch)
-        except Exception as error:  # noqa: BLE001 - a lane must outlive whatever one batch does
-            self._answer_apart(batch, error)
+        for request, texts in Counter(question.request for question in batch).items():
+            self._observer.waited(texts=texts, seconds=begun - request.entered)
+        self._answer_or_halve(batch)
         self._line.computed(len(batch), time.monotonic() - begun)
 
     def _answer(self, batch: Sequence[Question]) -> None:
@@ -229,20 +226,20 @@ class Engine:
         for request, own in of_request.items():
             self._deliver(request, own)
 
-    def _answer_apart(self, batch: Sequence[Question], error: Exception) -> None:
-        """What broke on one text, or on all of them together, is no reason to fail the others."""
-        _log.exception("a batch of %d texts failed", len(batch))
-        for question in batch:
-            if not question.tasks:
-                continue
+    def _answer_or_halve(self, batch: Sequence[Question]) -> None:
+        """What breaks on one text is no reason to fail the others: a batch that fails is tried again in halves."""
+        try:
+            self._answer(batch)
+        except Exception as error:
+            _log.exception("a batch of %d texts failed", len(batch))
+            left = [question for question in batch if question.tasks]
             if len(batch) > 1:
-                try:
-                    self._answer([question])
-                    continue
-                except Exception as own:  # noqa: BLE001 - as above
-                    error = own
-            names = ", ".join(sorted(question.tasks))
-            self._end(question.request, EngineFailed(f"text {question.number + 1}: {names}: {_said(error)}"))
+                for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+                    if half:
+                        self._answer_or_halve(half)
+            elif left:
+                names = ", ".join(left[0].tasks)
+                self._end(left[0].request, EngineFailed(f"text {left[0].number + 1}: {names}: {_said(error)}"))
 
     def _deliver(self, request: Request, answers: Sequence[TextAnswer]) -> None:
         with self._lock:
@@ -251,10 +248,7 @@ class Engine:
             request.unanswered -= len(answers)
             request.ended = last = request.unanswered == 0
         seconds = time.monotonic() - request.entered
-        by_task: dict[str, int] = {}
-        for one in answers:
-            by_task[one.task] = by_task.get(one.task, 0) + 1
-        for task, count in by_task.items():
+        for task, count in Counter(one.task for one in answers).items():
             version = request.release.manifest.tasks[task].version
             self._observer.answered(task=task, version=version, answers=count, seconds=seconds)
         _tell(request.on_answers, answers)
