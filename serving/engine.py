@@ -230,7 +230,7 @@ class Engine:
         """What breaks on one text is no reason to fail the others: a batch that fails is tried again in halves."""
         try:
             self._answer(batch)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a lane must outlive whatever one batch does
             _log.exception("a batch of %d texts failed", len(batch))
             left = [question for question in batch if question.tasks]
             if len(batch) > 1:
