@@ -133,7 +133,6 @@ class Pass:
             encoded,
             sorted(self._deepest),
             hidden_size=model.trunk.embeddings.config.hidden_size,
-            dtype=model.form.dtype,
             device=model.form.device,
         )
         self._below: dict[str, list[Tensor]] = {task: [] for task in rows if model.branches[task].states_below}

@@ -98,7 +98,7 @@ class InferenceLayer:
         context = []
         for group in packed.groups:
             own = projected[group.start : group.start + group.blocks * group.width]
-            query, key, value = (_by_head(part, group.blocks, self._heads) for part in own.chunk(3, dim=1))
+            query, key, value = _by_head(own, 3, group.blocks, self._heads)
             context.append(_attended(query, key, value, group.bias, group.blocks))
         return self._after_attention(hidden, _joined(context))
 
@@ -130,8 +130,8 @@ class FirstPieceLayer(InferenceLayer):
             asking = queries[asked : asked + len(group.first_pieces)]
             asked += len(asking)
             own = projected[group.start : group.start + group.blocks * group.width]
-            key, value = (_by_head(part, group.blocks, self._heads) for part in own.chunk(2, dim=1))
-            query = _by_head(asking, group.blocks, self._heads)
+            key, value = _by_head(own, 2, group.blocks, self._heads)
+            (query,) = _by_head(asking, 1, group.blocks, self._heads)
             context.append(_attended(query, key, value, group.first_bias, group.blocks))
         order = packed.first_order
         return self._after_attention(firsts.index_select(0, order), _joined(context).index_select(0, order))
@@ -152,22 +152,23 @@ class _Norm:
         return functional.layer_norm(x, self._shape, self._weight, self._bias, self._epsilon)
 
 
-def _by_head(projected: Tensor, blocks: int, heads: int) -> Tensor:
-    """[blocks · M, N·D] -> [blocks · N, M, D]."""
-    size = projected.shape[1] // heads
-    return projected.view(blocks, -1, heads, size).transpose(1, 2).reshape(blocks * heads, -1, size)
+def _by_head(projected: Tensor, count: int, blocks: int, heads: int) -> Sequence[Tensor]:
+    """[blocks · M, count·N·D] -> count of [blocks · N, M, D]."""
+    apart = projected.view(blocks, -1, count, heads, projected.shape[1] // (count * heads)).permute(2, 0, 3, 1, 4)
+    return apart.reshape(count, blocks * heads, apart.shape[3], apart.shape[4]).unbind(0)
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
     """The context [blocks · M, N·D] of queries [blocks · N, M, D] among keys and values [blocks · N, width, D].
 
     Args:
-        bias: [blocks, 1, M, width], added to the scores.
+        bias: [blocks, 1, M, width] fp32, added to the scores.
     """
-    scores = torch.bmm(query, key.transpose(1, 2))
+    # In fp32 also where the products are bf16: torch's bf16 softmax takes up to four times as long on a CPU.
+    scores = torch.bmm(query, key.transpose(1, 2)).float()
     if bias is not None:
         scores.view(blocks, -1, *scores.shape[1:]).add_(bias)
-    context = torch.bmm(scores.softmax(-1), value)
+    context = torch.bmm(scores.softmax(-1).to(value.dtype), value)
     apart = context.view(blocks, -1, context.shape[1], context.shape[2])
     return apart.transpose(1, 2).reshape(blocks * context.shape[1], -1)
 

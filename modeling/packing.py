@@ -107,7 +107,7 @@ def _groups(blocks: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[Gro
 class AttendedGroup:
     """A group as attention needs it. M = most rows in one of its blocks.
 
-    Each bias is 0 where a piece may look and the dtype's least number where it may not, or None where every block is
+    Each bias, fp32, is 0 where a piece may look and the least number where it may not, or None where every block is
     one row that fills it.
     """
 
@@ -128,7 +128,7 @@ class Packed:
     Args:
         encoded: the batch.
         rows: which of its rows, each once, in the order in which whatever is read of them comes out.
-        dtype, device: of the biases, and where all tensors are.
+        device: of all tensors.
     """
 
     def __init__(
@@ -137,10 +137,9 @@ class Packed:
         rows: Sequence[int],
         *,
         hidden_size: int,
-        dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._encoded, self._hidden_size, self._dtype, self._device = encoded, hidden_size, dtype, device
+        self._encoded, self._hidden_size, self._device = encoded, hidden_size, device
         self.rows = tuple(rows)
         self.lengths = [len(encoded[row].input_ids) for row in self.rows]
         self._layout = lay_out(self.lengths, hidden_size)
@@ -163,7 +162,7 @@ class Packed:
 
     def only(self, rows: Sequence[int]) -> "Packed":
         """Some of the rows, laid out anew."""
-        return Packed(self._encoded, rows, hidden_size=self._hidden_size, dtype=self._dtype, device=self._device)
+        return Packed(self._encoded, rows, hidden_size=self._hidden_size, device=self._device)
 
     def gathered(self, hidden: Tensor, target: "Packed") -> Tensor:
         """hidden [P, H] of this line -> that of a line of some of its rows; padding is some piece's."""
@@ -262,8 +261,7 @@ class Packed:
 
     def _bias(self, asking: np.ndarray, asked: np.ndarray) -> Tensor:
         same = torch.from_numpy(asking[:, None, :, None] == asked[:, None, None, :])
-        least = torch.finfo(self._dtype).min
-        return torch.zeros(same.shape, dtype=self._dtype).masked_fill_(~same, least).to(self._device)
+        return torch.zeros(same.shape).masked_fill_(~same, torch.finfo(torch.float32).min).to(self._device)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)

@@ -17,7 +17,7 @@ def row(length: int, number: int = 0) -> EncodedText:
 def pack(lengths: list[int], rows: list[int] | None = None, hidden_size: int = 384) -> Packed:
     encoded = [row(length, number) for number, length in enumerate(lengths)]
     numbers = list(range(len(lengths))) if rows is None else rows
-    return Packed(encoded, numbers, hidden_size=hidden_size, dtype=torch.float32, device=torch.device("cpu"))
+    return Packed(encoded, numbers, hidden_size=hidden_size, device=torch.device("cpu"))
 
 
 @given(LENGTHS, st.sampled_from([24, 384, 768]))
@@ -102,7 +102,7 @@ def test_heads_read_first_pieces_means_and_words():
         EncodedText((1, 2, 3), (0, 0, 0), (), (1, NO_TOKEN), 2),
         EncodedText((4, 5), (0, 0), (), (1,), 1),
     ]
-    packed = Packed(encoded, [0, 1], hidden_size=8, dtype=torch.float32, device=torch.device("cpu"))
+    packed = Packed(encoded, [0, 1], hidden_size=8, device=torch.device("cpu"))
     hidden = packed.inputs(pad_id=0, first_position=0)[0][:, None].float()
     assert packed.read(hidden, "first", [1, 0])[:, 0].tolist() == [4.0, 1.0]
     assert packed.read(hidden, "mean", [1, 0])[:, 0].tolist() == [4.5, 2.0]
