@@ -1,0 +1,122 @@
+"""From the engine's threads to the event loop: the answers to one request, and every way that it may end early."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive
+
+from serving.engine import Asked, Engine, TextAnswer
+from serving.errors import DeadlinePassed
+from serving.http.refusals import ClientGone
+from serving.questions import Text
+
+_TEXTS_ON_THE_LOOP = 32
+_CHARACTERS_ON_THE_LOOP = 32_000
+"""Up to here, turning texts into tokens takes less than handing it to a thread and back would."""
+
+
+class Replies:
+    """What the engine says to one request. `put` and `end` are for any thread, the rest is for the event loop."""
+
+    asked: Asked
+
+    def __init__(self, *, streamed: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._streamed = streamed
+        self._arrived: deque[Sequence[TextAnswer]] = deque()
+        self._news = asyncio.Event()
+        self._error: Exception | None = None
+        self.ended = False
+
+    def put(self, answers: Sequence[TextAnswer]) -> None:
+        """Wakes the loop only if somebody reads answers one by one."""
+        self._arrived.append(answers)
+        if self._streamed:
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def end(self, error: Exception | None) -> None:
+        self._loop.call_soon_threadsafe(self.end_now, error)
+
+    def end_now(self, error: Exception | None) -> None:
+        """The first end counts."""
+        if not self.ended:
+            self.ended, self._error = True, error
+            self._news.set()
+
+    async def next(self) -> list[TextAnswer]:
+        """The next answers: those of a branch or more if streamed, else all; none once the last have been taken.
+
+        An early end comes after the answers that were there before it, if they are read one by one.
+
+        Raises:
+            DeadlinePassed, ClientGone, and what the engine ends a request with.
+        """
+        while True:
+            await self._news.wait()
+            if not self.ended:
+                self._news.clear()
+            if self._error is not None and not (self._streamed and self._arrived):
+                raise self._error
+            found = [answer for _ in range(len(self._arrived)) for answer in self._arrived.popleft()]
+            if found or self.ended:
+                return found
+
+
+@asynccontextmanager
+async def replies_to(
+    engine: Engine,
+    texts: Sequence[Text],
+    tasks: Collection[str] | None,
+    *,
+    seconds: float,
+    receive: Receive,
+    streamed: bool,
+) -> AsyncIterator[Replies]:
+    """Asks the engine, and takes the request back if the block ends before it does.
+
+    Args:
+        seconds: after which the request ends with DeadlinePassed, whatever the engine is doing.
+        receive: the connection's, whose body has been read: it tells when the client goes away.
+
+    Raises:
+        NotFound, UsageError, InvalidInput, Overloaded, Stopping: as `Engine.ask` does.
+    """
+    replies = Replies(streamed=streamed)
+    loop = asyncio.get_running_loop()
+    late = DeadlinePassed(f"not answered within {seconds:g} s; ask for fewer texts, or give it more time")
+    timer = loop.call_later(seconds, replies.end_now, late)
+    watcher = loop.create_task(_end_when_gone(receive, replies))
+    engine_ended = False
+
+    def on_end(error: Exception | None) -> None:
+        nonlocal engine_ended
+        engine_ended = True
+        replies.end(error)
+
+    def ask() -> Asked:
+        return engine.ask(texts, tasks, timeout=seconds, on_answers=replies.put, on_end=on_end)
+
+    try:
+        replies.asked = ask() if _is_light(texts) else await asyncio.to_thread(ask)
+        try:
+            yield replies
+        finally:
+            if not engine_ended:
+                replies.asked.cancel()
+    finally:
+        timer.cancel()
+        watcher.cancel()
+
+
+def _is_light(texts: Sequence[Text]) -> bool:
+    if len(texts) > _TEXTS_ON_THE_LOOP:
+        return False
+    return sum(len(text.text) + len(text.text_pair or "") for text in texts) <= _CHARACTERS_ON_THE_LOOP
+
+
+async def _end_when_gone(receive: Receive, replies: Replies) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    replies.end_now(ClientGone())

@@ -1,0 +1,96 @@
+"""What the plain routes and the Open Inference Protocol do alike with a request, once it is read."""
+
+import math
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.requests import Request
+
+from modeling.decoding import Answer
+from registry.errors import InvalidInput
+from serving.engine import Asked
+from serving.http.answers import Replies, replies_to
+from serving.http.limits import Limits
+from serving.http.refusals import Refused
+from serving.http.request_watch import note
+from serving.http.service import Service
+from serving.questions import Text
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+
+
+@asynccontextmanager
+async def ask(
+    service: Service,
+    request: Request,
+    texts: Sequence[Text],
+    tasks: Collection[str] | None,
+    *,
+    seconds: float | None,
+    streamed: bool = False,
+) -> AsyncIterator[Replies]:
+    """Asks within the server's limits; `seconds` is the request's own, from its body.
+
+    Raises:
+        Refused, InvalidInput: it is beyond a limit.
+        NotFound, UsageError, Overloaded, Stopping: the engine does not take it.
+    """
+    limits = service.limits
+    _check_sizes(texts, limits)
+    given = [limits.seconds, _seconds_in_header(request), seconds]
+    least = min(one for one in given if one is not None)
+    async with replies_to(
+        service.engine, texts, tasks, seconds=least, receive=request.receive, streamed=streamed
+    ) as replies:
+        asked = replies.asked
+        if limits.refuse_long_texts:
+            _refuse_truncated(asked)
+        note(request, texts=len(texts), tasks=asked_tasks(asked), release=asked.release.name)
+        yield replies
+
+
+async def all_answers(replies: Replies) -> list[dict[str, Answer]]:
+    """By text and task, the tasks in the manifest's order; raises what ended the request early."""
+    found: list[dict[str, Answer]] = [{} for _ in replies.asked.tasks]
+    for one in await replies.next():
+        found[one.number][one.task] = one.answer
+    return [{task: answers[task] for task in tasks} for tasks, answers in zip(replies.asked.tasks, found, strict=True)]
+
+
+def asked_tasks(asked: Asked) -> list[str]:
+    """Every task that answers a text of the request."""
+    return list(dict.fromkeys(task for tasks in asked.tasks for task in tasks))
+
+
+def _check_sizes(texts: Sequence[Text], limits: Limits) -> None:
+    if len(texts) > limits.texts:
+        raise Refused(413, f"{len(texts):,} texts in one request; this server takes {limits.texts:,}: send several")
+    if problems := [
+        f"text {number}: has {longest:,} characters; this server takes {limits.characters:,}"
+        for number, text in enumerate(texts, 1)
+        if (longest := max(len(text.text), len(text.text_pair or ""))) > limits.characters
+    ]:
+        raise InvalidInput("input", problems)
+
+
+def _refuse_truncated(asked: Asked) -> None:
+    most = asked.release.manifest.trunk.max_length
+    if problems := [
+        f"text {number}: has more than {most} tokens, and this server reads no part of a text for the whole"
+        for number, truncated in enumerate(asked.truncated, 1)
+        if truncated
+    ]:
+        raise InvalidInput("input", problems)
+
+
+def _seconds_in_header(request: Request) -> float | None:
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise Refused(422, f"{TIMEOUT_HEADER}: must be a number of seconds above 0")
+    return seconds

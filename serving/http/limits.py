@@ -1,0 +1,19 @@
+"""What one request may ask for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Sizes and seconds of one request."""
+
+    texts: int = 1024
+    characters: int = 100_000
+    """Of one text, and of its pair."""
+    body_bytes: int = 16_000_000
+    refuse_long_texts: bool = False
+    """Whether a text of more than the release's `max_length` tokens is refused, instead of losing its end."""
+    seconds: float = 30.0
+    """Until a request is answered, once it has been read; a request may ask for less."""
+    body_seconds: float = 30.0
+    """For reading a body, and for writing one event of a stream."""

@@ -1,0 +1,149 @@
+"""The bodies of the plain routes: what is read is validated by these, what is written only described by them."""
+
+from typing import Annotated, Self
+
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError, model_validator
+
+from modeling.decoding import Answer
+from registry.domain.plain_data import Plain
+from serving.http.refusals import refusal_of_body
+from serving.questions import Text
+
+ONE_TEXT = {"text": "Shares in Boeing fell on Monday."}
+MANY_TEXTS = {
+    "texts": ["Shares in Boeing fell on Monday.", {"text": "It rained.", "text_pair": "The streets were wet."}],
+    "timeout": 2.5,
+}
+
+
+class AskedText(Plain):
+    """A text, or a pair of texts."""
+
+    model_config = ConfigDict(strict=True)
+
+    text: str
+    text_pair: str | None = None
+
+
+class PredictRequest(Plain):
+    """One text, by `text` and `text_pair`, or many, by `texts`."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["text"], "properties": {"text": {"type": "string"}, "texts": {"type": "null"}}},
+                {"required": ["texts"], "properties": {"texts": {"type": "array"}, "text": {"type": "null"}}},
+            ]
+        },
+    )
+
+    text: str | None = None
+    text_pair: str | None = Field(None, description="The second text, for tasks that read pairs.")
+    texts: Annotated[list[str | AskedText], FailFast()] | None = Field(None, min_length=1)
+    tasks: Annotated[list[str], FailFast()] | None = Field(
+        None, min_length=1, description="Only these; left out, every task that reads the form of each text."
+    )
+    timeout: float | None = Field(
+        None, gt=0, description="Seconds after which the answer is of no use; the server's own limit holds too."
+    )
+
+    @model_validator(mode="after")
+    def _one_or_many(self) -> Self:
+        if (self.text is None) == (self.texts is None):
+            raise ValueError("give either text or texts")
+        if self.texts is not None and self.text_pair is not None:
+            raise ValueError('text_pair goes with text; in texts, write {"text": …, "text_pair": …}')
+        return self
+
+    @property
+    def asked(self) -> list[Text]:
+        if self.texts is None:
+            return [Text(self.text or "", self.text_pair)]
+        return [Text(one) if isinstance(one, str) else Text(one.text, one.text_pair) for one in self.texts]
+
+
+class ReleaseName(Plain):
+    name: str
+    digest: str = Field(description="sha256 of the release's manifest.")
+
+
+class OnePrediction(Plain):
+    """The answers to `text`, by task."""
+
+    release: ReleaseName
+    versions: dict[str, int] = Field(description="Which version of each task answered.")
+    truncated: bool = Field(description="Whether the text's end was not read, for it has too many tokens.")
+    answers: dict[str, Answer]
+
+
+class PredictionOfMany(Plain):
+    truncated: bool
+    answers: dict[str, Answer]
+
+
+class ManyPredictions(Plain):
+    """The answers to `texts`, in their order."""
+
+    release: ReleaseName
+    versions: dict[str, int]
+    predictions: list[PredictionOfMany]
+
+
+class AnswerEvent(Plain):
+    """The data of an event `answer`: what one task says about one text."""
+
+    index: int = Field(description="The text's place in the request, from 0.")
+    task: str
+    version: int
+    release: ReleaseName
+    truncated: bool
+    answer: Answer
+
+
+class Problem(Plain):
+    error: str
+
+
+class ServedTask(Plain):
+    version: int
+    type: str
+    input_form: str
+    labels: list[str]
+
+
+class FailedSwap(Plain):
+    """A release that is live on the channel and could not be taken over."""
+
+    release: str
+    digest: str
+    error: str
+    attempts: int
+    since: str
+
+
+class Following(Plain):
+    channel: str
+    failure: FailedSwap | None
+    registry_error: str | None = Field(description="Why it is not known what is live on the channel; null if it is.")
+
+
+class ReleaseDescription(Plain):
+    """What new requests are answered by."""
+
+    release: ReleaseName
+    precision: str
+    max_length: int = Field(description="Tokens of a text that are read.")
+    tasks: dict[str, ServedTask]
+    following: Following | None
+
+
+_REQUEST = TypeAdapter(PredictRequest)
+
+
+def parse_predict_request(body: bytes) -> PredictRequest:
+    """Raises Refused with 400 or 422."""
+    try:
+        return _REQUEST.validate_json(body)
+    except ValidationError as error:
+        raise refusal_of_body(error) from None
