@@ -26,6 +26,7 @@ from cli import (
     release_update,
     releases,
     searches,
+    serve,
     status,
     tasks,
     teams,
@@ -58,6 +59,7 @@ app.add_typer(releases.app, name="release")
 app.add_typer(channels.app, name="channel")
 app.add_typer(status.app)
 app.add_typer(prediction.app)
+app.add_typer(serve.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(database.app, name="db")
 app.add_typer(housekeeping.app)

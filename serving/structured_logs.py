@@ -35,7 +35,7 @@ class JsonLines(logging.Formatter):
 
 
 def _described(error: BaseException) -> dict[str, Any]:
-    said = {
+    said: dict[str, Any] = {
         "type": type(error).__name__,
         "where": [_place(frame) for frame in traceback.extract_tb(error.__traceback__)],
     }
@@ -55,4 +55,5 @@ def write_logs_to(stream: TextIO, *, level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of its start and end in several lines each

@@ -46,7 +46,11 @@ async def ask(
         if limits.refuse_long_texts:
             _refuse_truncated(asked)
         note(request, texts=len(texts), tasks=asked_tasks(asked), release=asked.release.name)
-        yield replies
+        service.lifecycle.waiting.add(replies)
+        try:
+            yield replies
+        finally:
+            service.lifecycle.waiting.discard(replies)
 
 
 async def all_answers(replies: Replies) -> list[dict[str, Answer]]:

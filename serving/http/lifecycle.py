@@ -1,68 +1,21 @@
-"""From the first request to the last: readiness, what is in flight, and an end that leaves nobody unanswered."""
+"""From the first request to the last: whether new ones are taken, and who waits for an answer."""
 
-import asyncio
-import socket
-import time
-from collections.abc import Callable
-from types import FrameType
-
-import uvicorn
-from uvicorn.config import Config
-
-from serving.engine import Engine
+from serving.errors import Stopping
+from serving.http.answers import Replies
 
 
 class Lifecycle:
-    """Whether new requests are taken, and how many are being answered. Of the event loop's thread alone."""
+    """Of the event loop's thread alone, but for `draining`."""
 
     def __init__(self) -> None:
         self.draining = False
+        """Whether the server is about to end: it is not ready, and takes no new request."""
         self.in_flight = 0
+        """Requests that are being read or answered."""
+        self.waiting: set[Replies] = set()
+        """Those of them that the engine has taken in."""
 
-
-class DrainingServer(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT, then refuses what is new, answers what it has taken in, and returns.
-
-    It goes on listening meanwhile: who asks whether it is ready must be told no, not find a closed door. A second
-    signal ends it at once.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        lifecycle: Lifecycle,
-        engine: Engine,
-        drain_seconds: float,
-        on_start: Callable[[], None],
-        on_drain: Callable[[], None],
-    ) -> None:
-        super().__init__(config)
-        self._lifecycle = lifecycle
-        self._engine = engine
-        self._drain_seconds = drain_seconds
-        self._on_start = on_start
-        self._on_drain = on_drain
-        self._last_moment: float | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the base class's signature
-        """Not the base's, which raises the signal once more at the end: a server that drained has ended well."""
-        if self._lifecycle.draining:
-            self.should_exit = self.force_exit = True
-            return
-        self._lifecycle.draining = True
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_start()
-
-    async def on_tick(self, counter: int) -> bool:
-        if self._lifecycle.draining and not self.should_exit:
-            if self._last_moment is None:
-                self._last_moment = time.monotonic() + self._drain_seconds
-                self._on_drain()
-            late = time.monotonic() >= self._last_moment
-            if late:  # ends what is left: it is answered 503
-                await asyncio.to_thread(self._engine.close, timeout=0.0)
-            self.should_exit = late or not self._lifecycle.in_flight
-        return await super().on_tick(counter)
+    def end_waiting(self) -> None:
+        """Nobody waits any longer: each is told that the server stops."""
+        for replies in self.waiting:
+            replies.end_now(Stopping("the server stopped before this was answered; ask another one"))

@@ -1,8 +1,8 @@
 """The bodies of the plain routes: what is read is validated by these, what is written only described by them."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from modeling.decoding import Answer
 from registry.domain.plain_data import Plain
@@ -14,6 +14,10 @@ MANY_TEXTS = {
     "texts": ["Shares in Boeing fell on Monday.", {"text": "It rained.", "text_pair": "The streets were wet."}],
     "timeout": 2.5,
 }
+
+
+_SHORT: Any = Field(min_length=1, fail_fast=True)
+"""Of a list with a hundred thousand wrong items, the first is enough."""
 
 
 class AskedText(Plain):
@@ -40,9 +44,9 @@ class PredictRequest(Plain):
 
     text: str | None = None
     text_pair: str | None = Field(None, description="The second text, for tasks that read pairs.")
-    texts: Annotated[list[str | AskedText], FailFast()] | None = Field(None, min_length=1)
-    tasks: Annotated[list[str], FailFast()] | None = Field(
-        None, min_length=1, description="Only these; left out, every task that reads the form of each text."
+    texts: Annotated[list[str | AskedText], _SHORT] | None = None
+    tasks: Annotated[list[str], _SHORT] | None = Field(
+        None, description="Only these; left out, every task that reads the form of each text."
     )
     timeout: float | None = Field(
         None, gt=0, description="Seconds after which the answer is of no use; the server's own limit holds too."

@@ -1,0 +1,201 @@
+"""`serve`: answer over HTTP."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cli.application import AsJson, Context, example
+from cli.rendering import print_json, print_line, print_warning
+from registry.artifacts.release_transfer import refuse_without_manifest
+from registry.artifacts.store import ArtifactStore, is_digest
+from registry.domain.release_life import ReleaseState
+from registry.errors import UsageError
+from registry.services import channels, releases
+
+if TYPE_CHECKING:
+    from serving.served_release import ServedRelease
+
+app = typer.Typer()
+
+_MEGABYTE = 1_000_000
+_LAST_BATCH_SECONDS = 10.0
+"""For the batch that is being computed when the server ends: the interpreter must not go from under it."""
+
+
+@app.command(
+    epilog=example(
+        "trunkline serve r3",
+        "trunkline serve --channel production --host 0.0.0.0 --port 8080",
+        "trunkline serve --from /srv/releases $DIGEST --long-texts refuse --timeout 2",
+        then='curl localhost:8080/predict -d \'{"text": "Shares in Boeing fell on Monday."}\'',
+    )
+)
+def serve(
+    ctx: typer.Context,
+    release: Annotated[
+        str | None, typer.Argument(help="r<number>, latest, or the start of a manifest's digest.")
+    ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHANNEL", help="Serve what is live on this channel, and follow it: what is promoted takes over."
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ROOT",
+            help="Read it from this artifact root, by the whole digest of its manifest; no registry is asked.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes any free one.")] = 8080,
+    model_name: Annotated[
+        str, typer.Option(metavar="NAME", help="What the Open Inference Protocol calls the model.")
+    ] = "trunkline",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option(help="To compute in; auto is bf16 on a GPU that has it, else fp32."),
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For computing. [default: the cores of this machine]")
+    ] = None,
+    cache_mb: Annotated[int, typer.Option(min=0, help="Memory for answers that were given before; 0 keeps none.")] = 64,
+    queue_texts: Annotated[
+        int, typer.Option(min=1, help="Texts that may wait; a request that has no room is told when to come back.")
+    ] = 4096,
+    max_texts: Annotated[int, typer.Option(min=1, help="Texts in one request.")] = 1024,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Size of a request's body.")] = 16.0,
+    max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 100_000,
+    long_texts: Annotated[
+        Literal["truncate", "refuse"],
+        typer.Option(
+            help="What happens to a text of more tokens than the backbone reads: its end is not read, or it is refused."
+        ),
+    ] = "truncate",
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds until a request is answered; a request may ask for less.")
+    ] = 30.0,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0.0, help="At the end, seconds for answering what was taken in.")
+    ] = 30.0,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the channel.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer over HTTP: plain JSON, and the Open Inference Protocol.
+
+    Prints one line when requests are taken, then writes its log to stderr, a line of JSON a request. SIGTERM and
+    Ctrl-C end it: it is no longer ready, answers what it has taken in, and exits with 0.
+    """
+    context: Context = ctx.obj
+    name, digest, store = _found(context, release, channel, root)
+
+    from serving.channel_following import ChannelFollower
+    from serving.engine import Engine, EngineSettings
+    from serving.http.application import build_application
+    from serving.http.lifecycle import Lifecycle
+    from serving.http.limits import Limits
+    from serving.http.server import DrainingServer, bound_socket, url_of
+    from serving.http.service import Service
+    from serving.metrics import ServerMetrics
+    from serving.structured_logs import write_logs_to
+    from serving.tracing import tracer_provider
+
+    listening = bound_socket(host, port)
+    load = _loader(store, precision, threads)
+    first = load(name, digest, None)
+    write_logs_to(sys.stderr)
+    metrics, lifecycle, spans = ServerMetrics(), Lifecycle(), tracer_provider(context.environ)
+    settings = EngineSettings(threads=_threads(threads), waiting_texts=queue_texts, cache_bytes=cache_mb * _MEGABYTE)
+    engine = Engine(first, settings, metrics)
+    metrics.watch(engine)
+    follower = None
+    if channel is not None:
+        live = partial(_live, context, channel)
+        follower = ChannelFollower(channel, engine, metrics, current=live, load=load, poll_seconds=poll_seconds)
+        follower.start()
+    limits = Limits(
+        texts=max_texts,
+        characters=max_characters,
+        body_bytes=int(max_body_mb * _MEGABYTE),
+        refuse_long_texts=long_texts == "refuse",
+        seconds=timeout,
+    )
+    service = Service(
+        engine=engine,
+        metrics=metrics,
+        lifecycle=lifecycle,
+        limits=limits,
+        model_name=model_name,
+        follower=follower,
+    )
+    DrainingServer(
+        build_application(service, spans),
+        lifecycle,
+        drain_seconds=drain_seconds,
+        on_start=lambda: _announce(url_of(listening), first, as_json=as_json),
+        on_drain=lambda: None if follower is None else follower.stop(),
+    ).run(sockets=[listening])
+    engine.close(timeout=_LAST_BATCH_SECONDS)
+    if spans is not None:
+        spans.shutdown()
+
+
+def _found(
+    context: Context, reference: str | None, channel: str | None, root: str | None
+) -> tuple[str, str, ArtifactStore]:
+    """The release's name, its manifest's digest, and the store to read it from."""
+    if (reference is None) == (channel is None):
+        raise UsageError("name either a RELEASE or a --channel")
+    if root is not None:
+        if reference is None or not is_digest(reference):
+            raise UsageError("with --from, name the release by the whole digest of its manifest")
+        store = context.other_store(root, "--from")
+        refuse_without_manifest(reference, store)
+        return reference[:12], reference, store
+    if channel is not None:
+        return (*_live(context, channel), context.store)
+    with context.existing_database.read() as session:
+        found = releases.get_release(session, str(reference))
+    if found.state is ReleaseState.RETIRED:
+        print_warning(f"{found.name} is retired: `trunkline release list` shows the others")
+    return found.name, found.manifest, context.store
+
+
+def _live(context: Context, channel: str) -> tuple[str, str]:
+    with context.existing_database.read() as session:
+        found = channels.live_release(session, channel)
+    return found.name, found.manifest
+
+
+def _threads(wanted: int | None) -> int:
+    return wanted or len(os.sched_getaffinity(0))
+
+
+def _loader(
+    store: ArtifactStore, precision: Literal["auto", "fp32", "bf16"], threads: int | None
+) -> "Callable[[str, str, ServedRelease | None], ServedRelease]":
+    """Loads a release by name and digest, beside the one that it is to replace."""
+    import torch
+    from serving.release_loading import load_served_release
+
+    from modeling.inference import Form
+    from pipelines.training.recipes import best_precision
+
+    torch.set_num_threads(_threads(threads))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    form = Form(best_precision(device) if precision == "auto" else precision, device)
+    return lambda name, digest, previous: load_served_release(digest, store, name=name, form=form, previous=previous)
+
+
+def _announce(url: str, release: "ServedRelease", *, as_json: bool) -> None:
+    if as_json:
+        print_json({"url": url, "release": release.name, "digest": release.digest, "precision": release.precision})
+    else:
+        print_line(f"serving {release.name} in {release.precision} on {url}")
+    sys.stdout.flush()  # who waits for this line may read a pipe
