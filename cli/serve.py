@@ -182,10 +182,10 @@ def _loader(
 ) -> "Callable[[str, str, ServedRelease | None], ServedRelease]":
     """Loads a release by name and digest, beside the one that it is to replace."""
     import torch
-    from serving.release_loading import load_served_release
 
     from modeling.inference import Form
     from pipelines.training.recipes import best_precision
+    from serving.release_loading import load_served_release
 
     torch.set_num_threads(_threads(threads))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

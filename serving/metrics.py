@@ -101,6 +101,9 @@ class _EngineState(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("trunkline_queue_texts", "Texts waiting for a batch.", value=self._engine.waiting)
+        cache = self._engine.cache
+        yield GaugeMetricFamily("trunkline_cache_bytes", "Memory of cached answers, as estimated.", value=cache.size)
+        yield GaugeMetricFamily("trunkline_cache_entries", "Answers in the cache.", value=len(cache))
         release = self._engine.release
         yield InfoMetricFamily(
             "trunkline_release",

@@ -1,0 +1,65 @@
+"""The end of a server: what it has taken in is answered, what is new is refused."""
+
+import json
+import signal
+from contextlib import closing
+
+from tests.serving.http.conftest import eventually, reply_of
+
+
+def ended(server) -> bool:
+    server.thread.join(0.01)
+    return not server.thread.is_alive()
+
+
+def test_what_was_taken_in_is_answered_while_what_is_new_is_refused(server):
+    with closing(server.connection()) as open_before:
+        open_before.request("GET", "/release")
+        assert reply_of(open_before).status == 200
+        server.metrics.gate.clear()
+        plain = server.in_background("/predict", {"text": "hello"})
+        stream = server.in_background("/predict/stream", {"text": "hello world"})
+        assert server.metrics.at_gate.wait(30)
+        eventually(lambda: server.service.lifecycle.in_flight == 2, "both are in flight")
+        server.drain()
+        for path in ("/v2/health/ready", "/v2/models/trunkline/ready"):
+            assert server.get(path).status == 503
+        assert server.get("/v2/health/live").status == 200
+        assert server.get("/metrics").status == 200
+        open_before.request("POST", "/predict", json.dumps({"text": "new"}))
+        refused = reply_of(open_before)
+        assert (refused.status, refused.headers["connection"]) == (503, "close")
+        assert "stopping" in refused.error
+    server.metrics.gate.set()
+    assert (plain().status, stream().status) == (200, 200)
+    eventually(lambda: ended(server), "the server ends")
+
+
+def test_an_idle_server_ends_at_once_even_with_connections_open(server):
+    with closing(server.connection()) as idle:
+        idle.request("GET", "/release")
+        reply_of(idle)
+        server.drain()
+        eventually(lambda: ended(server), "the server ends")
+
+
+def test_who_is_not_answered_in_the_time_for_draining_is_told_so(start):
+    server = start(drain_seconds=0.2)
+    server.metrics.gate.clear()
+    late = server.in_background("/predict", {"text": "hello"})
+    assert server.metrics.at_gate.wait(30)
+    server.drain()
+    reply = late()
+    assert (reply.status, "the server stopped before this was answered" in reply.error) == (503, True)
+    eventually(lambda: ended(server), "the server ends")
+
+
+def test_a_second_signal_ends_it_at_once(server):
+    server.metrics.gate.clear()
+    abandoned = server.connection()
+    abandoned.request("POST", "/predict", json.dumps({"text": "hello"}))
+    assert server.metrics.at_gate.wait(30)
+    server.drain()
+    server.server.handle_exit(signal.SIGINT, None)
+    eventually(lambda: ended(server), "the server ends")
+    abandoned.close()

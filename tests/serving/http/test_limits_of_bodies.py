@@ -1,0 +1,136 @@
+"""Bodies and connections that would hold a server for ever, over real sockets."""
+
+import json
+import socket
+from contextlib import closing
+
+import pytest
+
+from serving.http import connections
+from tests.serving.http.conftest import eventually, reply_of
+
+HELLO = json.dumps({"text": "hello"}).encode()
+
+
+def head(path: str = "/predict", **headers: object) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: here", *(f"{name.replace('_', '-')}: {v}" for name, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def status_of(connection: socket.socket) -> int:
+    with connection.makefile("rb") as file:
+        return int(file.readline().split()[1])
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    return True
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/stream", "/v2/models/trunkline/infer"])
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(start, path):
+    server = start(body_bytes=1000)
+    with closing(server.raw()) as connection:
+        connection.sendall(head(path, Content_Length=100_000_000))
+        assert status_of(connection) == 413
+    assert server.predict(text="hello").status == 200
+
+
+def test_a_body_that_does_not_say_its_size_is_refused_once_it_is_too_large(start):
+    server = start(body_bytes=1000)
+    with closing(server.raw()) as connection:
+        connection.sendall(head(Transfer_Encoding="chunked") + b"400\r\n" + b"x" * 1024 + b"\r\n")
+        assert status_of(connection) == 413
+    assert server.predict(text="hello").status == 200
+
+
+def test_a_client_that_sends_a_hundred_megabytes_reads_why_they_are_refused(start):
+    reply = start(body_bytes=1000).post("/predict", b"x" * 100_000_000)
+    assert (reply.status, reply.error) == (
+        413,
+        "the body is larger than 1,000 bytes: ask about fewer texts at a time",
+    )
+
+
+def test_a_connection_serves_the_next_request_after_one_that_was_refused(start):
+    server = start(body_bytes=1000)
+    with closing(server.connection()) as connection:
+        connection.request("POST", "/predict", b"x" * 1001)
+        assert reply_of(connection).status == 413
+        connection.request("POST", "/predict", HELLO)
+        assert reply_of(connection).status == 200
+
+
+def test_a_body_without_an_end_is_cut_off_after_the_refusal(start, monkeypatch):
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 0.2)
+    server = start(body_bytes=1000)
+    with closing(server.raw()) as connection:
+        connection.sendall(head(Content_Length=100_000_000))
+        assert is_closed(connection)
+
+
+def test_a_chunked_body_is_read(server):
+    with closing(server.connection()) as connection:
+        connection.request("POST", "/predict", iter([HELLO[:5], HELLO[5:]]), encode_chunked=True)
+        assert reply_of(connection).status == 200
+
+
+def test_a_body_that_does_not_arrive_is_waited_for_only_so_long(start):
+    server = start(body_seconds=0.2)
+    with closing(server.raw()) as connection:
+        connection.sendall(head(Content_Length=len(HELLO)) + HELLO[:5])
+        assert status_of(connection) == 408
+        assert is_closed(connection)
+    assert server.predict(text="hello").status == 200
+
+
+def test_a_client_that_goes_away_within_its_body_is_forgotten(server):
+    connection = server.raw()
+    connection.sendall(head(Content_Length=len(HELLO)) + HELLO[:5])
+    eventually(lambda: server.service.lifecycle.in_flight == 1, "the request is being read")
+    connection.close()
+    eventually(lambda: server.service.lifecycle.in_flight == 0, "the request is forgotten")
+    assert server.predict(text="hello").status == 200
+
+
+def test_a_compressed_body_is_refused(server):
+    reply = server.post("/predict", b"\x1f\x8b", {"Content-Encoding": "gzip"})
+    assert (reply.status, reply.error) == (415, "the body is compressed: send it without Content-Encoding")
+
+
+def test_a_connection_that_says_nothing_is_closed(start, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    server = start()
+    for sent in (b"", b"POST /predict HTTP/1.1\r\nHost: he"):
+        with closing(server.raw()) as connection:
+            connection.sendall(sent)
+            assert is_closed(connection)
+
+
+def test_a_head_without_an_end_is_refused(server):
+    with closing(server.raw()) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nX-Long: ")
+        connection.settimeout(30)
+        try:
+            for _ in range(100):
+                connection.sendall(b"x" * 10_000)
+        except OSError:
+            pass  # closed while it was sent
+        else:
+            assert is_closed(connection)
+    assert server.predict(text="hello").status == 200
+
+
+def test_a_large_head_that_ends_is_read(server):
+    assert server.post("/predict", {"text": "hello"}, {"X-Long": "x" * 20_000}).status == 200
+
+
+def test_what_is_no_http_is_refused(server):
+    with closing(server.raw()) as connection:
+        connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+        assert status_of(connection) == 400
+    assert server.predict(text="hello").status == 200
