@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from registry.errors import TrunklineError
 from serving.http.open_inference import InferRequest
 from serving.http.open_inference_routes import add_open_inference_routes
-from serving.http.plain_bodies import AnswerEvent, PredictRequest
+from serving.http.plain_bodies import AnswerEvent, EndEvent, ErrorEvent, PredictRequest
 from serving.http.plain_routes import add_plain_routes
 from serving.http.refusals import error_response, refusal_of
 from serving.http.request_watch import RequestWatch
@@ -23,7 +23,7 @@ from serving.http.service import Service
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-_READ_BY_THE_ROUTES = (PredictRequest, InferRequest, AnswerEvent)
+_READ_BY_THE_ROUTES = (PredictRequest, InferRequest, AnswerEvent, EndEvent, ErrorEvent)
 """The models that FastAPI does not see, because the routes read and write bytes."""
 
 

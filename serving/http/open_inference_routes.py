@@ -28,6 +28,7 @@ from serving.http.service import Service
 from serving.served_release import ServedRelease
 
 _OBJECT: dict[int | str, dict[str, Any]] = {200: {"content": {JSON: {"schema": {"type": "object"}}}}}
+_WITH_TENSORS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "The server is stopping.", "model": Problem}}
 
 
@@ -89,7 +90,7 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
         f"{path}/infer",
         summary="Answer texts, as tensors",
         response_class=Response,
-        responses={200: {"model": InferResponse}, **refusals()},
+        responses={200: {"model": InferResponse, "content": _WITH_TENSORS}, **refusals()},
         openapi_extra=infer_body,
     )
     async def infer(request: Request) -> Response:

@@ -105,6 +105,19 @@ class AnswerEvent(Plain):
     answer: Answer
 
 
+class EndEvent(Plain):
+    """The data of the event `end`: every answer has been sent."""
+
+    release: ReleaseName
+
+
+class ErrorEvent(Plain):
+    """The data of the event `error`: the answers that are missing will not come."""
+
+    status: int
+    error: str
+
+
 class Problem(Plain):
     error: str
 

@@ -21,6 +21,9 @@ from serving.http.bodies import read_body
 from serving.http.plain_bodies import (
     MANY_TEXTS,
     ONE_TEXT,
+    AnswerEvent,
+    EndEvent,
+    ErrorEvent,
     ManyPredictions,
     OnePrediction,
     PredictRequest,
@@ -51,6 +54,23 @@ _TIMEOUT_PARAMETER = {
     "required": False,
     "description": "Seconds after which the answer is of no use.",
     "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["answer", "end", "error"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": JSON,
+            "contentSchema": {
+                "anyOf": [
+                    {"$ref": f"#/components/schemas/{data.__name__}"} for data in (AnswerEvent, EndEvent, ErrorEvent)
+                ]
+            },
+        },
+    },
 }
 
 
@@ -89,7 +109,7 @@ def add_plain_routes(app: FastAPI, service: Service) -> None:
         summary="The same, each answer as soon as its branch is done",
         description="Events `answer`, then `end`, or `error`. The data of each is JSON.",
         response_class=Response,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **refusals()},
+        responses={200: {"content": {"text/event-stream": {"itemSchema": _EVENT}}}, **refusals()},
         openapi_extra=request_body,
     )
     async def stream(request: Request) -> Response:
