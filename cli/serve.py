@@ -1,5 +1,6 @@
 """`serve`: answer over HTTP."""
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -54,24 +55,31 @@ def serve(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes any free one.")] = 8080,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 takes any free one.")
+    ] = 8080,
     model_name: Annotated[
         str, typer.Option(metavar="NAME", help="What the Open Inference Protocol calls the model.")
     ] = "trunkline",
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        typer.Option(help="To compute in; auto is bf16 on a GPU that has it, else fp32."),
+        typer.Option(help="To compute in; auto is bf16 where the hardware multiplies in it, else fp32."),
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="For computing. [default: the cores of this machine]")
+        int | None, typer.Option(metavar="N", min=1, help="For computing. [default: the cores of this machine]")
     ] = None,
-    cache_mb: Annotated[int, typer.Option(min=0, help="Memory for answers that were given before; 0 keeps none.")] = 64,
+    cache_mb: Annotated[
+        int, typer.Option(metavar="MB", min=0, help="Memory for answers that were given before; 0 keeps none.")
+    ] = 64,
     queue_texts: Annotated[
-        int, typer.Option(min=1, help="Texts that may wait; a request that has no room is told when to come back.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Texts that may wait; a request that has no room is told when to come back."
+        ),
     ] = 4096,
-    max_texts: Annotated[int, typer.Option(min=1, help="Texts in one request.")] = 1024,
-    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Size of a request's body.")] = 16.0,
-    max_characters: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 100_000,
+    max_texts: Annotated[int, typer.Option(metavar="N", min=1, help="Texts in one request.")] = 1024,
+    max_body_mb: Annotated[float, typer.Option(metavar="MB", min=0.001, help="Size of a request's body.")] = 16.0,
+    max_characters: Annotated[int, typer.Option(metavar="N", min=1, help="Characters of one text.")] = 100_000,
     long_texts: Annotated[
         Literal["truncate", "refuse"],
         typer.Option(
@@ -79,12 +87,17 @@ def serve(
         ),
     ] = "truncate",
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds until a request is answered; a request may ask for less.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.001, help="Seconds until a request is answered; a request may ask for less."
+        ),
     ] = 30.0,
     drain_seconds: Annotated[
-        float, typer.Option(min=0.0, help="At the end, seconds for answering what was taken in.")
+        float, typer.Option(metavar="SECONDS", min=0.0, help="At the end, seconds for answering what was taken in.")
     ] = 30.0,
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the channel.")] = 5.0,
+    poll_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds between two looks at the channel.")
+    ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer over HTTP: plain JSON, and the Open Inference Protocol.
@@ -93,6 +106,7 @@ def serve(
     Ctrl-C end it: it is no longer ready, answers what it has taken in, and exits with 0.
     """
     context: Context = ctx.obj
+    _refuse_endless(timeout, drain_seconds, poll_seconds, max_body_mb)
     name, digest, store = _found(context, release, channel, root)
 
     from serving.channel_following import ChannelFollower
@@ -165,6 +179,12 @@ def _found(
     if found.state is ReleaseState.RETIRED:
         print_warning(f"{found.name} is retired: `trunkline release list` shows the others")
     return found.name, found.manifest, context.store
+
+
+def _refuse_endless(*numbers: float) -> None:
+    """What the parser lets through: it reads `inf` and `nan` as numbers within any bounds."""
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError("seconds and megabytes are finite numbers")
 
 
 def _live(context: Context, channel: str) -> tuple[str, str]:

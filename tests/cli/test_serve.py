@@ -1,0 +1,180 @@
+"""`serve` in a process of its own, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Trunkline, assembled
+from tests.serving.http.conftest import eventually
+
+COMMAND = Path(sys.executable).parent / "trunkline"
+
+
+class Served:
+    """A server that has said where it listens."""
+
+    def __init__(self, trunkline: Trunkline, *arguments: str, **environ: str) -> None:
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL")}
+        self.log = trunkline.folder / "server.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [COMMAND, "serve", *arguments, "--port", "0", "--threads", "1", "--precision", "fp32", "--json"],
+                cwd=trunkline.folder,
+                env=kept | trunkline.environ | environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if line == "}\n":
+                break
+        assert said, self.log.read_text()
+        self.started: Any = json.loads(said)
+
+    def ask(self, path: str, body: Any = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(self.started["url"] + path, data, timeout=30) as response:  # noqa: S310
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def release(self) -> str:
+        return self.ask("/predict", {"text": "she saw york"})[1]["release"]["name"]
+
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    running: list[Served] = []
+
+    def begin(*arguments: Any, **environ: str) -> Served:
+        running.append(Served(*arguments, **environ))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        if one.process.poll() is None:
+            one.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
+def test_a_release_is_served_until_a_signal_ends_it_well(trained, serve, number):
+    release = assembled(trained)["release"]
+    server = serve(trained, "r1")
+    assert (server.started["release"], server.started["digest"]) == ("r1", release["manifest"])
+    status, found = server.ask("/predict", {"text": "she saw york", "tasks": ["classification"]})
+    assert (status, found["release"]["digest"]) == (200, release["manifest"])
+    told = trained("predict", "r1", "she saw york", "--tasks", "classification", "--json").json
+    answer = found["answers"]["classification"]
+    assert answer["label"] == told["answers"]["classification"]["label"]
+    assert answer["probability"] == pytest.approx(told["answers"]["classification"]["probability"], abs=1e-4)
+    assert server.end(number) == 0
+    requests = [line for line in server.logged() if line["message"] == "request"]
+    assert [(line["route"], line["texts"]) for line in requests] == [("/predict", 1)]
+
+
+@pytest.mark.slow
+def test_the_limits_of_the_command_line_hold(trained, serve):
+    assembled(trained)
+    limits = ["--max-texts", "2", "--max-characters", "50", "--max-body-mb", "0.001", "--long-texts", "refuse"]
+    server = serve(trained, "latest", *limits, "--model-name", "tasks")
+    assert server.ask("/predict", {"texts": ["a"] * 3})[0] == 413
+    assert server.ask("/predict", {"text": "a" * 51})[0] == 422
+    assert server.ask("/predict", {"text": "a" * 1001})[0] == 413
+    assert server.ask("/predict", {"text": "a " * 25, "tasks": ["classification"]})[0] == 200
+    assert server.ask("/v2/models/tasks")[0] == 200
+
+
+@pytest.mark.slow
+def test_what_is_promoted_on_the_channel_takes_over(trained, serve):
+    first = assembled(trained)["release"]["name"]
+    trained.done("channel", "create", "production", "--takes", "verified")
+    trained.done("release", "promote", first, "--channel", "production")
+    server = serve(trained, "--channel", "production", "--poll-seconds", "0.1")
+    assert server.release() == first
+    trained.done("task", "promote", "classification/1", "--alias", "champion")
+    second = assembled(trained)["release"]["name"]
+    trained.done("release", "promote", second, "--channel", "production")
+    eventually(lambda: server.release() == second, "the promoted release answers")
+    trained.done("release", "revert", "--channel", "production")
+    eventually(lambda: server.release() == first, "the reverted release answers")
+    assert server.ask("/release")[1]["following"] == {
+        "channel": "production",
+        "failure": None,
+        "registry_error": None,
+    }
+    assert server.end() == 0
+    swaps = [(line["old"], line["new"]) for line in server.logged() if line["message"] == "swapped"]
+    assert swaps == [(first, second), (second, first)]
+
+
+@pytest.mark.slow
+def test_a_registry_that_goes_away_leaves_the_release_that_is_there(trained, serve):
+    first = assembled(trained)["release"]["name"]
+    trained.done("channel", "create", "production", "--takes", "verified")
+    trained.done("release", "promote", first, "--channel", "production")
+    server = serve(trained, "--channel", "production", "--poll-seconds", "0.1")
+    registry = trained.home / "registry.db"
+    registry.rename(trained.home / "elsewhere.db")
+    eventually(lambda: server.ask("/release")[1]["following"]["registry_error"] is not None, "it is seen")
+    assert server.release() == first
+    (trained.home / "elsewhere.db").rename(registry)
+    eventually(lambda: server.ask("/release")[1]["following"]["registry_error"] is None, "it is back")
+
+
+@pytest.mark.slow
+def test_a_release_is_served_from_an_artifact_root_without_a_registry(trained, serve, tmp_path):
+    digest = assembled(trained)["release"]["manifest"]
+    (trained.home / "registry.db").unlink()
+    server = serve(trained, "--from", str(trained.home / "artifacts"), digest)
+    assert server.ask("/predict", {"text": "she saw york"})[1]["release"] == {"name": digest[:12], "digest": digest}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name either a RELEASE or a --channel"),
+        (["r1", "--channel", "production"], "name either a RELEASE or a --channel"),
+        (["--channel", "production", "--from", "/srv"], "with --from, name the release by the whole digest"),
+        (["r1", "--from", "/srv"], "with --from, name the release by the whole digest"),
+        (["r7", "--timeout", "nan"], "finite numbers"),
+        (["r7"], "there is no release r7"),
+        (["--channel", "production"], "production"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(trunkline, arguments, message):
+    assert message in trunkline("serve", *arguments).problem
+    assert trunkline("serve", *arguments).code in (1, 2)
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(trained, serve):
+    assembled(trained)
+    server = serve(trained, "r1")
+    port = server.started["url"].rpartition(":")[2]
+    assert f"cannot listen on 127.0.0.1 port {port}" in trained("serve", "r1", "--port", port).problem
