@@ -89,11 +89,14 @@ def serve(
     timeout: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", min=0.001, help="Seconds until a request is answered; a request may ask for less."
+            metavar="SECONDS",
+            min=0.001,
+            help="Seconds until a request is answered; a request may ask for less.",
         ),
     ] = 30.0,
     drain_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.0, help="At the end, seconds for answering what was taken in.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="At the end, seconds for answering what was taken in."),
     ] = 30.0,
     poll_seconds: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds between two looks at the channel.")
@@ -106,7 +109,8 @@ def serve(
     Ctrl-C end it: it is no longer ready, answers what it has taken in, and exits with 0.
     """
     context: Context = ctx.obj
-    _refuse_endless(timeout, drain_seconds, poll_seconds, max_body_mb)
+    if math.inf in (timeout, drain_seconds, poll_seconds, max_body_mb):
+        raise UsageError("inf: seconds and megabytes are finite numbers")
     name, digest, store = _found(context, release, channel, root)
 
     from serving.channel_following import ChannelFollower
@@ -179,12 +183,6 @@ def _found(
     if found.state is ReleaseState.RETIRED:
         print_warning(f"{found.name} is retired: `trunkline release list` shows the others")
     return found.name, found.manifest, context.store
-
-
-def _refuse_endless(*numbers: float) -> None:
-    """What the parser lets through: it reads `inf` and `nan` as numbers within any bounds."""
-    if not all(map(math.isfinite, numbers)):
-        raise UsageError("seconds and megabytes are finite numbers")
 
 
 def _live(context: Context, channel: str) -> tuple[str, str]:

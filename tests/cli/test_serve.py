@@ -162,7 +162,7 @@ def test_a_release_is_served_from_an_artifact_root_without_a_registry(trained, s
         (["r1", "--channel", "production"], "name either a RELEASE or a --channel"),
         (["--channel", "production", "--from", "/srv"], "with --from, name the release by the whole digest"),
         (["r1", "--from", "/srv"], "with --from, name the release by the whole digest"),
-        (["r7", "--timeout", "nan"], "finite numbers"),
+        (["r7", "--timeout", "inf"], "finite numbers"),
         (["r7"], "there is no release r7"),
         (["--channel", "production"], "production"),
     ],
