@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _MEGABYTE = 1_000_000
-_LAST_BATCH_SECONDS = 10.0
-"""For the batch that is being computed when the server ends: the interpreter must not go from under it."""
+_LAST_WORK_SECONDS = 10.0
+"""For what is being loaded, and for the batch that is being computed: the interpreter must not go from under them."""
 
 
 @app.command(
@@ -159,7 +159,9 @@ def serve(
         on_start=lambda: _announce(url_of(listening), first, as_json=as_json),
         on_drain=lambda: None if follower is None else follower.stop(),
     ).run(sockets=[listening])
-    engine.close(timeout=_LAST_BATCH_SECONDS)
+    if follower is not None:
+        follower.join(timeout=_LAST_WORK_SECONDS)
+    engine.close(timeout=_LAST_WORK_SECONDS)
     if spans is not None:
         spans.shutdown()
 

@@ -68,8 +68,12 @@ class ChannelFollower:
         self._thread.start()
 
     def stop(self) -> None:
-        """No swap begins any more; one that is being prepared is given up with the process."""
+        """No swap begins any more; what is being loaded is not taken over."""
         self._stop.set()
+
+    def join(self, timeout: float) -> None:
+        """After `stop`: waits for what is being loaded, at most so many seconds."""
+        self._thread.join(timeout)
 
     def look(self) -> None:
         """Looks once, and swaps if something else is live there."""

@@ -155,6 +155,10 @@ def test_it_looks_by_itself_until_it_is_stopped(channel, engine, metrics, second
     channel.live = second
     assert swapped.wait(30)
     follower.stop()
+    follower.join(timeout=30)
+    looked = len(channel.loaded)
+    channel.live = ("r3", "0" * 64)
+    assert looked == len(channel.loaded) == 1
 
 
 def test_a_release_that_is_loaded_after_the_end_is_not_taken_over(follower, channel, engine, second):
