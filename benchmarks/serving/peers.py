@@ -1,0 +1,377 @@
+"""Eight separate 12-layer models, as a careful practitioner would host them today: torch and ONNX Runtime.
+
+Every peer answers a batch of rows for one task: transformers' own encoder with a linear head on the first piece. What
+is done for ours is done for them: no gradient, rows of similar length together, padded to the longest of the batch
+only, all cores, warmed up, the batch size that is best for each.
+
+* `torch-fp32`, `torch-bf16`: transformers, SDPA, inference mode.
+* `torch-compiled-fp32`: the same through `torch.compile`, dynamic shapes, weights frozen, so that products run on
+  weights laid out for oneDNN. Needs a C++ compiler.
+* `onnx-fp32`: exported, then fused by onnxruntime's optimiser for BERT.
+* `onnx-int8`: that, its weights quantised by channel, activations as they come.
+
+    .venv/bin/python benchmarks/serving/peers.py --home FOLDER [--model FOLDER] [--data FOLDER]
+
+prints how far each peer's outputs are from torch's in fp32, and texts a second for all tasks by batch size.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import beside  # noqa: F401
+import numpy as np
+import torch
+from printed_tables import say, show
+from rich.table import Table
+from setting import Setting, add_options, opened, task_labels
+from texts import Texts, chosen
+from texts import add_options as add_text_options
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.utils import logging
+
+from modeling.batching import token_batches
+
+Values = np.ndarray[Any, Any]
+Rows = Sequence[Sequence[int]]
+"""Piece ids, one row a text, not padded."""
+
+TASKS = 8
+BUDGETS = (256, 512, 1024, 2048, 4096)
+"""Most padded pieces of a batch."""
+
+
+class Peer(Protocol):
+    """So many separate models."""
+
+    tasks: int
+
+    def answer(self, task: int, rows: Rows) -> Values:
+        """Raw outputs of one task's model, [rows, outputs] fp32."""
+
+
+class Head(NamedTuple):
+    weight: Values
+    """[outputs, H] fp32."""
+    bias: Values
+
+
+def head_of(task: int, hidden_size: int) -> Head:
+    """From the seed alone."""
+    generator = np.random.default_rng(task)
+    outputs = len(task_labels(task))
+    return Head(
+        generator.normal(0, 0.02, (outputs, hidden_size)).astype(np.float32), np.zeros(outputs, dtype=np.float32)
+    )
+
+
+class PeerTokenizer:
+    """The backbone's tokenizer, used as transformers' fast tokenizers use it, without their wrapping."""
+
+    def __init__(self, folder: Path, max_length: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+
+class _FirstPiece(nn.Module):
+    """The encoder, and of its last state the first piece: [B, H]."""
+
+    def __init__(self, folder: Path, attention: str) -> None:
+        super().__init__()
+        self.encoder = AutoModel.from_pretrained(
+            folder, add_pooling_layer=False, attn_implementation=attention, dtype=torch.float32
+        ).eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return hidden.last_hidden_state[:, 0]
+
+
+class TorchPeer:
+    """Args:
+    copies: how many sets of encoder weights there are; with fewer than tasks, tasks take them in turn. Time does not
+        depend on the values, but one set of small weights might stay in the processor's cache.
+    compiled: one set serves all tasks, for compiling one takes up to a minute.
+    """
+
+    def __init__(
+        self, setting: Setting, *, tasks: int = TASKS, copies: int = TASKS, dtype: torch.dtype, compiled: bool = False
+    ) -> None:
+        self.tasks = tasks
+        self._pad = setting.backbone.config.get("pad_token_id", 0)
+        size = setting.backbone.hidden_size
+        heads = [head_of(task, size) for task in range(tasks)]
+        self._heads = [tuple(torch.from_numpy(part).to(dtype) for part in head) for head in heads]
+        count = 1 if compiled else min(copies, tasks)
+        self._encoders = [_FirstPiece(setting.folder, "sdpa").to(dtype) for _ in range(count)]
+        self._encode: list[Callable[..., Tensor]] = list(self._encoders)
+        if compiled:
+            self._encode = [_compiled(self._encoders[0])]
+            for shape in ((3, 20), (1, 20)):  # unequal sizes, or they would be taken for one; one row is a case apart
+                self.answer(0, [[5] * shape[1]] * (shape[0] - 1) + [[5] * (shape[1] - 1)])
+
+    def answer(self, task: int, rows: Rows) -> Values:
+        ids, mask = padded(rows, self._pad)
+        with torch.inference_mode():
+            batch = torch.from_numpy(ids)
+            first = self._encode[task % len(self._encode)](batch, torch.from_numpy(mask), torch.zeros_like(batch))
+            outputs = nn.functional.linear(first, *self._heads[task])
+        return outputs.float().numpy()
+
+
+def _compiled(module: nn.Module) -> Callable[..., Tensor]:
+    import torch._inductor.config as settings
+
+    settings.freezing = True
+    return torch.compile(module, dynamic=True)
+
+
+class OnnxPeer:
+    """Args:
+    model: a graph that gives the first piece's state; every task's head is joined to a copy of its own.
+    """
+
+    def __init__(self, model: Path, setting: Setting, *, tasks: int = TASKS, copies: int = TASKS) -> None:
+        import onnx
+        import onnxruntime
+
+        self.tasks = tasks
+        self._pad = setting.backbone.config.get("pad_token_id", 0)
+        self._sessions = []
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        graph = onnx.load(str(model))
+        heads = [head_of(task, setting.backbone.hidden_size) for task in range(tasks)]
+        count = min(copies, tasks)
+        shared = [_with_heads(graph, heads[number::count]) for number in range(count)]
+        self._sessions = [
+            onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]) for data in shared
+        ]
+        self._output = [(task % len(shared), f"outputs_{task // len(shared)}") for task in range(tasks)]
+
+    def answer(self, task: int, rows: Rows) -> Values:
+        ids, mask = padded(rows, self._pad)
+        session, output = self._output[task]
+        (outputs,) = self._sessions[session].run(
+            [output], {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        )
+        return outputs
+
+
+def padded(rows: Rows, pad_id: int) -> tuple[Values, Values]:
+    """Piece ids and mask, [B, T] int64 each, padded to the longest row."""
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+        mask[number, : len(row)] = 1
+    return ids, mask
+
+
+def _with_heads(graph: Any, heads: Sequence[Head]) -> bytes:
+    """The graph with linear heads on `first_piece`; a request for one output computes the others too, which are a few
+    products of one piece a row."""
+    from onnx import ModelProto, helper, numpy_helper
+
+    model = ModelProto()
+    model.CopyFrom(graph)
+    del model.graph.output[:]
+    for number, head in enumerate(heads):
+        weight, bias, output = (f"{part}_{number}" for part in ("head_weight", "head_bias", "outputs"))
+        model.graph.initializer.extend(
+            [numpy_helper.from_array(head.weight, weight), numpy_helper.from_array(head.bias, bias)]
+        )
+        model.graph.node.append(helper.make_node("Gemm", ["first_piece", weight, bias], [output], transB=1))
+        model.graph.output.append(helper.make_tensor_value_info(output, 1, ["rows", len(head.bias)]))
+    return bytes(model.SerializeToString())
+
+
+def exported(setting: Setting, *, int8: bool) -> Path:
+    """The encoder as an optimised ONNX graph, made once and kept beside the store."""
+    folder = setting.home / "onnx"
+    folder.mkdir(exist_ok=True)
+    optimised, quantised = folder / "fp32.onnx", folder / "int8.onnx"
+    if not optimised.exists():
+        _export(setting, optimised)
+    if int8 and not quantised.exists():
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        written = folder / "writing.onnx"
+        # Types are not inferred through the fused operators: what is no weight is a float.
+        quantize_dynamic(
+            optimised,
+            written,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+        written.replace(quantised)
+    return quantised if int8 else optimised
+
+
+def _export(setting: Setting, target: Path) -> None:
+    from onnxruntime.transformers import optimizer
+
+    # Attention written out is what the optimiser recognises and fuses.
+    model = _FirstPiece(setting.folder, "eager")
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]])
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    axes: dict[str, dict[int, str]] = {name: {0: "rows", 1: "pieces"} for name in names}
+    plain = target.with_name("plain.onnx")
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # of the exporter that needs no further package, about its own age
+        torch.onnx.export(
+            model,
+            (ids, (ids > 0).long(), torch.zeros_like(ids)),
+            str(plain),
+            input_names=names,
+            output_names=["first_piece"],
+            dynamic_axes=axes | {"first_piece": {0: "rows"}},
+            opset_version=17,
+            dynamo=False,
+        )
+        made = optimizer.optimize_model(
+            str(plain),
+            model_type="bert",
+            num_heads=setting.backbone.config["num_attention_heads"],
+            hidden_size=setting.backbone.hidden_size,
+        )
+    fused = made.get_fused_operator_statistics()
+    if fused["Attention"] != setting.backbone.layer_count:
+        raise SystemExit(f"onnxruntime's optimiser fused {fused['Attention']} attentions: {fused}")
+    written = target.with_name("writing.onnx")
+    made.save_model_to_file(str(written))
+    written.replace(target)
+    plain.unlink()
+
+
+PEERS: Mapping[str, str] = {
+    "torch-fp32": "fp32",
+    "torch-compiled-fp32": "fp32",
+    "onnx-fp32": "fp32",
+    "torch-bf16": "bf16",
+    "onnx-int8": "int8",
+}
+"""The precision of each."""
+
+
+def compiler() -> str | None:
+    """What torch.compile can build with, if anything."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def load_peer(name: str, setting: Setting, *, tasks: int = TASKS, copies: int = TASKS) -> Peer:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if name.startswith("onnx-"):
+        return OnnxPeer(exported(setting, int8=name == "onnx-int8"), setting, tasks=tasks, copies=copies)
+    dtype = torch.bfloat16 if PEERS[name] == "bf16" else torch.float32
+    return TorchPeer(setting, tasks=tasks, copies=copies, dtype=dtype, compiled="compiled" in name)
+
+
+class Agreement(NamedTuple):
+    """With torch's transformers in fp32, over texts and tasks."""
+
+    largest: float
+    """Difference of raw outputs."""
+    scale: float
+    """Standard deviation of raw outputs."""
+    decisions: float
+    """Share of the same label."""
+
+
+def agreement(peer: Peer, reference: Peer, rows: Rows) -> Agreement:
+    pairs = [(reference.answer(task, rows), peer.answer(task, rows)) for task in range(peer.tasks)]
+    same = [one.argmax(1) == other.argmax(1) for one, other in pairs]
+    return Agreement(
+        largest=max(float(np.abs(one - other).max()) for one, other in pairs),
+        scale=float(np.concatenate([one.ravel() for one, _ in pairs]).std()),
+        decisions=float(np.concatenate(same).mean()),
+    )
+
+
+def answer_all(peer: Peer, tokenizer: PeerTokenizer, texts: Sequence[str], *, budget: int) -> float:
+    """Seconds for all texts and tasks, tokenising once with them, in batches of at most `budget` padded pieces."""
+    begin = time.perf_counter()
+    rows = tokenizer.rows(texts)
+    for batch in token_batches([len(row) for row in rows], tokens=budget):
+        for task in range(peer.tasks):
+            peer.answer(task, [rows[place] for place in batch])
+    return time.perf_counter() - begin
+
+
+def best_budget(answer: Callable[[int], float], *, budgets: Sequence[int] = BUDGETS, repeats: int = 2) -> int:
+    """The batch size at which it takes least, each tried in turn.
+
+    Args:
+        answer: budget -> seconds.
+    """
+    answer(budgets[-1])
+    times = {budget: [] for budget in budgets}
+    for _ in range(repeats):
+        for budget in budgets:
+            times[budget].append(answer(budget))
+    return min(budgets, key=lambda budget: min(times[budget]))
+
+
+def measured(peer: Peer, tokenizer: PeerTokenizer, texts: Texts, repeats: int) -> dict[int, float]:
+    """Texts a second for all tasks, the median of repeats, by batch size."""
+    answer_all(peer, tokenizer, texts.texts[:32], budget=1024)
+    seconds: dict[int, list[float]] = {budget: [] for budget in BUDGETS}
+    for _ in range(repeats):
+        for budget, times in seconds.items():
+            times.append(answer_all(peer, tokenizer, texts.texts, budget=budget))
+    return {budget: len(texts.texts) / statistics.median(times) for budget, times in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    add_text_options(parser)
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--tasks", type=int, default=TASKS)
+    parser.add_argument("--copies", type=int, default=2, help="sets of encoder weights, taken in turn by the tasks")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    setting = opened(arguments)
+    tokenizer = PeerTokenizer(setting.folder, setting.backbone.max_length)
+    asked = chosen(arguments, setting.text_encoder)
+    some = sorted(tokenizer.rows(asked[-1].texts[:32]), key=len)
+    reference = load_peer("torch-fp32", setting, copies=1)
+    differences = Table("peer", "largest difference", "deviation of outputs", "same label", title="against torch-fp32")
+    speeds = Table("peer", "texts", *map(str, BUDGETS), title=f"{setting.title}: texts/s for all tasks, by batch size")
+    for name in arguments.peers.split(","):
+        begin = time.perf_counter()
+        peer = load_peer(name, setting, tasks=arguments.tasks, copies=arguments.copies)
+        say(f"{name}: ready after {time.perf_counter() - begin:.0f} s")
+        found = agreement(peer, reference, some)
+        differences.add_row(name, f"{found.largest:.1e}", f"{found.scale:.2f}", f"{found.decisions:.1%}")
+        for texts in asked:
+            rates = measured(peer, tokenizer, texts, arguments.repeats)
+            speeds.add_row(name, texts.name, *(f"{rate:.1f}" for rate in rates.values()))
+            say(f"{name}, {texts.name}: {max(rates.values()):.1f} texts/s")
+        del peer
+    for texts in asked:
+        print(texts.title)
+    show(differences, markdown=arguments.markdown)
+    show(speeds, markdown=arguments.markdown)
+
+
+if __name__ == "__main__":
+    main()
