@@ -126,9 +126,7 @@ def _session(server: str, connections: int) -> aiohttp.ClientSession:
     )
 
 
-async def _saturated(
-    server: str, asked: Sequence[Question], connections: int, seconds: float, warm_up: float
-) -> Load:
+async def _saturated(server: str, asked: Sequence[Question], connections: int, seconds: float, warm_up: float) -> Load:
     begin = time.perf_counter() + warm_up
     end = begin + seconds
     number = 0
@@ -259,12 +257,13 @@ def wrk_saturated(server: str, asked: Sequence[Question], *, connections: int, s
         lines.write_bytes(b"".join(b"%s %s\n" % (path.encode(), body) for many in asked for path, body in many))
         script = Path(scratch) / "load.lua"
         script.write_text(_SCRIPT % lines)
+        how = ["-t1", f"-c{connections}", f"-d{seconds:.0f}s", f"--timeout={LONGEST:.0f}s", "-s", str(script)]
         done = subprocess.run(  # noqa: S603
-            ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", f"--timeout={LONGEST:.0f}s", "-s", str(script), server],  # noqa: S607
+            ["wrk", *how, server],  # noqa: S607
             capture_output=True,
             text=True,
             check=False,
-        )  # fmt: skip
+        )
     told = [line.removeprefix("WRK ") for line in done.stdout.splitlines() if line.startswith("WRK ")]
     if done.returncode or not told:
         raise RuntimeError(f"wrk ended with {done.returncode}:\n{done.stdout}{done.stderr}")

@@ -1,4 +1,4 @@
-"""Hosts a peer over HTTP as a careful practitioner would: FastAPI on uvloop, one worker with dynamic batches.
+"""Hosts a peer over HTTP as a careful practitioner would: FastAPI on uvloop, workers with dynamic batches.
 
 Two ways in one process, so that neither has to share the cores with another process of its own kind:
 
@@ -7,13 +7,14 @@ Two ways in one process, so that neither has to share the cores with another pro
 
     .venv/bin/python benchmarks/serving/peer_server.py --peer onnx-fp32 --home FOLDER --port 8100
 
-A text is tokenised once a request, while the worker computes. Whatever waits when the worker is free becomes its next
+A text is tokenised once a request, while the workers compute. Whatever waits when a worker is free becomes its next
 batch, up to a window of pieces: sorted by length, cut into batches of at most `--batch` padded pieces, each padded to
 its own longest row, and answered as soon as it is computed. `GET /ready` answers once all models have been warmed up.
 """
 
 import argparse
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -23,9 +24,10 @@ from typing import Any
 
 import beside  # noqa: F401
 import numpy as np
+import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Response
-from peers import PEERS, TASKS, Peer, PeerTokenizer, Values, load_peer
+from peers import PEERS, TASKS, Peer, PeerTokenizer, Values, Way, load_peer
 from pydantic import BaseModel
 from pydantic_core import to_json
 from setting import Setting, add_options, opened, task_labels
@@ -43,19 +45,19 @@ class _Asked:
 
 
 class Batcher:
-    """A thread that computes what waits. Requests for the same tasks are batched together; whose oldest one has waited
+    """Threads that compute what waits. Requests for the same tasks are batched together; whose oldest one has waited
     longest is served first.
 
     Args:
-        batch: most padded pieces of a batch.
         window: pieces that are taken out of the queue at once.
     """
 
-    def __init__(self, peer: Peer, *, batch: int, window: int) -> None:
-        self._peer, self._batch, self._window = peer, batch, window
+    def __init__(self, peer: Peer, way: Way, *, window: int) -> None:
+        self._peer, self._way, self._window = peer, way, window
         self._waiting: dict[tuple[int, ...], deque[_Asked]] = {}
         self._something = threading.Condition()
-        threading.Thread(target=self._work, daemon=True).start()
+        for _ in range(way.lanes):
+            threading.Thread(target=self._work, daemon=True).start()
 
     def ask(self, asked: _Asked) -> None:
         with self._something:
@@ -63,9 +65,10 @@ class Batcher:
             self._something.notify()
 
     def _work(self) -> None:
+        torch.set_num_threads(self._way.threads)
         while True:
             taken = self._taken()
-            for batch in token_batches([len(asked.row) for asked in taken], tokens=self._batch):
+            for batch in token_batches([len(asked.row) for asked in taken], tokens=self._way.budget):
                 self._answer([taken[place] for place in batch])
 
     def _taken(self) -> list[_Asked]:
@@ -144,11 +147,11 @@ def warm_up(peer: Peer, max_length: int) -> None:
                 peer.answer(task, [[5] * width] * (rows - 1) + [[5] * (width - 2)])
 
 
-def serve(setting: Setting, name: str, *, tasks: int, batch: int, window: int, port: int, copies: int) -> None:
-    peer = load_peer(name, setting, tasks=tasks, copies=copies)
+def serve(setting: Setting, name: str, way: Way, *, tasks: int, window: int, port: int, copies: int) -> None:
+    peer = load_peer(name, setting, threads=way.threads, tasks=tasks, copies=copies)
     warm_up(peer, setting.backbone.max_length)
     tokenizer = PeerTokenizer(setting.folder, setting.backbone.max_length)
-    app = application(Batcher(peer, batch=batch, window=window), tokenizer, tasks)
+    app = application(Batcher(peer, way, window=window), tokenizer, tasks)
     uvicorn.run(app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning")
 
 
@@ -158,6 +161,8 @@ def main() -> None:
     parser.add_argument("--peer", choices=list(PEERS), required=True)
     parser.add_argument("--tasks", type=int, default=TASKS)
     parser.add_argument("--copies", type=int, default=TASKS, help="sets of encoder weights")
+    parser.add_argument("--lanes", type=int, default=1, help="batches computed at once")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each batch")
     parser.add_argument("--batch", type=int, default=1024, help="most padded pieces of a batch")
     parser.add_argument("--window", type=int, default=4096, help="pieces taken out of the queue at once")
     parser.add_argument("--port", type=int, default=8100)
@@ -165,8 +170,8 @@ def main() -> None:
     serve(
         opened(arguments),
         arguments.peer,
+        Way(arguments.lanes, arguments.threads, arguments.batch),
         tasks=arguments.tasks,
-        batch=arguments.batch,
         window=arguments.window,
         port=arguments.port,
         copies=arguments.copies,

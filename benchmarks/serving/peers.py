@@ -18,10 +18,10 @@ prints how far each peer's outputs are from torch's in fp32, and texts a second 
 import argparse
 import os
 import shutil
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -31,8 +31,8 @@ import torch
 from printed_tables import say, show
 from rich.table import Table
 from setting import Setting, add_options, opened, task_labels
-from texts import Texts, chosen
 from texts import add_options as add_text_options
+from texts import chosen
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -47,6 +47,27 @@ Rows = Sequence[Sequence[int]]
 TASKS = 8
 BUDGETS = (256, 512, 1024, 2048, 4096)
 """Most padded pieces of a batch."""
+
+
+class Way(NamedTuple):
+    """How the cores are used, and how much is computed at once."""
+
+    lanes: int
+    """Batches that are computed at the same time, each in a thread of its own."""
+    threads: int
+    """Of each batch's products."""
+    budget: int
+    """Most padded pieces of a batch."""
+
+    def __str__(self) -> str:
+        return f"{self.lanes} x {self.threads} threads, {self.budget} pieces"
+
+
+def ways(budgets: Sequence[int] = BUDGETS) -> list[Way]:
+    """One batch on all cores, or one a core."""
+    cores = os.cpu_count() or 1
+    uses = sorted({(1, cores), (cores, 1)})
+    return [Way(*use, budget) for use in uses for budget in budgets]
 
 
 class Peer(Protocol):
@@ -103,11 +124,12 @@ class TorchPeer:
     """Args:
     copies: how many sets of encoder weights there are; with fewer than tasks, tasks take them in turn. Time does not
         depend on the values, but one set of small weights might stay in the processor's cache.
+    threads: of a batch's products; a caller sets them in its own thread too.
     compiled: one set serves all tasks, for compiling one takes up to a minute.
     """
 
     def __init__(
-        self, setting: Setting, *, tasks: int = TASKS, copies: int = TASKS, dtype: torch.dtype, compiled: bool = False
+        self, setting: Setting, *, tasks: int, copies: int, threads: int, dtype: torch.dtype, compiled: bool = False
     ) -> None:
         self.tasks = tasks
         self._pad = setting.backbone.config.get("pad_token_id", 0)
@@ -118,6 +140,7 @@ class TorchPeer:
         self._encoders = [_FirstPiece(setting.folder, "sdpa").to(dtype) for _ in range(count)]
         self._encode: list[Callable[..., Tensor]] = list(self._encoders)
         if compiled:
+            torch.set_num_threads(threads)  # the generated code keeps the number
             self._encode = [_compiled(self._encoders[0])]
             for shape in ((3, 20), (1, 20)):  # unequal sizes, or they would be taken for one; one row is a case apart
                 self.answer(0, [[5] * shape[1]] * (shape[0] - 1) + [[5] * (shape[1] - 1)])
@@ -143,7 +166,7 @@ class OnnxPeer:
     model: a graph that gives the first piece's state; every task's head is joined to a copy of its own.
     """
 
-    def __init__(self, model: Path, setting: Setting, *, tasks: int = TASKS, copies: int = TASKS) -> None:
+    def __init__(self, model: Path, setting: Setting, *, tasks: int, copies: int, threads: int) -> None:
         import onnx
         import onnxruntime
 
@@ -151,7 +174,7 @@ class OnnxPeer:
         self._pad = setting.backbone.config.get("pad_token_id", 0)
         self._sessions = []
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         graph = onnx.load(str(model))
         heads = [head_of(task, setting.backbone.hidden_size) for task in range(tasks)]
@@ -275,13 +298,15 @@ def compiler() -> str | None:
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
-def load_peer(name: str, setting: Setting, *, tasks: int = TASKS, copies: int = TASKS) -> Peer:
+def load_peer(name: str, setting: Setting, *, threads: int, tasks: int = TASKS, copies: int = TASKS) -> Peer:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if name.startswith("onnx-"):
-        return OnnxPeer(exported(setting, int8=name == "onnx-int8"), setting, tasks=tasks, copies=copies)
+        model = exported(setting, int8=name == "onnx-int8")
+        return OnnxPeer(model, setting, tasks=tasks, copies=copies, threads=threads)
     dtype = torch.bfloat16 if PEERS[name] == "bf16" else torch.float32
-    return TorchPeer(setting, tasks=tasks, copies=copies, dtype=dtype, compiled="compiled" in name)
+    compiled = "compiled" in name
+    return TorchPeer(setting, tasks=tasks, copies=copies, threads=threads, dtype=dtype, compiled=compiled)
 
 
 class Agreement(NamedTuple):
@@ -305,38 +330,57 @@ def agreement(peer: Peer, reference: Peer, rows: Rows) -> Agreement:
     )
 
 
-def answer_all(peer: Peer, tokenizer: PeerTokenizer, texts: Sequence[str], *, budget: int) -> float:
-    """Seconds for all texts and tasks, tokenising once with them, in batches of at most `budget` padded pieces."""
-    begin = time.perf_counter()
-    rows = tokenizer.rows(texts)
-    for batch in token_batches([len(row) for row in rows], tokens=budget):
-        for task in range(peer.tasks):
-            peer.answer(task, [rows[place] for place in batch])
-    return time.perf_counter() - begin
-
-
-def best_budget(answer: Callable[[int], float], *, budgets: Sequence[int] = BUDGETS, repeats: int = 2) -> int:
-    """The batch size at which it takes least, each tried in turn.
+def answer_all(peer: Peer, tokenizer: PeerTokenizer, texts: Sequence[str], way: Way) -> float:
+    """Seconds for all texts and tasks, tokenising once with them.
 
     Args:
-        answer: budget -> seconds.
+        way: its threads must be those that the peer was loaded for.
     """
-    answer(budgets[-1])
-    times = {budget: [] for budget in budgets}
-    for _ in range(repeats):
-        for budget in budgets:
-            times[budget].append(answer(budget))
-    return min(budgets, key=lambda budget: min(times[budget]))
+    with ThreadPoolExecutor(way.lanes, initializer=torch.set_num_threads, initargs=(way.threads,)) as lanes:
+        list(lanes.map(len, [()] * way.lanes))
+        begin = time.perf_counter()
+        rows = tokenizer.rows(texts)
+        batches = token_batches([len(row) for row in rows], tokens=way.budget)
+        # The longest first: what is left for the end, when a lane may have nothing to do, is short.
+        work = [(task, [rows[place] for place in batch]) for batch in reversed(batches) for task in range(peer.tasks)]
+        list(lanes.map(lambda one: peer.answer(*one), work))
+        return time.perf_counter() - begin
 
 
-def measured(peer: Peer, tokenizer: PeerTokenizer, texts: Texts, repeats: int) -> dict[int, float]:
-    """Texts a second for all tasks, the median of repeats, by batch size."""
-    answer_all(peer, tokenizer, texts.texts[:32], budget=1024)
-    seconds: dict[int, list[float]] = {budget: [] for budget in BUDGETS}
-    for _ in range(repeats):
-        for budget, times in seconds.items():
-            times.append(answer_all(peer, tokenizer, texts.texts, budget=budget))
-    return {budget: len(texts.texts) / statistics.median(times) for budget, times in seconds.items()}
+class Found(NamedTuple):
+    """A peer in the way that is fastest for it."""
+
+    peer: Peer
+    way: Way
+    rates: Mapping[Way, float]
+    """Texts a second for all tasks, the best of repeats."""
+
+
+def at_its_best(
+    name: str,
+    setting: Setting,
+    texts: Sequence[str],
+    *,
+    tasks: int = TASKS,
+    copies: int = TASKS,
+    tried: Sequence[Way] | None = None,
+    repeats: int = 1,
+) -> Found:
+    """Tries every way, and loads the peer for the best one."""
+    tokenizer = PeerTokenizer(setting.folder, setting.backbone.max_length)
+    rates: dict[Way, float] = {}
+    loaded: dict[int, Peer] = {}
+    for way in tried or ways():
+        if way.threads not in loaded:
+            loaded.clear()  # one at a time: they are large
+            loaded[way.threads] = load_peer(name, setting, threads=way.threads, tasks=tasks, copies=copies)
+            answer_all(loaded[way.threads], tokenizer, texts[:32], way)
+        seconds = min(answer_all(loaded[way.threads], tokenizer, texts, way) for _ in range(repeats))
+        rates[way] = len(texts) / seconds
+    best = max(rates, key=rates.__getitem__)
+    if best.threads not in loaded:
+        loaded[best.threads] = load_peer(name, setting, threads=best.threads, tasks=tasks, copies=copies)
+    return Found(loaded[best.threads], best, rates)
 
 
 def main() -> None:
@@ -350,23 +394,29 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     setting = opened(arguments)
-    tokenizer = PeerTokenizer(setting.folder, setting.backbone.max_length)
     asked = chosen(arguments, setting.text_encoder)
+    tokenizer = PeerTokenizer(setting.folder, setting.backbone.max_length)
     some = sorted(tokenizer.rows(asked[-1].texts[:32]), key=len)
-    reference = load_peer("torch-fp32", setting, copies=1)
+    reference = load_peer("torch-fp32", setting, threads=os.cpu_count() or 1, copies=1, tasks=arguments.tasks)
     differences = Table("peer", "largest difference", "deviation of outputs", "same label", title="against torch-fp32")
-    speeds = Table("peer", "texts", *map(str, BUDGETS), title=f"{setting.title}: texts/s for all tasks, by batch size")
+    columns = [f"{way.lanes} x {way.threads}: {way.budget}" for way in ways()]
+    speeds = Table(
+        "peer", "texts", *columns, title=f"{setting.title}: texts/s for all tasks, by lanes x threads: pieces"
+    )
     for name in arguments.peers.split(","):
-        begin = time.perf_counter()
-        peer = load_peer(name, setting, tasks=arguments.tasks, copies=arguments.copies)
-        say(f"{name}: ready after {time.perf_counter() - begin:.0f} s")
-        found = agreement(peer, reference, some)
-        differences.add_row(name, f"{found.largest:.1e}", f"{found.scale:.2f}", f"{found.decisions:.1%}")
         for texts in asked:
-            rates = measured(peer, tokenizer, texts, arguments.repeats)
-            speeds.add_row(name, texts.name, *(f"{rate:.1f}" for rate in rates.values()))
-            say(f"{name}, {texts.name}: {max(rates.values()):.1f} texts/s")
-        del peer
+            found = at_its_best(
+                name,
+                setting,
+                texts.texts,
+                tasks=arguments.tasks,
+                copies=arguments.copies,
+                repeats=arguments.repeats,
+            )
+            speeds.add_row(name, texts.name, *(f"{rate:.1f}" for rate in found.rates.values()))
+            say(f"{name}, {texts.name}: {max(found.rates.values()):.1f} texts/s with {found.way}")
+        same = agreement(found.peer, reference, some)
+        differences.add_row(name, f"{same.largest:.1e}", f"{same.scale:.2f}", f"{same.decisions:.1%}")
     for texts in asked:
         print(texts.title)
     show(differences, markdown=arguments.markdown)

@@ -17,7 +17,20 @@ from merged_vs_separate import real_texts
 
 from modeling.text import TextEncoder
 
-SETS = ("clinc150_intent", "snips", "atis", "trec", "sst2", "emotion", "sms_spam", "ag_news", "qqp", "mrpc", "rte", "qnli")
+SETS = (
+    "clinc150_intent",
+    "snips",
+    "atis",
+    "trec",
+    "sst2",
+    "emotion",
+    "sms_spam",
+    "ag_news",
+    "qqp",
+    "mrpc",
+    "rte",
+    "qnli",
+)
 """From short intents to pairs of sentences and a passage."""
 
 
@@ -32,8 +45,8 @@ class Texts:
     def title(self) -> str:
         median, high = np.percentile(self.lengths, [50, 95])
         return (
-            f"{self.name}: {len(self.texts)} texts of {np.mean(self.lengths):.1f} pieces in the mean, P50 {median:.0f}, "
-            f"P95 {high:.0f}, most {max(self.lengths)}"
+            f"{self.name}: {len(self.texts)} texts of {np.mean(self.lengths):.1f} pieces in the mean, "
+            f"P50 {median:.0f}, P95 {high:.0f}, most {max(self.lengths)}"
         )
 
 

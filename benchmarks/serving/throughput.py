@@ -1,0 +1,245 @@
+"""Throughput for all tasks: one merged release against separate models, in one run.
+
+    .venv/bin/python benchmarks/serving/throughput.py --home FOLDER [--model FOLDER] [--data FOLDER]
+
+*engine*: in one process, all texts waiting. *http*: over HTTP, as many questions open as there are connections, through
+`wrk` where it is installed. Every side is asked in turn, in several rounds, and a ratio is that of one round. Before,
+each side is tried with one batch on all cores and one a core, in batches of several sizes, and keeps what is best for
+it. No side keeps answers.
+
+* *ours*: the mixed layout in one release. *apart*: the same tasks with N layers each in one release that shares
+  nothing but the embeddings, so with ours' own kernels, batches and server: what sharing itself brings, over the layer
+  ratio N × tasks / layer count, is the **sharing efficiency**.
+* the peers of `peers.py`, over HTTP each asked in both ways: one request for all tasks, and one a task.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import beside  # noqa: F401
+import engine_side
+import peers
+import torch
+from hosting import can_serve, free_port, hosted, our_command, peer_command
+from load import has_wrk, questions, saturated, wrk_saturated
+from peers import PEERS, PeerTokenizer, Way
+from printed_tables import say, show
+from rich.table import Table
+from setting import Setting, add_options, opened
+from texts import Texts, chosen
+from texts import add_options as add_text_options
+
+Rates = Mapping[str, Sequence[float]]
+"""Side -> texts a second for all tasks, one a round."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    setting: Setting
+    precisions: Sequence[str]
+    peers: Sequence[str]
+    tasks: int
+    ways: Sequence[Way]
+    sweep_texts: int
+    """How many texts the best way is found with."""
+    rounds: int
+    copies: int
+    """Sets of encoder weights of a peer in one process; over HTTP each task has its own."""
+    connections: int
+    seconds: float
+    """Of load on a server, each round."""
+    serve_options: Sequence[str]
+    """Of `trunkline serve`, as `our_command` takes them."""
+
+    @property
+    def releases(self) -> dict[str, str]:
+        """Digests by what is in them."""
+        return {
+            "ours": self.setting.release(self.setting.growing(self.tasks)),
+            "apart": self.setting.separate_release(self.tasks),
+        }
+
+    @property
+    def layer_ratio(self) -> float:
+        manifest = self.setting.manifest(self.releases["ours"])
+        return manifest.layers_if_separate / manifest.layers_in_use
+
+
+def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
+    """Every side in this process, in turn, in the way that is best for it."""
+    some = texts.texts[: plan.sweep_texts]
+    runs: dict[str, Callable[[], float]] = {}
+    best: dict[str, Way] = {}
+    for precision in plan.precisions:
+        for what, digest in plan.releases.items():
+            side = f"{what} {precision}"
+            release = engine_side.load_served(plan.setting, digest, precision)
+            best[side] = engine_side.best_way(release, some, plan.ways)
+            runs[side] = partial(engine_side.answer_all, [release], texts.texts, best[side])
+            say(f"{texts.name}: {side}: {best[side]}")
+    tokenizer = PeerTokenizer(plan.setting.folder, plan.setting.backbone.max_length)
+    for name in plan.peers:
+        found = peers.at_its_best(name, plan.setting, some, tasks=plan.tasks, copies=plan.copies, tried=plan.ways)
+        best[name] = found.way
+        runs[name] = partial(peers.answer_all, found.peer, tokenizer, texts.texts, found.way)
+        say(f"{texts.name}: {name}: {found.way}")
+    rates: dict[str, list[float]] = {side: [] for side in runs}
+    for number in range(plan.rounds):
+        for side, run in runs.items():
+            rates[side].append(len(texts.texts) / run())
+        say(f"{texts.name}: engine, round {number + 1} of {plan.rounds}")
+    runs.clear()
+    gc.collect()
+    return rates, best
+
+
+def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
+    """Every side in a server of its own, started anew each round. Peers in both ways, from one server."""
+    names = [f"task-{task:02}" for task in range(plan.tasks)]
+    at_once, one_a_task = questions(texts.texts), questions(texts.texts, names)
+    rates: dict[str, list[float]] = {}
+    ours = [(what, precision) for precision in plan.precisions for what in plan.releases] if can_serve() else []
+    if not ours:
+        say("there is no `trunkline serve`: the peers alone are asked over HTTP")
+    for number in range(plan.rounds):
+        for what, precision in ours:
+            side, port = f"{what} {precision}", free_port()
+            command = our_command(
+                plan.setting, plan.releases[what], precision, best[side], port=port, options=plan.serve_options
+            )
+            with hosted(command, port) as server:
+                rates.setdefault(side, []).append(_rate(plan, server, at_once, 1))
+        for name in plan.peers:
+            port = free_port()
+            command = peer_command(plan.setting, name, best[name], tasks=plan.tasks, copies=plan.tasks, port=port)
+            with hosted(command, port) as server:
+                rates.setdefault(f"{name}, at once", []).append(_rate(plan, server, at_once, 1))
+                rates.setdefault(f"{name}, one a task", []).append(_rate(plan, server, one_a_task, plan.tasks))
+        say(f"{texts.name}: HTTP, round {number + 1} of {plan.rounds}")
+    return rates
+
+
+def _rate(plan: Plan, server: str, asked: Sequence[Sequence[object]], requests: int) -> float:
+    """Texts a second. With one request a task there are as many texts on the way, and so more requests."""
+    saturated(server, asked, connections=plan.connections, seconds=min(2.0, plan.seconds), warm_up=0.0)
+    if not has_wrk():
+        load = saturated(server, asked, connections=plan.connections, seconds=plan.seconds)
+        if load.errors:
+            raise RuntimeError(f"{load.errors} questions were not answered")
+        return load.rate
+    by_wrk = wrk_saturated(server, asked, connections=plan.connections * requests, seconds=plan.seconds)
+    if by_wrk.errors:
+        raise RuntimeError(f"{by_wrk.errors} requests were not answered")
+    return by_wrk.rate / requests
+
+
+def ratios(rates: Rates, one: str, other: str) -> tuple[float, float, float] | None:
+    """Median, lowest and highest over the rounds; None where a side was not measured."""
+    if one not in rates or other not in rates:
+        return None
+    found = [mine / theirs for mine, theirs in zip(rates[one], rates[other], strict=True)]
+    return statistics.median(found), min(found), max(found)
+
+
+def best_peer(rates: Rates, precision: str) -> str | None:
+    """The fastest peer of a precision, in the way of asking that is fastest for it."""
+    of_precision = [side for side in rates if PEERS.get(side.split(",")[0]) == precision]
+    return max(of_precision, key=lambda side: statistics.median(rates[side]), default=None)
+
+
+def table_of_rates(rates: Rates, best: Mapping[str, Way], title: str) -> Table:
+    table = Table("side", "texts/s", "range", "lanes x threads, batch", title=title)
+    for side, found in rates.items():
+        way = best.get(side.split(",")[0], "")
+        table.add_row(side, f"{statistics.median(found):.1f}", f"{min(found):.1f}-{max(found):.1f}", str(way))
+    return table
+
+
+def table_of_ratios(plan: Plan, rates: Rates, title: str) -> Table:
+    table = Table("ratio", "of", "over", "median", "range", "of the layer ratio", title=title)
+    for precision in plan.precisions:
+        ours, rivals = f"ours {precision}", {"sharing, same kernels": f"apart {precision}"}
+        if peer := best_peer(rates, precision):
+            rivals["over all, best peer"] = peer
+        for what, rival in rivals.items():
+            if (found := ratios(rates, ours, rival)) is not None:
+                median, low, high = found
+                table.add_row(
+                    what, ours, rival, f"{median:.2f}", f"{low:.2f}-{high:.2f}", f"{median / plan.layer_ratio:.2f}"
+                )  # fmt: skip
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    add_text_options(parser)
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--precisions", default="fp32,bf16", help="of ours")
+    parser.add_argument("--tasks", type=int, default=peers.TASKS)
+    parser.add_argument("--parts", default="engine,http")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sweep-texts", type=int, default=96)
+    parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
+    parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load on a server, each round")
+    parser.add_argument(
+        "--serve-options",
+        default="",
+        help="further ones of `trunkline serve`, {lanes}, {threads} and {batch} filled in; no answers must be kept",
+    )
+    parser.add_argument("--quick", action="store_true", help="see that it runs, on a tiny encoder")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--json", type=Path, help="file for all rates")
+    arguments = parser.parse_args()
+    tried = peers.ways()
+    if arguments.quick:
+        arguments.width, arguments.texts, arguments.rounds, arguments.seconds = 64, 32, 1, 1.0
+        arguments.connections, arguments.peers, arguments.lengths = 8, "torch-bf16,onnx-fp32", "mixed"
+        tried = peers.ways((512,))
+    setting = opened(arguments)
+    plan = Plan(
+        setting=setting,
+        precisions=arguments.precisions.split(","),
+        peers=[name for name in arguments.peers.split(",") if name],
+        tasks=arguments.tasks,
+        ways=tried,
+        sweep_texts=arguments.sweep_texts,
+        rounds=arguments.rounds,
+        copies=arguments.copies,
+        connections=arguments.connections,
+        seconds=arguments.seconds,
+        serve_options=shlex.split(arguments.serve_options),
+    )
+    machine = (
+        f"{setting.title}, {plan.tasks} tasks, layer ratio {plan.layer_ratio:.2f}; {os.cpu_count()} cores, "
+        f"torch {torch.__version__}, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"
+    )
+    kept: dict[str, object] = {"setting": machine, "begun": time.time()}
+    for texts in chosen(arguments, setting.text_encoder):
+        print(texts.title)
+        measured: dict[str, Rates] = {}
+        measured["engine"], best = offline(plan, texts)
+        if "http" in arguments.parts.split(","):
+            measured["HTTP"] = over_http(plan, texts, best)
+        for part, rates in measured.items():
+            show(table_of_rates(rates, best, f"{part}, {texts.name}; {machine}"), markdown=arguments.markdown)
+            show(table_of_ratios(plan, rates, f"{part}, {texts.name}: ratios"), markdown=arguments.markdown)
+        kept[texts.name] = {"texts": texts.title, "rates": measured, "ways": {side: str(w) for side, w in best.items()}}
+        if arguments.json:
+            arguments.json.write_text(json.dumps(kept, indent=1))
+
+
+if __name__ == "__main__":
+    main()
