@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.application import AsJson, Context, example
+from cli.progress import progress_bar
 from cli.rendering import print_json, print_line, print_warning
 from registry.artifacts.release_transfer import refuse_without_manifest
 from registry.artifacts.store import ArtifactStore, is_digest
@@ -18,6 +19,7 @@ from registry.errors import UsageError
 from registry.services import channels, releases
 
 if TYPE_CHECKING:
+    from modeling.inference import Form
     from serving.served_release import ServedRelease
 
 app = typer.Typer()
@@ -31,6 +33,7 @@ _LAST_WORK_SECONDS = 10.0
     epilog=example(
         "trunkline serve r3",
         "trunkline serve --channel production --host 0.0.0.0 --port 8080",
+        "trunkline serve r3 --estimate",
         "trunkline serve --from /srv/releases $DIGEST --long-texts refuse --timeout 2",
         then='curl localhost:8080/predict -d \'{"text": "Shares in Boeing fell on Monday."}\'',
     )
@@ -65,9 +68,19 @@ def serve(
         Literal["auto", "fp32", "bf16"],
         typer.Option(help="To compute in; auto is bf16 where the hardware multiplies in it, else fp32."),
     ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="For computing. [default: the cores of this machine]")
+    lanes: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Batches computed at once. [default: 2; 1 on one core or a GPU]"),
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of each lane. [default: an equal share of the cores]")
+    ] = None,
+    batch_pieces: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Most tokens of a batch; in larger ones texts wait longer for each other."
+        ),
+    ] = 1024,
     cache_mb: Annotated[
         int, typer.Option(metavar="MB", min=0, help="Memory for answers that were given before; 0 keeps none.")
     ] = 64,
@@ -101,6 +114,9 @@ def serve(
     poll_seconds: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds between two looks at the channel.")
     ] = 5.0,
+    only_estimate: Annotated[
+        bool, typer.Option("--estimate", help="Measure what the machine bears, what each task costs of it, and end.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer over HTTP: plain JSON, and the Open Inference Protocol.
@@ -124,12 +140,27 @@ def serve(
     from serving.structured_logs import write_logs_to
     from serving.tracing import tracer_provider
 
+    form = _form(precision)
+    load = _loader(store, form)
+    settings = EngineSettings(
+        **_use_of_cores(lanes, threads, form.device.type),
+        batch_pieces=batch_pieces,
+        waiting_texts=queue_texts,
+        cache_bytes=cache_mb * _MEGABYTE,
+    )
+    if only_estimate:
+        from cli.serving_estimate import show_estimate
+        from serving.estimate import estimate
+
+        measured = load(name, digest, None)
+        with progress_bar() as report:
+            found = estimate(measured, store, settings, report)
+        show_estimate(measured, found, as_json=as_json)
+        return
     listening = bound_socket(host, port)
-    load = _loader(store, precision, threads)
     first = load(name, digest, None)
     write_logs_to(sys.stderr)
     metrics, lifecycle, spans = ServerMetrics(), Lifecycle(), tracer_provider(context.environ)
-    settings = EngineSettings(threads=_threads(threads), waiting_texts=queue_texts, cache_bytes=cache_mb * _MEGABYTE)
     engine = Engine(first, settings, metrics)
     metrics.watch(engine)
     follower = None
@@ -193,23 +224,27 @@ def _live(context: Context, channel: str) -> tuple[str, str]:
     return found.name, found.manifest
 
 
-def _threads(wanted: int | None) -> int:
-    return wanted or len(os.sched_getaffinity(0))
+def _use_of_cores(lanes: int | None, threads: int | None, device: str) -> dict[str, int]:
+    """Lanes, and threads of each: on two cores two lanes bear more than one on both (docs/serving_speed.md)."""
+    cores = len(os.sched_getaffinity(0))
+    lanes = lanes or (min(2, cores) if device == "cpu" else 1)
+    return {"lanes": lanes, "threads": threads or max(1, cores // lanes)}
 
 
-def _loader(
-    store: ArtifactStore, precision: Literal["auto", "fp32", "bf16"], threads: int | None
-) -> "Callable[[str, str, ServedRelease | None], ServedRelease]":
-    """Loads a release by name and digest, beside the one that it is to replace."""
+def _form(precision: Literal["auto", "fp32", "bf16"]) -> "Form":
     import torch
 
     from modeling.inference import Form
     from pipelines.training.recipes import best_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Form(best_precision(device) if precision == "auto" else precision, device)
+
+
+def _loader(store: ArtifactStore, form: "Form") -> "Callable[[str, str, ServedRelease | None], ServedRelease]":
+    """Loads a release by name and digest, beside the one that it is to replace."""
     from serving.release_loading import load_served_release
 
-    torch.set_num_threads(_threads(threads))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    form = Form(best_precision(device) if precision == "auto" else precision, device)
     return lambda name, digest, previous: load_served_release(digest, store, name=name, form=form, previous=previous)
 
 

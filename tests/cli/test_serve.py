@@ -178,3 +178,18 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(trained, serve):
     server = serve(trained, "r1")
     port = server.started["url"].rpartition(":")[2]
     assert f"cannot listen on 127.0.0.1 port {port}" in trained("serve", "r1", "--port", port).problem
+
+
+def test_an_estimate_says_what_the_machine_bears_and_serves_nothing(trained, monkeypatch):
+    monkeypatch.setattr("serving.estimate._SECONDS", 0.2)
+    assembled(trained)
+    answer = trained("serve", "r1", "--estimate", "--precision", "fp32", "--json")
+    assert answer.code == 0, answer.err
+    (form,) = answer.json["forms"]
+    shares = [form["trunk_share"], *(task["share"] for task in form["tasks"])]
+    assert sum(shares) == pytest.approx(1.0)
+    assert list(form["with_one_more"]) == ["1", "2", "3"]
+    drawn = trained("serve", "r1", "--estimate", "--precision", "fp32")
+    assert drawn.code == 0, drawn.err
+    assert "texts a second" in drawn.out
+    assert all(task["task"] in drawn.out for task in form["tasks"])
