@@ -28,11 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     add_text_options(parser)
-    parser.set_defaults(lengths="mixed", texts=96)
     parser.add_argument("--tasks", default="1,2,4,8,16,32")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--peers", default="onnx-fp32", help="of the same precision")
-    parser.add_argument("--budgets", default="1024,4096", help="batches that are tried, in pieces")
+    peers.add_budgets(parser)
+    parser.set_defaults(lengths="mixed", texts=96, budgets=(256, 1024))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights")
     parser.add_argument("--markdown", action="store_true")
@@ -51,7 +51,7 @@ def main() -> None:
             precisions=[arguments.precision],
             peers=arguments.peers.split(","),
             tasks=tasks,
-            ways=peers.ways(tuple(map(int, arguments.budgets.split(",")))),
+            ways=peers.ways(arguments.budgets),
             sweep_texts=32,
             rounds=arguments.rounds,
             copies=arguments.copies,

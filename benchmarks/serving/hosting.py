@@ -40,11 +40,13 @@ def our_command(
 ) -> list[str]:
     """Args:
     options: further ones of `trunkline serve`; {lanes}, {threads} and {batch} stand for those of the way.
+
+    No answer is kept, for the same texts are asked about again, and none is given up for the time that it takes.
     """
     filled = [word.format(lanes=way.lanes, threads=way.threads, batch=way.budget) for word in options]
     return [
         str(Path(sys.executable).parent / "trunkline"), "serve", digest, "--from", str(setting.root),
-        "--precision", precision, "--port", str(port), *filled,
+        "--precision", precision, "--port", str(port), "--cache-mb", "0", "--timeout", "120", *filled,
     ]  # fmt: skip
 
 

@@ -4,8 +4,8 @@
 
 Of each side its own saturation is measured first, with so many questions open; then questions arrive as a Poisson
 process at 50 % and 80 % of that, and a question's time counts from the moment it was meant to be sent. A peer is asked
-in both ways: one request for all tasks, and one a task, all sent at that moment. The first answer is the first bytes of
-any, the last answer the end of all.
+in both ways: one request for all tasks, and one a task, all sent at that moment; ours for all tasks, and for each when
+its branch is done (`/predict/stream`). The first answer is the first bytes of any, the last answer the end of all.
 
 `--shares` are of each side's own saturation; `--rate` adds a rate for all, so that they bear the same load. With
 `--swap COMMAND` the command, with {server} filled in, is run every `--swap-every` seconds while arrivals are measured.
@@ -80,10 +80,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, action="append", default=[], help="texts/s for all sides")
     parser.add_argument("--connections", type=int, default=64, help="questions open at saturation")
     parser.add_argument("--seconds", type=float, default=60.0, help="of arrivals at each rate")
-    parser.add_argument("--path", default="/predict", help="of ours: one that streams tells the first answer apart")
-    parser.add_argument(
-        "--serve-options", default="", help="further ones of `trunkline serve`; it must keep no answers"
-    )
+    parser.add_argument("--serve-options", default="", help="further ones of `trunkline serve`")
     parser.add_argument("--swap", help="command that swaps releases, of ours only")
     parser.add_argument("--swap-every", type=float, default=10.0, help="seconds")
     parser.add_argument("--markdown", action="store_true")
@@ -102,11 +99,11 @@ def main() -> None:
             port = free_port()
             options = shlex.split(arguments.serve_options)
             is_peer = side in peers.PEERS
-            asked: dict[str, Sequence[Question]] = {
-                side: questions(texts.texts, path="/predict" if is_peer else arguments.path)
-            }
+            asked: dict[str, Sequence[Question]] = {side: questions(texts.texts)}
             if is_peer:
                 asked[f"{side}, one a task"] = questions(texts.texts, names)
+            else:
+                asked[f"{side}, streamed"] = questions(texts.texts, path="/predict/stream")
             with hosted(command_of(setting, side, way, arguments.tasks, options, port), port) as server:
                 for how, of_side in asked.items():
                     most = saturated(server, of_side, connections=arguments.connections, seconds=arguments.seconds / 3)

@@ -45,7 +45,7 @@ Rows = Sequence[Sequence[int]]
 """Piece ids, one row a text, not padded."""
 
 TASKS = 8
-BUDGETS = (256, 512, 1024, 2048, 4096)
+BUDGETS = (128, 256, 512, 1024, 2048, 4096)
 """Most padded pieces of a batch."""
 
 
@@ -383,6 +383,15 @@ def at_its_best(
     return Found(loaded[best.threads], best, rates)
 
 
+def add_budgets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--budgets",
+        type=lambda text: tuple(map(int, text.split(","))),
+        default=BUDGETS,
+        help="most pieces of a batch, each of which is tried for every side",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
@@ -390,6 +399,7 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--tasks", type=int, default=TASKS)
     parser.add_argument("--copies", type=int, default=2, help="sets of encoder weights, taken in turn by the tasks")
+    add_budgets(parser)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
@@ -399,7 +409,8 @@ def main() -> None:
     some = sorted(tokenizer.rows(asked[-1].texts[:32]), key=len)
     reference = load_peer("torch-fp32", setting, threads=os.cpu_count() or 1, copies=1, tasks=arguments.tasks)
     differences = Table("peer", "largest difference", "deviation of outputs", "same label", title="against torch-fp32")
-    columns = [f"{way.lanes} x {way.threads}: {way.budget}" for way in ways()]
+    tried = ways(arguments.budgets)
+    columns = [f"{way.lanes} x {way.threads}: {way.budget}" for way in tried]
     speeds = Table(
         "peer", "texts", *columns, title=f"{setting.title}: texts/s for all tasks, by lanes x threads: pieces"
     )
@@ -411,6 +422,7 @@ def main() -> None:
                 texts.texts,
                 tasks=arguments.tasks,
                 copies=arguments.copies,
+                tried=tried,
                 repeats=arguments.repeats,
             )
             speeds.add_row(name, texts.name, *(f"{rate:.1f}" for rate in found.rates.values()))

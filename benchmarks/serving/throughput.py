@@ -189,32 +189,33 @@ def main() -> None:
     parser.add_argument("--precisions", default="fp32,bf16", help="of ours")
     parser.add_argument("--tasks", type=int, default=peers.TASKS)
     parser.add_argument("--parts", default="engine,http")
+    peers.add_budgets(parser)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sweep-texts", type=int, default=96)
+    parser.add_argument("--sweep-texts", type=int, default=192)
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
     parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load on a server, each round")
     parser.add_argument(
         "--serve-options",
         default="",
-        help="further ones of `trunkline serve`, {lanes}, {threads} and {batch} filled in; no answers must be kept",
+        help="further ones of `trunkline serve`, {lanes}, {threads} and {batch} filled in",
     )
     parser.add_argument("--quick", action="store_true", help="see that it runs, on a tiny encoder")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, help="file for all rates")
     arguments = parser.parse_args()
-    tried = peers.ways()
     if arguments.quick:
         arguments.width, arguments.texts, arguments.rounds, arguments.seconds = 64, 32, 1, 1.0
-        arguments.connections, arguments.peers, arguments.lengths = 8, "torch-bf16,onnx-fp32", "mixed"
-        tried = peers.ways((512,))
+        arguments.connections, arguments.lengths = 8, "mixed"
+        arguments.peers, arguments.precisions = "onnx-fp32", "fp32"
+        arguments.budgets = (512,)
     setting = opened(arguments)
     plan = Plan(
         setting=setting,
         precisions=arguments.precisions.split(","),
         peers=[name for name in arguments.peers.split(",") if name],
         tasks=arguments.tasks,
-        ways=tried,
+        ways=peers.ways(arguments.budgets),
         sweep_texts=arguments.sweep_texts,
         rounds=arguments.rounds,
         copies=arguments.copies,

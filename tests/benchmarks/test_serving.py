@@ -184,6 +184,8 @@ def test_the_comparison_runs_whole(setting: Setting) -> None:
         env=os.environ,
     )
     assert done.returncode == 0, done.stderr
-    for row in ("| sharing, same kernels | ours fp32 |", "| over all, best peer | ours bf16 | torch-bf16 |"):
-        assert row in done.stdout
+    for part in ("engine", "HTTP"):
+        assert f"\n{part}, mixed lengths: ratios:" in done.stdout
+    assert done.stdout.count("| sharing, same kernels | ours fp32 | apart fp32 |") == 2
+    assert done.stdout.count("| over all, best peer | ours fp32 | onnx-fp32") == 2
     assert "| onnx-fp32, one a task |" in done.stdout
