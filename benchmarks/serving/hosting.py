@@ -39,14 +39,14 @@ def our_command(
     setting: Setting, digest: str, precision: str, way: Way, *, port: int, options: Sequence[str] = ()
 ) -> list[str]:
     """Args:
-    options: further ones of `trunkline serve`; {lanes}, {threads} and {batch} stand for those of the way.
+    options: further ones of `trunkline serve`.
 
     No answer is kept, for the same texts are asked about again, and none is given up for the time that it takes.
     """
-    filled = [word.format(lanes=way.lanes, threads=way.threads, batch=way.budget) for word in options]
     return [
         str(Path(sys.executable).parent / "trunkline"), "serve", digest, "--from", str(setting.root),
-        "--precision", precision, "--port", str(port), "--cache-mb", "0", "--timeout", "120", *filled,
+        "--precision", precision, "--port", str(port), "--cache-mb", "0", "--timeout", "120",
+        "--lanes", str(way.lanes), "--threads", str(way.threads), "--batch-pieces", str(way.budget), *options,
     ]  # fmt: skip
 
 

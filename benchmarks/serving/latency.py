@@ -75,7 +75,7 @@ def main() -> None:
     parser.set_defaults(lengths="mixed")
     parser.add_argument("--sides", default="ours fp32,onnx-fp32", help="ours or apart with a precision, or peers")
     parser.add_argument("--tasks", type=int, default=peers.TASKS)
-    parser.add_argument("--way", default="1,2,1024", help="lanes, threads, pieces of a batch, as throughput.py found")
+    parser.add_argument("--way", default="2,1,256", help="lanes, threads, pieces of a batch, as throughput.py found")
     parser.add_argument("--shares", default="0.5,0.8", help="of saturation")
     parser.add_argument("--rate", type=float, action="append", default=[], help="texts/s for all sides")
     parser.add_argument("--connections", type=int, default=64, help="questions open at saturation")

@@ -60,7 +60,7 @@ class Plan:
     seconds: float
     """Of load on a server, each round."""
     serve_options: Sequence[str]
-    """Of `trunkline serve`, as `our_command` takes them."""
+    """Further ones of `trunkline serve`."""
 
     @property
     def releases(self) -> dict[str, str]:
@@ -195,11 +195,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
     parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load on a server, each round")
-    parser.add_argument(
-        "--serve-options",
-        default="",
-        help="further ones of `trunkline serve`, {lanes}, {threads} and {batch} filled in",
-    )
+    parser.add_argument("--serve-options", default="", help="further ones of `trunkline serve`")
     parser.add_argument("--quick", action="store_true", help="see that it runs, on a tiny encoder")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, help="file for all rates")
