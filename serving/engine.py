@@ -157,6 +157,8 @@ class Engine:
         keys = [text_key(text) for text in texts]
         known = [self._known(release, key, of_text) for key, of_text in zip(keys, of_texts, strict=True)]
         open_texts = [number for number, of_text in enumerate(of_texts) if len(known[number]) < len(of_text)]
+        if open_texts:
+            self._line.refuse_without_room(len(open_texts))
         encoded = release.encoder.encode([(texts[number].text, texts[number].text_pair) for number in open_texts])
         truncated = [any(one.truncated for one in found.values()) for found in known]
         for number, row in zip(open_texts, encoded, strict=True):

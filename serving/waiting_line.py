@@ -64,18 +64,15 @@ class WaitingLine:
         """Texts that wait."""
         return self._texts
 
+    def refuse_without_room(self, texts: int) -> None:
+        """Raises what `add` would raise now, of a request of so many texts: before work is put into it."""
+        with self._changed:
+            self._refuse(texts)
+
     def add(self, request: Request) -> None:
         """Raises Overloaded, or Stopping after `close`."""
         with self._changed:
-            if self._closed:
-                raise Stopping("the server is stopping and takes no new request; ask another one")
-            if self._texts + len(request.waiting) > self._limit:
-                wait = self._texts / self._texts_per_second if self._texts_per_second else 1.0
-                raise Overloaded(
-                    f"{self._texts} texts wait already and {len(request.waiting)} more would be beyond the limit of "
-                    f"{self._limit}; ask again in {max(1, round(wait))} s",
-                    retry_after=max(1.0, wait),
-                )
+            self._refuse(len(request.waiting))
             self._requests.append(request)
             self._texts += len(request.waiting)
             self._changed.notify()
@@ -114,6 +111,17 @@ class WaitingLine:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _refuse(self, texts: int) -> None:
+        if self._closed:
+            raise Stopping("the server is stopping and takes no new request; ask another one")
+        if self._texts + texts > self._limit:
+            wait = max(1.0, self._texts / self._texts_per_second if self._texts_per_second else 1.0)
+            raise Overloaded(
+                f"{self._texts} texts wait already and {texts} more would be beyond the limit of {self._limit}; ask "
+                f"again in {wait:.0f} s",
+                retry_after=wait,
+            )
 
     def _without_ended(self) -> list[Request]:
         """Forgets requests that have nothing waiting; returns those whose deadline has passed."""

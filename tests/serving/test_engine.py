@@ -179,6 +179,8 @@ def test_a_full_line_refuses_and_says_when_to_come_back(start, gate):
     with pytest.raises(Overloaded, match="2 texts wait already and 2 more") as refused:
         ask(engine, "three", "four")
     assert refused.value.retry_after >= 1
+    with pytest.raises(Overloaded):
+        ask(engine, "three", "\ud800")  # refused before it is read, as work that nobody can use
     third = ask(engine, "three")
     gate.open()
     assert waiting.wait().by_text
