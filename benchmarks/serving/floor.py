@@ -1,0 +1,153 @@
+"""How near the engine is to what the machine can multiply, and what one task alone takes.
+
+    .venv/bin/python benchmarks/serving/floor.py --home FOLDER [--model FOLDER] [--data FOLDER] [--precisions fp32,bf16]
+
+*Saturation*: all texts waiting in the engine, all tasks asked. Useful operations are those of the texts' own pieces:
+2 · 12 · H² a piece and layer, 4 · T · H for attention in a text of T pieces, and of a layer that only the first piece
+is read of the keys' and values' product and one piece's rest. The peak is that of the widest product of a layer, 1,024
+rows of H by 4 · H in oneDNN's layout, on as many threads at once as the engine uses; engine and peak are measured in
+turn, and a share is that of one round.
+
+*One task*: the seconds of a batch asked for one task of the merged release, over those of the same task as a model of
+its own, (k, l) = (0, N), with the same kernels, in turn; beside it (k + l) / N.
+"""
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import beside  # noqa: F401
+import engine_side
+import torch
+from peers import Way
+from printed_tables import say, show
+from rich.table import Table
+from setting import Setting, add_options, opened
+from texts import Texts, chosen
+from texts import add_options as add_text_options
+
+from modeling.inference_layers import PreparedLinear
+from serving.served_release import ServedRelease
+
+_PEAK_ROWS = 1024
+_PEAK_SECONDS = 1.0
+
+
+def useful_operations(release: ServedRelease, lengths: Sequence[int]) -> float:
+    """Of one pass of all texts for all tasks."""
+    width = release.model.trunk.embeddings.config.hidden_size
+    branches = release.model.branches.values()
+    firsts = sum(branch.head.first_piece_only for branch in branches)
+    whole = release.manifest.layers_in_use - firsts
+    total = 0.0
+    for length in lengths:
+        layer = 24 * width**2 * length + 4 * length**2 * width
+        first = 4 * width**2 * length + 20 * width**2 + 4 * length * width
+        total += whole * layer + firsts * first
+    return total
+
+
+def peak(width: int, precision: str, lanes: int, threads: int) -> float:
+    """Operations a second of a layer's widest product, on so many lanes at once."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    x = torch.randn(_PEAK_ROWS, width).to(dtype)
+    linear = PreparedLinear(torch.randn(4 * width, width), torch.zeros(4 * width), dtype=dtype, device=x.device)
+    done = [0] * lanes
+    end = time.perf_counter() + _PEAK_SECONDS
+
+    def multiply(lane: int) -> None:
+        torch.set_num_threads(threads)
+        while time.perf_counter() < end:
+            linear(x)
+            done[lane] += 1
+
+    begun = time.perf_counter()
+    workers = [threading.Thread(target=multiply, args=(lane,)) for lane in range(lanes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(done) * 2.0 * _PEAK_ROWS * width * 4 * width / (time.perf_counter() - begun)
+
+
+def saturation(setting: Setting, precisions: Sequence[str], texts: Texts, way: Way, rounds: int) -> list[list[str]]:
+    rows = []
+    for precision in precisions:
+        release = engine_side.load_served(setting, setting.release(setting.mixed), precision)
+        operations = useful_operations(release, texts.lengths)
+        engine_side.answer_all([release], texts.texts[:32], way)
+        found = []
+        for _ in range(rounds):
+            seconds = engine_side.answer_all([release], texts.texts, way)
+            found.append((operations / seconds, peak(setting.backbone.hidden_size, precision, way.lanes, way.threads)))
+        shares = sorted(ours / most for ours, most in found)
+        ours, most = (statistics.median(column) / 1e9 for column in zip(*found, strict=True))
+        share = f"{statistics.median(shares):.0%} ({shares[0]:.0%}-{shares[-1]:.0%})"
+        rows.append([texts.name, precision, f"{ours:.0f}", f"{most:.0f}", share])
+        say(f"saturation, {texts.name}, {precision}: {share}")
+    return rows
+
+
+def one_task(setting: Setting, precision: str, texts: Texts, rounds: int) -> list[list[str]]:
+    merged = engine_side.load_served(setting, setting.release(setting.mixed), precision)
+    layers = setting.backbone.layer_count
+    batch = merged.encoder.encode([(text, None) for text in texts.texts[:32]])
+    rows = []
+    for number, (depth, own) in enumerate(setting.mixed):
+        task = f"task-{number:02}"
+        alone_digest = setting.release([(0, layers)], first_task=number)
+        alone = engine_side.load_served(setting, alone_digest, precision)
+        ratios = []
+        for _ in range(rounds + 1):
+            ours, theirs = (_seconds(release, task, batch) for release in (merged, alone))
+            ratios.append(ours / theirs)
+        ratio, expected = statistics.median(ratios[1:]), (depth + own) / layers
+        rows.append([task, f"{depth}, {own}", f"{ratio:.2f}", f"{expected:.2f}", f"{ratio / expected - 1:+.0%}"])
+        say(f"{task}: {ratio:.2f}")
+    return rows
+
+
+def _seconds(release: ServedRelease, task: str, batch: Sequence[object]) -> float:
+    """The least of three passes of a batch for one task."""
+    least = float("inf")
+    for _ in range(3):
+        begun = time.perf_counter()
+        for _answer in release.model.one_pass(batch, {task: range(len(batch))}):
+            pass
+        least = min(least, time.perf_counter() - begun)
+    return least
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    add_text_options(parser)
+    parser.set_defaults(texts=192)
+    parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--way", default="2,1,1024", help="lanes, threads of each, pieces of a batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    setting, precisions = opened(arguments), arguments.precisions.split(",")
+    way = Way(*map(int, arguments.way.split(",")))
+    when = f"{setting.title}, {way}; torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
+    columns = ("texts", "precision", "useful GFLOP/s", "peak", "share of the peak")
+    table = Table(*columns, title=f"Saturation, {len(setting.mixed)} tasks, {when}")
+    several = chosen(arguments, setting.text_encoder)
+    for texts in several:
+        for row in saturation(setting, precisions, texts, way, arguments.rounds):
+            table.add_row(*row)
+    show(table, markdown=arguments.markdown)
+    table = Table(
+        "task", "k, l", "of its own model's time", "(k + l) / N", "", title=f"One task asked, 32 texts, {when}"
+    )
+    for row in one_task(setting, precisions[-1], several[-1], arguments.rounds):
+        table.add_row(*row)
+    show(table, markdown=arguments.markdown)
+
+
+if __name__ == "__main__":
+    main()
