@@ -73,7 +73,9 @@ def peak(width: int, precision: str, lanes: int, threads: int) -> float:
     return sum(done) * 2.0 * _PEAK_ROWS * width * 4 * width / (time.perf_counter() - begun)
 
 
-def saturation(setting: Setting, precisions: Sequence[str], texts: Texts, way: Way, rounds: int) -> list[list[str]]:
+def saturation(
+    setting: Setting, precisions: Sequence[str], texts: Texts, way: Way, *, rounds: int, repeats: int
+) -> list[list[str]]:
     rows = []
     for precision in precisions:
         release = engine_side.load_served(setting, setting.release(setting.mixed), precision)
@@ -81,8 +83,10 @@ def saturation(setting: Setting, precisions: Sequence[str], texts: Texts, way: W
         engine_side.answer_all([release], texts.texts[:32], way)
         found = []
         for _ in range(rounds):
-            seconds = engine_side.answer_all([release], texts.texts, way)
-            found.append((operations / seconds, peak(setting.backbone.hidden_size, precision, way.lanes, way.threads)))
+            seconds = engine_side.answer_all([release], list(texts.texts) * repeats, way)
+            found.append(
+                (operations * repeats / seconds, peak(setting.backbone.hidden_size, precision, way.lanes, way.threads))
+            )
         shares = sorted(ours / most for ours, most in found)
         ours, most = (statistics.median(column) / 1e9 for column in zip(*found, strict=True))
         share = f"{statistics.median(shares):.0%} ({shares[0]:.0%}-{shares[-1]:.0%})"
@@ -129,6 +133,12 @@ def main() -> None:
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--way", default="2,1,1024", help="lanes, threads of each, pieces of a batch")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=4,
+        help="times that all texts are asked, so that the last batches count for little",
+    )
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     setting, precisions = opened(arguments), arguments.precisions.split(",")
@@ -138,7 +148,7 @@ def main() -> None:
     table = Table(*columns, title=f"Saturation, {len(setting.mixed)} tasks, {when}")
     several = chosen(arguments, setting.text_encoder)
     for texts in several:
-        for row in saturation(setting, precisions, texts, way, arguments.rounds):
+        for row in saturation(setting, precisions, texts, way, rounds=arguments.rounds, repeats=arguments.repeats):
             table.add_row(*row)
     show(table, markdown=arguments.markdown)
     table = Table(
