@@ -125,8 +125,13 @@ def serve(
     Ctrl-C end it: it is no longer ready, answers what it has taken in, and exits with 0.
     """
     context: Context = ctx.obj
-    if math.inf in (timeout, drain_seconds, poll_seconds, max_body_mb):
-        raise UsageError("inf: seconds and megabytes are finite numbers")
+    if not all(map(math.isfinite, (timeout, drain_seconds, poll_seconds, max_body_mb))):
+        raise UsageError("seconds and megabytes are finite numbers")
+    if max_texts > queue_texts:
+        raise UsageError(
+            f"a request of {max_texts:,} texts would never find room in a queue of {queue_texts:,}: "
+            "lower --max-texts or raise --queue-texts"
+        )
     name, digest, store = _found(context, release, channel, root)
 
     from serving.channel_following import ChannelFollower
@@ -162,6 +167,7 @@ def serve(
     write_logs_to(sys.stderr)
     metrics, lifecycle, spans = ServerMetrics(), Lifecycle(), tracer_provider(context.environ)
     engine = Engine(first, settings, metrics)
+    del first  # the engine's alone: after a swap it is to go
     metrics.watch(engine)
     follower = None
     if channel is not None:
@@ -187,7 +193,7 @@ def serve(
         build_application(service, spans),
         lifecycle,
         drain_seconds=drain_seconds,
-        on_start=lambda: _announce(url_of(listening), first, as_json=as_json),
+        on_start=lambda: _announce(url_of(listening), engine.release, as_json=as_json),
         on_drain=lambda: None if follower is None else follower.stop(),
     ).run(sockets=[listening])
     if follower is not None:

@@ -1,13 +1,13 @@
 """Answers that were given before, by module and text: they stay valid across releases that keep the module."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 from cachetools import LRUCache
 
-from modeling.decoding import Answer, LabelAnswer, NumberAnswer, SpansAnswer
+from modeling.decoding import Answer, LabelAnswer, NumberAnswer, Span, SpansAnswer, TaggedWord, TagsAnswer
 from registry.domain.manifests import Manifest
 from registry.domain.plain_data import canonical_json
 from serving.questions import Text
@@ -16,6 +16,7 @@ _ENTRY_BYTES = 400
 """Of an entry with a small answer: keys, links, objects. Measured with tracemalloc, rounded up."""
 _LABEL_BYTES = 60
 _SPAN_BYTES = 700
+_CHARACTER_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def branch_keys(manifest: Manifest, precision: str) -> dict[str, bytes]:
 
 
 def text_key(text: Text) -> bytes:
-    """A text by its digest: the cache holds nobody's words."""
+    """A text by its digest: of what was sent, the cache holds only the words that an answer repeats."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (text.text, text.text_pair):
         encoded = b"" if part is None else part.encode("utf-8", "surrogatepass")
@@ -90,6 +91,7 @@ def _size(kept: CachedAnswer) -> int:
         case NumberAnswer():
             return _ENTRY_BYTES
         case SpansAnswer():
-            return _ENTRY_BYTES + _SPAN_BYTES * len(answer.spans)
-        case _:
-            return _ENTRY_BYTES + _SPAN_BYTES * len(answer.words)
+            words: Sequence[Span | TaggedWord] = answer.spans
+        case TagsAnswer():
+            words = answer.words
+    return _ENTRY_BYTES + sum(_SPAN_BYTES + _CHARACTER_BYTES * len(word.text) for word in words)

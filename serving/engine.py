@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 
 from modeling.decoding import Answer
-from registry.errors import TrunklineError
+from registry.errors import TrunklineError, UsageError
 from serving.answer_cache import AnswerCache, CachedAnswer, text_key
 from serving.branch_order import BranchWork, best_order
 from serving.errors import DeadlinePassed, EngineFailed
@@ -150,6 +150,8 @@ class Engine:
             Stopping: the engine is being closed.
         """
         entered, release = time.monotonic(), self._release
+        if not texts or (tasks is not None and not tasks):
+            raise UsageError("nothing is asked: give at least one text, and one task or none for all")
         refuse_empty(texts)
         by_form = {form: tasks_of(form, release.manifest, tasks) for form in {text.form for text in texts}}
         of_texts = [by_form[text.form] for text in texts]
@@ -169,9 +171,10 @@ class Engine:
         found_answers = [
             TextAnswer(number, task, one.answer) for number, found in enumerate(known) for task, one in found.items()
         ]
+        misses = request.unanswered - len(found_answers)
         if request.waiting:
             self._line.add(request)
-        self._observer.looked_up(hits=len(found_answers), misses=request.unanswered - len(found_answers))
+        _tell(self._observer.looked_up, hits=len(found_answers), misses=misses)
         if found_answers:
             self._deliver(request, found_answers)
         return Asked(release, of_texts, truncated, lambda: self._cancel(request))
@@ -195,15 +198,20 @@ class Engine:
     def _work(self) -> None:
         """A lane: one batch after the other."""
         torch.set_num_threads(self._settings.threads)
-        while (batch := self._line.take(self._settings.batch_pieces)) is not None:
-            self._compute(batch)
+        while self._compute_next():
+            pass
 
-    def _compute(self, batch: Sequence[Question]) -> None:
+    def _compute_next(self) -> bool:
+        """Whether there was a batch. It is forgotten with this call: an idle lane must not keep a release alive."""
+        batch = self._line.take(self._settings.batch_pieces)
+        if batch is None:
+            return False
         begun = time.monotonic()
         for request, texts in Counter(question.request for question in batch).items():
-            self._observer.waited(texts=texts, seconds=begun - request.entered)
+            _tell(self._observer.waited, texts=texts, seconds=begun - request.entered)
         self._answer_or_halve(batch)
-        self._line.computed(len(batch), time.monotonic() - begun)
+        self._line.computed(len(batch) * len(self._lanes), time.monotonic() - begun)
+        return True
 
     def _answer(self, batch: Sequence[Question]) -> None:
         begun = time.monotonic()
@@ -216,7 +224,7 @@ class Engine:
             answers = release.decoded(task, outputs, [one.text for one in asking], [one.encoded for one in asking])
             self._answered(task, asking, answers)
         seconds = time.monotonic() - begun
-        self._observer.batch(texts=len(batch), tokens=one_pass.pieces, padding=one_pass.padding, seconds=seconds)
+        _tell(self._observer.batch, texts=len(batch), tokens=one_pass.pieces, padding=one_pass.padding, seconds=seconds)
 
     def _answered(self, task: str, asking: Sequence[Question], answers: Sequence[Answer]) -> None:
         of_request: dict[Request, list[TextAnswer]] = {}
@@ -244,16 +252,19 @@ class Engine:
                 self._end(left[0].request, EngineFailed(f"text {left[0].number + 1}: {names}: {_said(error)}"))
 
     def _deliver(self, request: Request, answers: Sequence[TextAnswer]) -> None:
-        with self._lock:
-            if request.ended:
-                return
-            request.unanswered -= len(answers)
-            request.ended = last = request.unanswered == 0
+        """Tells the answers first and counts them then: whoever counts the last ones tells the end, and by then every
+        other thread has told its own."""
+        if request.ended:
+            return
         seconds = time.monotonic() - request.entered
         for task, count in Counter(one.task for one in answers).items():
             version = request.release.manifest.tasks[task].version
-            self._observer.answered(task=task, version=version, answers=count, seconds=seconds)
+            _tell(self._observer.answered, task=task, version=version, answers=count, seconds=seconds)
         _tell(request.on_answers, answers)
+        with self._lock:
+            request.unanswered -= len(answers)
+            last = not request.unanswered and not request.ended
+            request.ended |= last
         if last:
             _tell(request.on_end, None)
 
@@ -275,12 +286,12 @@ class Engine:
         _tell(request.on_end, error)
 
 
-def _tell(listener: Callable[..., None], *told: object) -> None:
-    """What a listener does with an answer must not end a lane."""
+def _tell(listener: Callable[..., None], *told: object, **by_name: object) -> None:
+    """What a listener or an observer does with what it is told must not end a lane."""
     try:
-        listener(*told)
+        listener(*told, **by_name)
     except Exception:  # noqa: BLE001 - a lane must outlive whatever a listener does
-        _log.exception("a request's listener failed")
+        _log.exception("a listener failed")
 
 
 def _said(error: Exception) -> str:

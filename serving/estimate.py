@@ -149,17 +149,25 @@ def _finish(release: ServedRelease) -> None:
 
 def _saturated(release: ServedRelease, texts: Sequence[Text], settings: EngineSettings) -> float:
     """Texts a second through an engine in which always some wait, one text a request, with nothing cached."""
-    engine = Engine(release, replace(settings, cache_bytes=0))
+    waiting = max(settings.waiting_texts, _IN_FLIGHT)
+    engine = Engine(release, replace(settings, cache_bytes=0, waiting_texts=waiting))
     places, answered = threading.Semaphore(_IN_FLIGHT), itertools.count()
+    failed: list[Exception] = []
     turns: Iterator[Text] = itertools.cycle(texts)
 
-    def on_end(_: Exception | None) -> None:
+    def on_end(error: Exception | None) -> None:
         next(answered)
+        if error is not None:
+            failed.append(error)
         places.release()
 
     begun = time.perf_counter()
-    while time.perf_counter() - begun < _SECONDS:
-        places.acquire()
-        engine.ask([next(turns)], None, timeout=60.0, on_answers=lambda _: None, on_end=on_end)
-    engine.close(timeout=60.0)
+    try:
+        while time.perf_counter() - begun < _SECONDS and not failed:
+            places.acquire()
+            engine.ask([next(turns)], None, timeout=60.0, on_answers=lambda _: None, on_end=on_end)
+    finally:
+        engine.close(timeout=60.0)
+    if failed:
+        raise failed[0]
     return next(answered) / (time.perf_counter() - begun)

@@ -15,7 +15,7 @@ from registry.domain.task_specs import TaskType
 from serving.answer_cache import branch_keys
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ServedRelease:
     """A verified release in memory, in the precision that it is served in."""
 

@@ -87,7 +87,7 @@ class WaitingLine:
         """Waits for texts and takes a batch of at most so many pieces, or of one text; None once closed and empty.
 
         All are for one release: the one that the oldest request was taken in with. Its requests give one text each in
-        turn, the oldest first, so that a request of a thousand texts does not hold up the next one's single text.
+        turn, those first that waited longest for one: large requests do not hold up the next one's single text.
         """
         while True:
             with self._changed:
@@ -95,6 +95,8 @@ class WaitingLine:
                     self._changed.wait()
                 expired = self._without_ended()
                 batch = [] if expired else self._next_batch(pieces)
+                if self._texts:
+                    self._changed.notify()  # one request may be work for every lane, and woke only one
                 done = self._closed and not self._texts
             for request in expired:
                 self._on_expired(request)
@@ -102,7 +104,7 @@ class WaitingLine:
                 return batch or None
 
     def computed(self, texts: int, seconds: float) -> None:
-        """Learns from a batch how fast the line moves."""
+        """Learns from a batch how fast the line moves: texts that all lanes would have computed in these seconds."""
         rate = texts / max(seconds, 1e-6)
         self._texts_per_second += 0.1 * (rate - self._texts_per_second) if self._texts_per_second else rate
 
@@ -136,15 +138,23 @@ class WaitingLine:
     def _next_batch(self, pieces: int) -> list[Question]:
         batch: list[Question] = []
         filled = 0
-        turn: Sequence[Request] = [r for r in self._requests if r.release is self._requests[0].release]
+        turn = [request for request in self._requests if request.release is self._requests[0].release]
         while turn:
             for request in turn:
                 length = len(request.waiting[0].encoded.input_ids)
                 if batch and filled + length > pieces:
-                    self._texts -= len(batch)
+                    self._line_up_after(batch)
                     return batch
                 batch.append(request.waiting.popleft())
                 filled += length
             turn = [request for request in turn if request.waiting]
-        self._texts -= len(batch)
+        self._line_up_after(batch)
         return batch
+
+    def _line_up_after(self, batch: Sequence[Question]) -> None:
+        """Who gave a text goes behind those of the same release that did not; another release's turn is later."""
+        self._texts -= len(batch)
+        gave = {question.request for question in batch}
+        served = {request.release for request in gave}
+        left = (request for request in self._requests if request.waiting)
+        self._requests = deque(sorted(left, key=lambda one: (one.release not in served, one in gave)))

@@ -20,6 +20,7 @@ class PatientProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _in_head = False
     _head_bytes = 0
+    _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -36,12 +37,23 @@ class PatientProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response(f"the request's head is larger than {HEAD_BYTES} bytes")
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._deadline is None and not self.transport.is_closing():
+            # An empty line before a request is no head, and has ended uvicorn's own wait for the next one.
+            self._close_after(HEAD_SECONDS)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._header_bytes = 0
         self._close_after(HEAD_SECONDS)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of a head, or of the trailers behind a body in chunks, which uvicorn keeps too."""
+        super().on_header(name, value)
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > HEAD_BYTES and not self._in_head:
+            self._close()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -62,7 +74,9 @@ class PatientProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(seconds, self._close)
 
     def _close(self) -> None:
-        if not self.transport.is_closing():
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # closing would wait for a client that reads nothing
+        elif not self.transport.is_closing():
             self.transport.close()
 
     def _stop_waiting(self) -> None:

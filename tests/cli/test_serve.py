@@ -163,6 +163,7 @@ def test_a_release_is_served_from_an_artifact_root_without_a_registry(trained, s
         (["--channel", "production", "--from", "/srv"], "with --from, name the release by the whole digest"),
         (["r1", "--from", "/srv"], "with --from, name the release by the whole digest"),
         (["r7", "--timeout", "inf"], "finite numbers"),
+        (["r7", "--queue-texts", "512"], "a request of 1,024 texts would never find room"),
         (["r7"], "there is no release r7"),
         (["--channel", "production"], "production"),
     ],

@@ -1,4 +1,4 @@
-from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer, TagsAnswer
+from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer, TaggedWord, TagsAnswer
 from serving.answer_cache import AnswerCache, CachedAnswer, branch_keys, text_key
 from serving.questions import Text
 
@@ -30,6 +30,14 @@ def test_an_answer_beyond_the_limit_is_not_kept_and_drives_nothing_out():
     cache.keep(b"large", b"task", CachedAnswer(large, truncated=False))
     assert cache.find(b"small", {"task": b"task"})
     assert not cache.find(b"large", {"task": b"task"})
+
+
+def test_an_answer_that_repeats_a_long_word_counts_with_it():
+    word = TaggedWord(start=0, end=100_000, text="x" * 100_000, label="A", probability=1.0)
+    cache = AnswerCache(1_000_000)
+    for number in range(10):
+        cache.keep(bytes([number]), b"task", CachedAnswer(TagsAnswer(words=(word,)), truncated=False))
+    assert len(cache) == 2
 
 
 def test_answers_of_every_type_are_kept():

@@ -9,7 +9,7 @@ from serving.errors import DeadlinePassed, EngineFailed, Overloaded, Stopping
 from serving.loaded_release import load_release
 from serving.questions import Text
 from serving.release_loading import load_served_release
-from tests.serving.conftest import CPU_FP32, ask
+from tests.serving.conftest import CPU_FP32, Listener, ask
 
 TEXTS = ["hello new york", "a", "the end of the world " * 20, "she visited york", "hello " * 7]
 
@@ -315,16 +315,82 @@ def test_closing_answers_what_was_taken_in_and_takes_nothing_new(start, gate):
     assert second.wait().by_text
 
 
+def test_the_end_is_told_after_every_answer(start):
+    """Two threads deliver to one request; the slower one must not be overtaken by the end."""
+    slow, go_on = threading.Event(), threading.Event()
+
+    class Slow(Observed):
+        def answered(self, **_):
+            if threading.current_thread() is threading.main_thread():  # of what the cache knows
+                slow.set()
+                assert go_on.wait(30)
+
+    observed = Slow()
+    engine = start(observed)
+    ask(engine, "known", tasks=["intent"]).wait()
+    listener, told = Listener(), []
+    listener.on_answers = lambda answers: told.extend(one.task for one in answers)
+    listener.on_end = lambda error: (told.append("end"), listener._ended.set())
+    threading.Thread(target=lambda: (slow.wait(30), time.sleep(0.2), go_on.set()), daemon=True).start()
+    engine.ask([Text("known")], ["intent", "mood"], timeout=30, on_answers=listener.on_answers, on_end=listener.on_end)
+    assert listener._ended.wait(30)
+    assert sorted(told[:2]) == ["intent", "mood"]
+    assert told[2:] == ["end"]
+
+
+def test_one_large_request_is_work_for_every_lane(start, release, monkeypatch):
+    both = threading.Barrier(2)
+    one_pass = release.model.one_pass
+
+    def meets(encoded, rows):
+        both.wait(30)  # breaks, and fails the batch, unless another lane computes at the same time
+        return one_pass(encoded, rows)
+
+    monkeypatch.setattr(release.model, "one_pass", meets)
+    engine = start(lanes=2, batch_pieces=1, cache_bytes=0)
+    assert len(ask(engine, "one", "two", tasks=["intent"]).wait().by_text) == 2
+
+
+def test_several_large_requests_do_not_starve_a_small_one(start, gate):
+    engine = start(batch_pieces=1, cache_bytes=0)
+    gate.hold(engine)
+    large = [ask(engine, *(f"large {number}" for number in range(20))) for _ in range(2)]
+    small = ask(engine, "small")
+    gate.open()
+    ended = small.wait().ended_at
+    assert all(ended < one.wait().ended_at for one in large)
+
+
+@pytest.mark.parametrize("asked", [([], None), ([Text("hello")], [])])
+def test_nothing_asked_is_refused(start, asked):
+    with pytest.raises(UsageError, match="nothing is asked"):
+        start().ask(*asked, timeout=1, on_answers=lambda _: None, on_end=lambda _: None)
+
+
+def test_an_observer_that_breaks_hurts_nobody(start):
+    class Broken:
+        def __getattr__(self, name):
+            def break_(**_):
+                raise RuntimeError(name)
+
+            return break_
+
+    engine = start(Broken())
+    assert len(ask(engine, "hello").wait().by_text) == 3
+    assert len(ask(engine, "hello", "again").wait().by_text) == 6
+
+
 def test_many_threads_get_their_own_answers(start):
-    engine = start(lanes=2, batch_pieces=64, cache_bytes=1 << 20)
+    engine = start(lanes=2, batch_pieces=64, cache_bytes=0)
     alone = {text: ask(engine, text).wait().by_text for text in TEXTS}
     problems = []
 
     def client(number):
-        for turn in range(10):
-            text = TEXTS[(number + turn) % len(TEXTS)]
-            if ask(engine, text).wait().by_text.keys() != alone[text].keys():
-                problems.append(text)
+        for turn in range(5):
+            texts = [TEXTS[(number + turn + place) % len(TEXTS)] for place in range(3)]
+            for (place, task), answer in ask(engine, *texts).wait().by_text.items():
+                if answer.model_dump() != approximately(alone[texts[place]][0, task].model_dump()):
+                    problems.append((texts[place], task))
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
     for thread in threads:
