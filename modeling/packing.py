@@ -24,8 +24,9 @@ _CAPACITIES = (32, 64, 128)
 _JOINED_FROM = 7 / 8
 """A block joins a group of wider ones from this share of their width on: the rest is padding."""
 
-# In pieces through a layer of width 384, measured on two cores with AVX-512 (benchmarks/serving/attention.py): what a
-# further group costs, and a piece of a block for each piece of the block's width. Both shrink with a layer's products.
+# In pieces through a layer of width 384, estimated from attention alone in blocks of 32 to 128, two cores, AVX-512
+# (docs/serving_speed.md): what a further group costs, and a piece of a block for each piece of the block's width. Both
+# shrink with a layer's products.
 _GROUP_COST = 20.0
 _SCORE_COST = 0.0027
 _COSTS_AT_WIDTH = 384

@@ -17,7 +17,7 @@ another machine by up to ten times that. A wrong weight, mask or position moves 
 between.
 
 bf16 rounds every state to 8 bits: 36 trained modules of two backbones, 16 golden answers each, differed by up to 0.056
-(median of the modules' largest differences 0.006 to 0.03, by task), and no decision changed; docs/serving_speed.md.
+(median of the modules' largest differences 0.005 to 0.03, by task), and no decision changed; docs/serving_speed.md.
 fp16 rounds to 11 bits, and the same modules differed by up to 0.0063.
 """
 

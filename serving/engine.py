@@ -21,21 +21,11 @@ from registry.errors import TrunklineError, UsageError
 from serving.answer_cache import AnswerCache, CachedAnswer, text_key
 from serving.branch_order import BranchWork, best_order
 from serving.errors import DeadlinePassed, EngineFailed
-from serving.questions import Text, refuse_empty, tasks_of
+from serving.questions import Text, TextAnswer, refuse_empty, tasks_of
 from serving.served_release import ServedRelease
 from serving.waiting_line import Question, Request, WaitingLine
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TextAnswer:
-    """One task's answer to one text of a request."""
-
-    number: int
-    """The text's place in its request, from 0."""
-    task: str
-    answer: Answer
 
 
 class EngineObserver(Protocol):

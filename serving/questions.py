@@ -1,8 +1,9 @@
-"""What is asked of a release: texts, and for each the tasks that are to answer it."""
+"""What is asked of a release: texts, and for each the tasks that are to answer it; and one such answer."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from modeling.decoding import Answer
 from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm
 from registry.errors import InvalidInput, NotFound, UsageError
@@ -18,6 +19,16 @@ class Text:
     @property
     def form(self) -> InputForm:
         return InputForm.SINGLE if self.text_pair is None else InputForm.PAIR
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """One task's answer to one text of a request."""
+
+    number: int
+    """The text's place in its request, from 0."""
+    task: str
+    answer: Answer
 
 
 def refuse_empty(texts: Sequence[Text]) -> None:

@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
-from typing import Any
 
 from modeling.text import EncodedText
 from serving.errors import Overloaded, Stopping
+from serving.questions import TextAnswer
 from serving.served_release import ServedRelease
 
 
@@ -35,7 +35,7 @@ class Request:
     entered: float
     """By the monotonic clock, as the deadline."""
     deadline: float
-    on_answers: Callable[[Sequence[Any]], None]
+    on_answers: Callable[[Sequence[TextAnswer]], None]
     on_end: Callable[[Exception | None], None]
     waiting: deque[Question] = field(default_factory=deque)
     unanswered: int = 0

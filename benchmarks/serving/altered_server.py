@@ -10,9 +10,9 @@ have, proved by its golden answers; then back again.
 
 import argparse
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 import beside  # noqa: F401
 import torch
@@ -46,7 +46,7 @@ class NoPass:
     def replace(cls, model: InferenceModel) -> None:
         model.one_pass = lambda encoded, rows: cls(model, encoded, rows)  # type: ignore[method-assign]
 
-    def __iter__(self: Self) -> Iterator[tuple[str, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for task, rows in self._rows.items():
             yield task, torch.zeros(len(rows), self._model.branches[task].head.linear.out_features)
 
@@ -72,7 +72,8 @@ def main() -> None:
 
     def swap() -> None:
         number = 0
-        while not threading.Event().wait(arguments.every):
+        while True:
+            time.sleep(arguments.every)
             number += 1
             digest = (arguments.swap_with, arguments.digest)[(number + 1) % 2]
             new = load_served_release(digest, store, name=f"r{number}", form=form, previous=engine.release)

@@ -13,8 +13,8 @@ from peers import Way
 from setting import Setting
 
 from modeling.inference import Form, Precision
-from serving.engine import Engine, EngineSettings, TextAnswer
-from serving.questions import Text
+from serving.engine import Engine, EngineSettings
+from serving.questions import Text, TextAnswer
 from serving.release_loading import load_served_release
 from serving.served_release import ServedRelease
 

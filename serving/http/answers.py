@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive
 
-from serving.engine import Asked, Engine, TextAnswer
+from serving.engine import Asked, Engine
 from serving.errors import DeadlinePassed
 from serving.http.refusals import ClientGone
-from serving.questions import Text
+from serving.questions import Text, TextAnswer
 
 _TEXTS_ON_THE_LOOP = 32
 _CHARACTERS_ON_THE_LOOP = 32_000

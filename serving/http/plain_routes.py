@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from registry.errors import TrunklineError
 from serving.channel_following import ChannelFollower
-from serving.engine import TextAnswer
 from serving.http.answers import Replies
 from serving.http.asking import TIMEOUT_HEADER, all_answers, ask, asked_tasks
 from serving.http.bodies import read_body
@@ -34,6 +33,7 @@ from serving.http.plain_bodies import (
 from serving.http.refusals import JSON, refusal_of
 from serving.http.service import Service
 from serving.metrics import CONTENT_TYPE
+from serving.questions import TextAnswer
 from serving.served_release import ServedRelease
 
 REFUSALS = {

@@ -15,8 +15,8 @@ from modeling.multitask import load_merged_model
 from registry.domain.golden_examples import GoldenExample, GoldenExamples
 from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm, TaskType
-from serving.engine import Engine, TextAnswer
-from serving.questions import Text
+from serving.engine import Engine
+from serving.questions import Text, TextAnswer
 from serving.release_loading import load_served_release
 from serving.served_release import ServedRelease
 from tests.conftest import Branch, Pinned
