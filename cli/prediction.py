@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.application import Context, example
+from cli.release_source import FromRoot, registered_release
 from cli.rendering import print_line, print_table, print_warning
 from registry.artifacts.release_transfer import refuse_without_manifest
 from registry.artifacts.store import ArtifactStore, is_digest
-from registry.domain.release_life import ReleaseState
 from registry.errors import InvalidInput, UsageError
-from registry.services import releases
 
 if TYPE_CHECKING:
     from modeling.decoding import Answer
@@ -49,14 +48,7 @@ def predict(
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these tasks. [default: all that can read it]")
     ] = None,
-    root: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="ROOT",
-            help="Read it from this artifact root, by the whole digest of its manifest; no registry is asked.",
-        ),
-    ] = None,
+    root: FromRoot = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines: one object a text.")] = False,
 ) -> None:
     """Answer every task of a release, or some, in one pass over each text."""
@@ -86,10 +78,7 @@ def predict(
 def _found(context: Context, release: str, root: str | None) -> tuple[str, ArtifactStore]:
     """The manifest's digest, and the store to read it from."""
     if root is None:
-        with context.database.read() as session:
-            found = releases.get_release(session, release)
-        if found.state is ReleaseState.RETIRED:
-            print_warning(f"{found.name} is retired: `trunkline release list` shows the others")
+        found = registered_release(context.database, release)
         return found.manifest, context.store
     if not is_digest(release):
         raise UsageError(f"{release}: with --from, name the release by the whole digest of its manifest")

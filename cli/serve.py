@@ -11,12 +11,12 @@ import typer
 
 from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
-from cli.rendering import print_json, print_line, print_warning
+from cli.release_source import FromRoot, registered_release
+from cli.rendering import print_json, print_line
 from registry.artifacts.release_transfer import refuse_without_manifest
 from registry.artifacts.store import ArtifactStore, is_digest
-from registry.domain.release_life import ReleaseState
 from registry.errors import UsageError
-from registry.services import channels, releases
+from registry.services import channels
 
 if TYPE_CHECKING:
     from modeling.inference import Form
@@ -49,14 +49,7 @@ def serve(
             metavar="CHANNEL", help="Serve what is live on this channel, and follow it: what is promoted takes over."
         ),
     ] = None,
-    root: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="ROOT",
-            help="Read it from this artifact root, by the whole digest of its manifest; no registry is asked.",
-        ),
-    ] = None,
+    root: FromRoot = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 takes any free one.")
@@ -217,10 +210,7 @@ def _found(
         return reference[:12], reference, store
     if channel is not None:
         return (*_live(context, channel), context.store)
-    with context.existing_database.read() as session:
-        found = releases.get_release(session, str(reference))
-    if found.state is ReleaseState.RETIRED:
-        print_warning(f"{found.name} is retired: `trunkline release list` shows the others")
+    found = registered_release(context.existing_database, str(reference))
     return found.name, found.manifest, context.store
 
 
