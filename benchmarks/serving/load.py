@@ -4,6 +4,8 @@ A *question* is what a user wants to know of one text: one request for all tasks
 It has its first answer when the first bytes of an answer have come, and its last when all are there.
 
 * `saturated` holds so many questions open and sends the next one when one is answered: the highest throughput.
+* `all_answered` does so until a list of questions is answered to the last. A rate over a stretch of time favours who
+  computes short texts first and is cut off before the long ones; here every side has answered the same.
 * `poisson` sends questions at drawn times whether or not the last one was answered, and counts a question's time from
   the moment it was meant to be sent, so that a server that stops does not slow down those who measure it.
 * `wrk_saturated` is the first by `wrk`, which takes less of the cores that the server runs on.
@@ -164,6 +166,27 @@ def saturated(
     connections: questions that are open at any time.
     """
     return asyncio.run(_saturated(server, asked, connections, seconds, warm_up))
+
+
+async def _all_answered(server: str, asked: Sequence[Question], connections: int) -> Load:
+    begin = time.perf_counter()
+    left = iter(asked)
+    found: list[tuple[float, _Times]] = []
+
+    async with _session(server, 0) as session:
+
+        async def one_user() -> None:
+            for question in left:
+                sent = time.perf_counter()
+                found.append((sent, await _ask(session, question)))
+
+        await asyncio.gather(*(one_user() for _ in range(connections)))
+    return _load(found, begin, time.perf_counter())
+
+
+def all_answered(server: str, asked: Sequence[Question], *, connections: int) -> Load:
+    """Every question once, so many open at any time until none is left."""
+    return asyncio.run(_all_answered(server, asked, connections))
 
 
 async def _poisson(

@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/serving/throughput.py --home FOLDER [--model FOLDER] [--data FOLDER]
 
-*engine*: in one process, all texts waiting. *http*: over HTTP, as many questions open as there are connections, through
-`wrk` where it is installed. Every side is asked in turn, in several rounds, and a ratio is that of one round. Before,
+*engine*: in one process, all texts waiting. *http*: over HTTP, as many questions open as there are connections, until
+the last text is answered. Every side is asked in turn, in several rounds, and a ratio is that of one round. Before,
 each side is tried with one batch on all cores and one a core, in batches of several sizes, and keeps what is best for
 it. No side keeps answers.
 
@@ -32,7 +32,7 @@ import engine_side
 import peers
 import torch
 from hosting import can_serve, free_port, hosted, our_command, peer_command
-from load import has_wrk, questions, saturated, wrk_saturated
+from load import Question, all_answered, questions
 from peers import PEERS, PeerTokenizer, Way
 from printed_tables import say, show
 from rich.table import Table
@@ -57,8 +57,8 @@ class Plan:
     copies: int
     """Sets of encoder weights of a peer in one process; over HTTP each task has its own."""
     connections: int
-    seconds: float
-    """Of load on a server, each round."""
+    repeats: int
+    """How often each text is asked of a server, each round."""
     serve_options: Sequence[str]
     """Further ones of `trunkline serve`."""
 
@@ -119,29 +119,24 @@ def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
                 plan.setting, plan.releases[what], precision, best[side], port=port, options=plan.serve_options
             )
             with hosted(command, port) as server:
-                rates.setdefault(side, []).append(_rate(plan, server, at_once, 1))
+                rates.setdefault(side, []).append(_rate(plan, server, at_once))
         for name in plan.peers:
             port = free_port()
             command = peer_command(plan.setting, name, best[name], tasks=plan.tasks, copies=plan.tasks, port=port)
             with hosted(command, port) as server:
-                rates.setdefault(f"{name}, at once", []).append(_rate(plan, server, at_once, 1))
-                rates.setdefault(f"{name}, one a task", []).append(_rate(plan, server, one_a_task, plan.tasks))
+                rates.setdefault(f"{name}, at once", []).append(_rate(plan, server, at_once))
+                rates.setdefault(f"{name}, one a task", []).append(_rate(plan, server, one_a_task))
         say(f"{texts.name}: HTTP, round {number + 1} of {plan.rounds}")
     return rates
 
 
-def _rate(plan: Plan, server: str, asked: Sequence[Sequence[object]], requests: int) -> float:
-    """Texts a second. With one request a task there are as many texts on the way, and so more requests."""
-    saturated(server, asked, connections=plan.connections, seconds=min(2.0, plan.seconds), warm_up=0.0)
-    if not has_wrk():
-        load = saturated(server, asked, connections=plan.connections, seconds=plan.seconds)
-        if load.errors:
-            raise RuntimeError(f"{load.errors} questions were not answered")
-        return load.rate
-    by_wrk = wrk_saturated(server, asked, connections=plan.connections * requests, seconds=plan.seconds)
-    if by_wrk.errors:
-        raise RuntimeError(f"{by_wrk.errors} requests were not answered")
-    return by_wrk.rate / requests
+def _rate(plan: Plan, server: str, asked: Sequence[Question]) -> float:
+    """Texts a second, each text asked `plan.repeats` times after a warm-up."""
+    all_answered(server, asked[: plan.connections], connections=plan.connections)
+    load = all_answered(server, [*asked] * plan.repeats, connections=plan.connections)
+    if load.errors:
+        raise RuntimeError(f"{load.errors} questions were not answered")
+    return load.rate
 
 
 def ratios(rates: Rates, one: str, other: str) -> tuple[float, float, float] | None:
@@ -194,14 +189,14 @@ def main() -> None:
     parser.add_argument("--sweep-texts", type=int, default=192)
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
     parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load on a server, each round")
+    parser.add_argument("--repeats", type=int, default=1, help="how often each text is asked of a server, each round")
     parser.add_argument("--serve-options", default="", help="further ones of `trunkline serve`")
     parser.add_argument("--quick", action="store_true", help="see that it runs, on a tiny encoder")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, help="file for all rates")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.width, arguments.texts, arguments.rounds, arguments.seconds = 64, 32, 1, 1.0
+        arguments.width, arguments.texts, arguments.rounds = 64, 32, 1
         arguments.connections, arguments.lengths = 8, "mixed"
         arguments.peers, arguments.precisions = "onnx-fp32", "fp32"
         arguments.budgets = (512,)
@@ -216,7 +211,7 @@ def main() -> None:
         rounds=arguments.rounds,
         copies=arguments.copies,
         connections=arguments.connections,
-        seconds=arguments.seconds,
+        repeats=arguments.repeats,
         serve_options=shlex.split(arguments.serve_options),
     )
     machine = (
@@ -226,16 +221,17 @@ def main() -> None:
     kept: dict[str, object] = {"setting": machine, "begun": time.time()}
     for texts in chosen(arguments, setting.text_encoder):
         print(texts.title)
+        in_process, best = offline(plan, texts)
         measured: dict[str, Rates] = {}
-        measured["engine"], best = offline(plan, texts)
-        if "http" in arguments.parts.split(","):
-            measured["HTTP"] = over_http(plan, texts, best)
-        for part, rates in measured.items():
+        kept[texts.name] = {"texts": texts.title, "rates": measured, "ways": {side: str(w) for side, w in best.items()}}
+        for part in ("engine", "HTTP"):  # each told as soon as it is known: the next one takes long
+            if part.lower() not in {"engine", *arguments.parts.split(",")}:
+                continue
+            measured[part] = rates = in_process if part == "engine" else over_http(plan, texts, best)
             show(table_of_rates(rates, best, f"{part}, {texts.name}; {machine}"), markdown=arguments.markdown)
             show(table_of_ratios(plan, rates, f"{part}, {texts.name}: ratios"), markdown=arguments.markdown)
-        kept[texts.name] = {"texts": texts.title, "rates": measured, "ways": {side: str(w) for side, w in best.items()}}
-        if arguments.json:
-            arguments.json.write_text(json.dumps(kept, indent=1))
+            if arguments.json:
+                arguments.json.write_text(json.dumps(kept, indent=1))
 
 
 if __name__ == "__main__":
