@@ -116,6 +116,11 @@ class Engine:
         """Texts in the queue."""
         return len(self._line)
 
+    @property
+    def working(self) -> bool:
+        """Whether every lane lives; one that does not has met an error that nobody foresaw."""
+        return all(lane.is_alive() for lane in self._lanes)
+
     def ask(
         self,
         texts: Sequence[Text],

@@ -1,6 +1,7 @@
 """From the engine's threads to the event loop: the answers to one request, and every way that it may end early."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -95,8 +96,13 @@ async def replies_to(
         engine_ended = True
         replies.end(error)
 
+    until = time.monotonic() + seconds
+
     def ask() -> Asked:
-        return engine.ask(texts, tasks, timeout=seconds, on_answers=replies.put, on_end=on_end)
+        left = until - time.monotonic()
+        if left <= 0:  # it waited for a thread
+            raise late
+        return engine.ask(texts, tasks, timeout=left, on_answers=replies.put, on_end=on_end)
 
     try:
         replies.asked = ask() if _is_light(texts) else await asyncio.to_thread(ask)

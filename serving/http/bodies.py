@@ -1,4 +1,4 @@
-"""Reading a request's body, within a size and a time."""
+"""Reading a request's body, within a size and a time, and within what all requests may hold together."""
 
 import asyncio
 
@@ -6,15 +6,19 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving.http.limits import Limits
 from serving.http.refusals import ClientGone, Refused
+from serving.http.request_watch import count_body
+from serving.http.service import Service
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
+async def read_body(request: Request, service: Service) -> bytes:
+    """The whole body. It counts among those held until its request is over, for what was made of it lives as long.
 
     Raises:
-        Refused: 413 as soon as it is known to be too large, 408 when it does not come in time, 415 if compressed.
+        Refused: 413 as soon as it is known to be too large, 408 when it does not come in time, 415 if compressed, 429
+            if the server holds too much already.
         ClientGone: the connection was cut.
     """
+    limits = service.limits
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise Refused(415, "the body is compressed: send it without Content-Encoding")
@@ -28,6 +32,9 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 body += chunk
                 if len(body) > limits.body_bytes:
                     raise _too_large(limits)
+                count_body(request, service.lifecycle, len(chunk))
+                if service.lifecycle.body_bytes > limits.held_body_bytes:
+                    raise _no_room(limits)
     except ClientDisconnect:
         raise ClientGone from None
     except TimeoutError:
@@ -35,6 +42,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
             408, f"the body did not arrive within {limits.body_seconds:g} s", {"Connection": "close"}
         ) from None
     return bytes(body)
+
+
+def _no_room(limits: Limits) -> Refused:
+    return Refused(
+        429,
+        f"requests of {limits.held_body_bytes:,} bytes together are being answered already; ask again in 1 s",
+        {"Retry-After": "1", "Connection": "close"},
+    )
 
 
 def _too_large(limits: Limits) -> Refused:

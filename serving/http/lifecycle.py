@@ -12,6 +12,8 @@ class Lifecycle:
         """Whether the server is about to end: it is not ready, and takes no new request."""
         self.in_flight = 0
         """Requests that are being read or answered."""
+        self.body_bytes = 0
+        """Of those requests."""
         self.waiting: set[Replies] = set()
         """Those of them that the engine has taken in."""
 

@@ -17,3 +17,8 @@ class Limits:
     """Until a request is answered, once it has been read; a request may ask for less."""
     body_seconds: float = 30.0
     """For reading a body, and for writing one event of a stream."""
+
+    @property
+    def held_body_bytes(self) -> int:
+        """Of all requests that are being read or answered: 16 of the largest, or any number of small ones."""
+        return 16 * self.body_bytes

@@ -95,7 +95,7 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
     )
     async def infer(request: Request) -> Response:
         outputs = outputs_of((release := _named_release(service, request)).manifest)
-        inference = decode_request(await read_body(request, service.limits), request.headers.get(HEADER_LENGTH))
+        inference = decode_request(await read_body(request, service), request.headers.get(HEADER_LENGTH))
         tasks = wanted_tasks(inference, outputs)
         async with ask(service, request, inference.texts, tasks, seconds=inference.seconds) as replies:
             asked = replies.asked
@@ -131,14 +131,18 @@ def _check_version(request: Request, release: ServedRelease) -> None:
 
 
 def _readiness(service: Service) -> Response:
-    draining = service.lifecycle.draining
+    problem = None
+    if service.lifecycle.draining:
+        problem = "the server is stopping"
+    elif not service.engine.working:
+        problem = "a thread that computes has ended; the server's log tells why: start it anew"
     found = {
-        "ready": not draining,
+        "ready": problem is None,
         "release": service.engine.release.name,
         "following": following(service.follower),
     }
-    if draining:
-        return _json({**found, "error": "the server is stopping"}, status=503)
+    if problem is not None:
+        return _json({**found, "error": problem}, status=503)
     return _json(found)
 
 

@@ -43,7 +43,7 @@ REFUSALS = {
     413: "The body is too large, or holds too many texts.",
     415: "The body is compressed.",
     422: "The request cannot be answered; says all that is wrong with it.",
-    429: "No place in the queue; Retry-After says when to come back.",
+    429: "No room for it now; Retry-After says when to come back.",
     500: "The server failed.",
     503: "The server is stopping.",
     504: "The request's time is over.",
@@ -142,7 +142,7 @@ def add_plain_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _asked(request: Request, service: Service) -> PredictRequest:
-    return parse_predict_request(await read_body(request, service.limits))
+    return parse_predict_request(await read_body(request, service))
 
 
 def release_name(release: ServedRelease) -> dict[str, str]:

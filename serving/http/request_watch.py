@@ -34,6 +34,13 @@ class Noted:
     texts: int = 0
     tasks: Sequence[str] = ()
     release: str | None = None
+    body_bytes: int = 0
+
+
+def count_body(request: Request, lifecycle: Lifecycle, size: int) -> None:
+    """So many bytes more are held for this request, until it is over."""
+    request.scope["trunkline.noted"].body_bytes += size
+    lifecycle.body_bytes += size
 
 
 def note(request: Request, *, texts: int, tasks: Sequence[str], release: str) -> None:
@@ -87,6 +94,7 @@ class RequestWatch:
             _log.exception("request failed", extra=fields(request=request_id))
         finally:
             self._lifecycle.in_flight -= is_work
+            self._lifecycle.body_bytes -= noted.body_bytes
             self._write_down(scope, request_id, status, time.perf_counter() - begun, noted, is_work)
 
     def _write_down(

@@ -1,4 +1,6 @@
+import gc
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from modeling.inference import Form
 from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.golden_examples import parse_golden_examples
 from registry.errors import ArtifactDamaged, ArtifactMissing, GateFailed
+from serving.engine import Engine
 from serving.release_loading import load_served_release
 from tests.serving.conftest import CPU_FP32
 
@@ -54,6 +57,23 @@ def test_a_deeper_branch_loads_the_trunk_layers_that_were_not_there(pinned, stor
     new = load_served_release(stored(branches), store, name="r2", form=CPU_FP32, previous=first)
     layers = new.manifest.trunk.layers
     assert [layer for layer in layers if layer in store.read_blobs] == [layers[2]]
+
+
+def test_a_replaced_release_goes_without_the_collector(pinned, stored, branches):
+    """The server freezes what it began with, so that no cycle in it would ever be found."""
+    first = load_served_release(stored(branches), pinned.store, name="r1", form=CPU_FP32)
+    fewer = stored({task: branch for task, branch in branches.items() if task != "mood"})
+    engine = Engine(first)
+    list(first.model.one_pass(first.encoder.encode([("hello", None)]), {"mood": [0]}))
+    old, old_branch = weakref.ref(first), weakref.ref(first.model.branches["mood"])
+    gc.disable()
+    try:
+        engine.swap(load_served_release(fewer, pinned.store, name="r2", form=CPU_FP32, previous=first))
+        del first
+        assert (old(), old_branch()) == (None, None)
+    finally:
+        gc.enable()
+        engine.close(timeout=10.0)
 
 
 def test_another_precision_takes_nothing_over(release, pinned):

@@ -56,6 +56,23 @@ def test_a_body_that_does_not_say_its_size_is_refused_once_it_is_too_large(start
     assert server.predict(text="hello").status == 200
 
 
+def test_what_all_requests_hold_together_is_bounded_and_given_back(start):
+    server = start(body_bytes=1000)
+    begun = [server.raw() for _ in range(17)]
+    try:
+        for connection in begun[:16]:
+            connection.sendall(head(Content_Length=1000) + b"x" * 990)
+        eventually(lambda: server.service.lifecycle.body_bytes == 16 * 990, "all bodies begun")
+        begun[16].sendall(head(Content_Length=1000) + b"x" * 990)
+        assert status_of(begun[16]) == 429
+    finally:
+        for connection in begun:
+            connection.close()
+    eventually(lambda: server.service.lifecycle.body_bytes == 0, "given back")
+    assert server.predict(text="hello").status == 200
+    eventually(lambda: server.service.lifecycle.body_bytes == 0, "given back")
+
+
 def test_a_client_that_sends_a_hundred_megabytes_reads_why_they_are_refused(start):
     reply = start(body_bytes=1000).post("/predict", b"x" * 100_000_000)
     assert (reply.status, reply.error) == (
@@ -117,6 +134,23 @@ def test_a_connection_that_says_nothing_is_closed(start, monkeypatch):
         with closing(server.raw()) as connection:
             connection.sendall(sent)
             assert is_closed(connection)
+
+
+def test_an_empty_line_between_requests_holds_no_connection(start, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    server = start()
+    with closing(server.raw()) as connection:
+        connection.sendall(head(Content_Length=len(HELLO)) + HELLO)
+        assert status_of(connection) == 200
+        connection.sendall(b"\r\n")
+        assert is_closed(connection)
+
+
+def test_trailers_without_an_end_are_cut_off(server):
+    with closing(server.raw()) as connection:
+        connection.sendall(head(Transfer_Encoding="chunked") + b"1\r\n{\r\n0\r\n")
+        eventually(lambda: cannot_send(connection, b"X-More: " + b"x" * 1000 + b"\r\n"), "the connection is closed")
+    assert server.predict(text="hello").status == 200
 
 
 def test_a_head_without_an_end_is_refused(server, monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from registry.errors import InvalidInput
 from serving.http.open_inference import decode_request
 from serving.http.refusals import Refused
+from tests.serving.http.conftest import eventually
 
 PATH = "/v2/models/trunkline/infer"
 
@@ -160,6 +161,20 @@ def test_the_server_says_that_it_lives_and_is_ready(server):
     for path in ("/v2/health/ready", "/v2/models/trunkline/ready", "/v2/models/trunkline/versions/r1/ready"):
         reply = server.get(path)
         assert (reply.status, reply.json) == (200, {"ready": True, "release": "r1", "following": None})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_lane_has_ended_is_not_ready(server, monkeypatch):
+    def fail(*_):
+        raise SystemError("broken")
+
+    monkeypatch.setattr(server.engine, "_compute_next", fail)
+    server.predict(text="the lane finds out with its next batch")
+    eventually(lambda: not server.engine.working, "the lane ends")
+    reply = server.get("/v2/health/ready")
+    assert (reply.status, reply.json["ready"]) == (503, False)
+    assert "a thread that computes has ended" in reply.json["error"]
+    assert server.get("/v2/health/live").status == 200
 
 
 def tensor(**changes) -> dict:

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import threading
@@ -6,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from serving.engine import EngineSettings
+from serving.http import answers
 from serving.http.plain_bodies import ManyPredictions, OnePrediction, ReleaseDescription
 from tests.serving.http.conftest import eventually
 
@@ -195,6 +197,20 @@ def test_a_deadline_ends_a_request_with_504_whatever_the_engine_is_doing(server)
         assert "not answered within 0.05 s" in reply.error
     server.metrics.gate.set()
     assert server.predict(text="hello").status == 200
+
+
+def test_a_request_whose_time_passes_before_it_has_a_thread_is_not_computed(server, monkeypatch):
+    asked, to_thread = [], asyncio.to_thread
+
+    async def late(call):
+        await asyncio.sleep(0.1)
+        return await to_thread(call)
+
+    monkeypatch.setattr(answers, "_TEXTS_ON_THE_LOOP", 0)
+    monkeypatch.setattr(answers.asyncio, "to_thread", late)
+    monkeypatch.setattr(server.engine, "ask", lambda *_, **__: asked.append(1))
+    assert server.predict(text="hello", timeout=0.05).status == 504
+    assert not asked
 
 
 @pytest.mark.parametrize("timeout", ["soon", "0", "-1", "inf", "nan", ""])
