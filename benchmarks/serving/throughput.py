@@ -126,7 +126,8 @@ def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
             with hosted(command, port) as server:
                 rates.setdefault(f"{name}, at once", []).append(_rate(plan, server, at_once))
                 rates.setdefault(f"{name}, one a task", []).append(_rate(plan, server, one_a_task))
-        say(f"{texts.name}: HTTP, round {number + 1} of {plan.rounds}")
+        latest = ", ".join(f"{side} {found[-1]:.1f}" for side, found in rates.items())
+        say(f"{texts.name}: HTTP, round {number + 1} of {plan.rounds}: {latest}")
     return rates
 
 

@@ -189,3 +189,21 @@ def test_the_comparison_runs_whole(setting: Setting) -> None:
     assert done.stdout.count("| sharing, same kernels | ours fp32 | apart fp32 |") == 2
     assert done.stdout.count("| over all, best peer | ours fp32 | onnx-fp32") == 2
     assert "| onnx-fp32, one a task |" in done.stdout
+
+
+@pytest.mark.slow
+def test_growth_is_told_for_each_number_of_tasks(setting: Setting) -> None:
+    options = ["--tasks", "1,4", "--width", "64", "--texts", "16", "--budgets", "512", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "growth.py"), "--home", str(setting.home), "--markdown", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "onnx-fp32" in line
+    ]
+    assert [row[:3] for row in rows] == [["1", "5", "12"], ["4", "19", "48"]]
+    assert all(int(row[3]) > 0 for row in rows)
