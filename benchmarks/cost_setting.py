@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from benchmark_tasks import TaskFiles, Workshop
 
-from pipelines.training.recipes import Distillation, Recipe, best_precision, make_recipe
+from modeling.precision import best_precision
+from pipelines.training.recipes import Distillation, Recipe, make_recipe
 from registry.artifacts.atomic_file import write_atomically
 from registry.domain.manifests import HeadConfig
 from registry.domain.searches import SearchOptions

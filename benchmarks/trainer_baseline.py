@@ -39,9 +39,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from modeling.precision import best_precision
 from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.training.metrics import score
-from pipelines.training.recipes import Recipe, best_precision, make_recipe
+from pipelines.training.recipes import Recipe, make_recipe
 from registry.artifacts.atomic_file import write_atomically
 from registry.domain.task_specs import TaskSpec, TaskType
 

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.application import Context, example
-from cli.release_source import FromRoot, registered_release
+from cli.release_source import FromRoot, release_source
 from cli.rendering import print_line, print_table, print_warning
-from registry.artifacts.release_transfer import refuse_without_manifest
-from registry.artifacts.store import ArtifactStore, is_digest
 from registry.errors import InvalidInput, UsageError
 
 if TYPE_CHECKING:
@@ -57,13 +55,13 @@ def predict(
     if wanted == []:
         raise UsageError("--tasks names no task; leave it out for all")
     texts = _asked_texts(text, pair, input_file, context.cwd)
-    manifest, store = _found(context, release, root)
+    source = release_source(context, release, root)
 
     from serving.loaded_release import load_release
     from serving.questions import Text
 
     asked = [Text(*one) for one in texts]
-    loaded = load_release(manifest, store)
+    loaded = load_release(source.digest, source.store)
     for number, (one, prediction) in enumerate(zip(asked, loaded.predict(asked, wanted), strict=True), 1):
         if as_json:
             _print_json_line(one, prediction)
@@ -73,18 +71,6 @@ def predict(
         if prediction.truncated:
             tokens = loaded.manifest.trunk.max_length
             print_warning(f"text {number} is longer than {tokens} tokens: its end was not read")
-
-
-def _found(context: Context, release: str, root: str | None) -> tuple[str, ArtifactStore]:
-    """The manifest's digest, and the store to read it from."""
-    if root is None:
-        found = registered_release(context.database, release)
-        return found.manifest, context.store
-    if not is_digest(release):
-        raise UsageError(f"{release}: with --from, name the release by the whole digest of its manifest")
-    store = context.other_store(root, "--from")
-    refuse_without_manifest(release, store)
-    return release, store
 
 
 def _asked_texts(

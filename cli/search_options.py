@@ -37,7 +37,8 @@ def search_options(
     head: HeadConfig,
 ) -> SearchOptions:
     """Raises UsageError listing every number that does not fit the backbone, or another one."""
-    from pipelines.training.recipes import best_precision, make_recipe
+    from modeling.precision import best_precision
+    from pipelines.training.recipes import make_recipe
 
     depth = problem.backbone.layer_count
     problems = []

@@ -2,8 +2,9 @@
 
 import math
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,15 +12,18 @@ import typer
 
 from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
-from cli.release_source import FromRoot, registered_release
+from cli.release_source import FromRoot, ReleaseSource, release_source
 from cli.rendering import print_json, print_line
-from registry.artifacts.release_transfer import refuse_without_manifest
-from registry.artifacts.store import ArtifactStore, is_digest
+from registry.artifacts.store import ArtifactStore
 from registry.errors import UsageError
 from registry.services import channels
 
 if TYPE_CHECKING:
     from modeling.inference import Form
+    from serving.channel_following import ChannelFollower
+    from serving.engine import Engine, EngineSettings
+    from serving.http.limits import Limits
+    from serving.metrics import ServerMetrics
     from serving.served_release import ServedRelease
 
 app = typer.Typer()
@@ -59,7 +63,7 @@ def serve(
     ] = "trunkline",
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        typer.Option(help="To compute in; auto is bf16 where the hardware multiplies in it, else fp32."),
+        typer.Option(help="To compute in; auto is bf16 where the hardware multiplies faster in it."),
     ] = "auto",
     lanes: Annotated[
         int | None,
@@ -125,21 +129,14 @@ def serve(
             f"a request of {max_texts:,} texts would never find room in a queue of {queue_texts:,}: "
             "lower --max-texts or raise --queue-texts"
         )
-    name, digest, store = _found(context, release, channel, root)
+    source = _source(context, release, channel, root)
 
-    from serving.channel_following import ChannelFollower
-    from serving.engine import Engine, EngineSettings
-    from serving.http.application import build_application
-    from serving.http.lifecycle import Lifecycle
+    from serving.engine import EngineSettings
     from serving.http.limits import Limits
-    from serving.http.server import DrainingServer, bound_socket, url_of
-    from serving.http.service import Service
-    from serving.metrics import ServerMetrics
-    from serving.structured_logs import write_logs_to
-    from serving.tracing import tracer_provider
+    from serving.http.server import bound_socket
 
     form = _form(precision)
-    load = _loader(store, form)
+    load = _loader(source.store, form)
     settings = EngineSettings(
         **_use_of_cores(lanes, threads, form.device.type),
         batch_pieces=batch_pieces,
@@ -147,26 +144,8 @@ def serve(
         cache_bytes=cache_mb * _MEGABYTE,
     )
     if only_estimate:
-        from cli.serving_estimate import show_estimate
-        from serving.estimate import estimate
-
-        measured = load(name, digest, None)
-        with progress_bar() as report:
-            found = estimate(measured, store, settings, report)
-        show_estimate(measured, found, as_json=as_json)
+        _estimate(load(source.name, source.digest, None), source.store, settings, as_json=as_json)
         return
-    listening = bound_socket(host, port)
-    first = load(name, digest, None)
-    write_logs_to(sys.stderr)
-    metrics, lifecycle, spans = ServerMetrics(), Lifecycle(), tracer_provider(context.environ)
-    engine = Engine(first, settings, metrics)
-    del first  # the engine's alone: after a swap it is to go
-    metrics.watch(engine)
-    follower = None
-    if channel is not None:
-        live = partial(_live, context, channel)
-        follower = ChannelFollower(channel, engine, metrics, current=live, load=load, poll_seconds=poll_seconds)
-        follower.start()
     limits = Limits(
         texts=max_texts,
         characters=max_characters,
@@ -174,6 +153,48 @@ def serve(
         refuse_long_texts=long_texts == "refuse",
         seconds=timeout,
     )
+    _answer(
+        bound_socket(host, port),
+        partial(load, source.name, source.digest, None),
+        settings,
+        limits,
+        follow=None if channel is None else partial(_follower, context, channel, load, poll_seconds),
+        environ=context.environ,
+        model_name=model_name,
+        drain_seconds=drain_seconds,
+        as_json=as_json,
+    )
+
+
+def _answer(
+    listening: socket.socket,
+    load_first: "Callable[[], ServedRelease]",
+    settings: "EngineSettings",
+    limits: "Limits",
+    *,
+    follow: "Callable[[Engine, ServerMetrics], ChannelFollower] | None",
+    environ: Mapping[str, str],
+    model_name: str,
+    drain_seconds: float,
+    as_json: bool,
+) -> None:
+    """Answers until a signal ends it, and leaves when nothing of it works any more."""
+    from serving.engine import Engine
+    from serving.http.application import build_application
+    from serving.http.lifecycle import Lifecycle
+    from serving.http.server import DrainingServer, url_of
+    from serving.http.service import Service
+    from serving.metrics import ServerMetrics
+    from serving.structured_logs import write_logs_to
+    from serving.tracing import tracer_provider
+
+    metrics, lifecycle, spans = ServerMetrics(), Lifecycle(), tracer_provider(environ)
+    engine = Engine(load_first(), settings, metrics)  # the release is the engine's alone: after a swap it is to go
+    write_logs_to(sys.stderr)
+    metrics.watch(engine)
+    follower = None if follow is None else follow(engine, metrics)
+    if follower is not None:
+        follower.start()
     service = Service(
         engine=engine,
         metrics=metrics,
@@ -196,22 +217,37 @@ def serve(
         spans.shutdown()
 
 
-def _found(
-    context: Context, reference: str | None, channel: str | None, root: str | None
-) -> tuple[str, str, ArtifactStore]:
-    """The release's name, its manifest's digest, and the store to read it from."""
-    if (reference is None) == (channel is None):
+def _estimate(measured: "ServedRelease", store: ArtifactStore, settings: "EngineSettings", *, as_json: bool) -> None:
+    from cli.serving_estimate import show_estimate
+    from serving.estimate import estimate
+
+    with progress_bar() as report:
+        found = estimate(measured, store, settings, report)
+    show_estimate(measured, found, as_json=as_json)
+
+
+def _source(context: Context, reference: str | None, channel: str | None, root: str | None) -> ReleaseSource:
+    if reference is not None and channel is None:
+        return release_source(context, reference, root)
+    if channel is None or reference is not None:
         raise UsageError("name either a RELEASE or a --channel")
     if root is not None:
-        if reference is None or not is_digest(reference):
-            raise UsageError("with --from, name the release by the whole digest of its manifest")
-        store = context.other_store(root, "--from")
-        refuse_without_manifest(reference, store)
-        return reference[:12], reference, store
-    if channel is not None:
-        return (*_live(context, channel), context.store)
-    found = registered_release(context.existing_database, str(reference))
-    return found.name, found.manifest, context.store
+        raise UsageError("with --from, name the release by the whole digest of its manifest: no channel is known there")
+    return ReleaseSource(*_live(context, channel), context.store)
+
+
+def _follower(
+    context: Context,
+    channel: str,
+    load: "Callable[[str, str, ServedRelease | None], ServedRelease]",
+    poll_seconds: float,
+    engine: "Engine",
+    metrics: "ServerMetrics",
+) -> "ChannelFollower":
+    from serving.channel_following import ChannelFollower
+
+    live = partial(_live, context, channel)
+    return ChannelFollower(channel, engine, metrics, current=live, load=load, poll_seconds=poll_seconds)
 
 
 def _live(context: Context, channel: str) -> tuple[str, str]:
@@ -231,7 +267,7 @@ def _form(precision: Literal["auto", "fp32", "bf16"]) -> "Form":
     import torch
 
     from modeling.inference import Form
-    from pipelines.training.recipes import best_precision
+    from modeling.precision import best_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Form(best_precision(device) if precision == "auto" else precision, device)

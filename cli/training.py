@@ -41,7 +41,7 @@ LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate.
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data. Scored from the third on. [default: 5]")]
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"],
-    typer.Option("--precision", help="What training multiplies in; auto: bf16 where the hardware does."),
+    typer.Option("--precision", help="What training multiplies in; auto: bf16 where the hardware is faster in it."),
 ]
 
 
@@ -214,8 +214,9 @@ def _trial(
     run: RunOptions,
     distillation: "Distillation | None",
 ) -> "Trial":
+    from modeling.precision import best_precision
     from pipelines.data.dataset import load_dataset
-    from pipelines.training.recipes import best_precision, make_recipe
+    from pipelines.training.recipes import make_recipe
     from pipelines.training.trials import Trial, check_shape
 
     # Before the data are read: a wrong number should be answered at once.

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Literal, Self, TypeVar
 
-import torch
 from pydantic import Field, ValidationError, model_validator
 
 from registry.domain.plain_data import Plain
@@ -109,11 +108,3 @@ def checked(kind: type[Checked], values: Mapping[str, object]) -> Checked:
         return kind.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"recipe: {'; '.join(validation_problems(error))}") from None
-
-
-def best_precision(device: torch.device) -> Precision:
-    """bf16 where the hardware multiplies in it, fp32 elsewhere (an emulated bf16 is slower than fp32)."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"

@@ -7,6 +7,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_SECONDS = 15.0
 """For a request's line and headers, and for the first byte of a connection."""
 HEAD_BYTES = 64 * 1024
+UNREAD_SECONDS = 30.0
+"""How long an answer may lie unread before its connection is cut; a client that reads slowly, but reads, is waited for."""
 LINGER_SECONDS = 5.0
 """How long the rest of a body is thrown away after its request was answered.
 
@@ -15,9 +17,10 @@ Closing at once would reset the connection, and a client that is still sending w
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which limits neither a head's time nor its size nor a body that nobody reads."""
+    """uvicorn's protocol, which limits neither a head's time nor its size, nor bodies and answers that nobody reads."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _in_head = False
     _head_bytes = 0
     _header_bytes = 0
@@ -28,7 +31,20 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()  # which waits for what is unread
+        self._watch_reader()
 
     def data_received(self, data: bytes) -> None:
         was_in_head = self._in_head
@@ -83,3 +99,19 @@ class PatientProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _watch_reader(self) -> None:
+        self._stop_watching()
+        unread = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self._cut_if_unread, unread)
+
+    def _cut_if_unread(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None

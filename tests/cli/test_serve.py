@@ -22,9 +22,9 @@ COMMAND = Path(sys.executable).parent / "trunkline"
 class Served:
     """A server that has said where it listens."""
 
-    def __init__(self, trunkline: Trunkline, *arguments: str, **environ: str) -> None:
+    def __init__(self, trunkline: Trunkline, *arguments: str, log: Path | None = None, **environ: str) -> None:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL")}
-        self.log = trunkline.folder / "server.log"
+        self.log = log or trunkline.folder / "server.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [COMMAND, "serve", *arguments, "--port", "0", "--threads", "1", "--precision", "fp32", "--json"],
@@ -70,8 +70,8 @@ class Served:
 def serve() -> Iterator[Callable[..., Served]]:
     running: list[Served] = []
 
-    def begin(*arguments: Any, **environ: str) -> Served:
-        running.append(Served(*arguments, **environ))
+    def begin(*arguments: Any, **keywords: Any) -> Served:
+        running.append(Served(*arguments, **keywords))
         return running[-1]
 
     yield begin
@@ -96,6 +96,17 @@ def test_a_release_is_served_until_a_signal_ends_it_well(trained, serve, number)
     assert server.end(number) == 0
     requests = [line for line in server.logged() if line["message"] == "request"]
     assert [(line["route"], line["texts"]) for line in requests] == [("/predict", 1)]
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_log_hurts_no_request(trained, serve):
+    assembled(trained)
+    server = serve(trained, "r1", log=Path("/dev/full"))
+    for _ in range(3):
+        assert server.ask("/predict", {"text": "she saw york"})[0] == 200
+    assert server.ask("/predict", {"text": ""})[0] == 422
+    assert server.ask("/v2/health/ready")[0] == 200
+    assert server.end() == 0
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from contextlib import closing
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from serving.http import connections
 from tests.serving.http.conftest import eventually, reply_of
 
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
 HELLO = json.dumps({"text": "hello"}).encode()
 
 
@@ -170,3 +172,24 @@ def test_what_is_no_http_is_refused(server):
         connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
         assert status_of(connection) == 400
     assert server.predict(text="hello").status == 200
+
+
+def test_a_client_that_reads_nothing_is_cut_off(server, monkeypatch):
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.3)
+    with closing(server.raw()) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+        while True:
+            connection.sendall(DOCUMENT * 100)
+    assert server.predict(text="hello").status == 200
+
+
+def test_a_client_that_reads_slowly_is_waited_for(server, monkeypatch):
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.3)
+    asked = 100
+    with closing(server.raw()) as connection:
+        connection.sendall(DOCUMENT * asked)
+        found = b""
+        while found.count(b"HTTP/1.1 200 OK") < asked:
+            time.sleep(0.02)
+            received = connection.recv(64 * 1024)
+            assert received, "cut off"
+            found += received
