@@ -8,7 +8,7 @@ HEAD_SECONDS = 15.0
 """For a request's line and headers, and for the first byte of a connection."""
 HEAD_BYTES = 64 * 1024
 UNREAD_SECONDS = 30.0
-"""How long an answer may lie unread before its connection is cut; a client that reads slowly, but reads, is waited for."""
+"""How long an answer may lie unread before its connection is cut; a slow reader is waited for."""
 LINGER_SECONDS = 5.0
 """How long the rest of a body is thrown away after its request was answered.
 

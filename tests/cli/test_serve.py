@@ -17,6 +17,8 @@ from tests.cli.conftest import Trunkline, assembled
 from tests.serving.http.conftest import eventually
 
 COMMAND = Path(sys.executable).parent / "trunkline"
+UNFLUSHED = 120
+"""What Python exits with when a stream could not be written to its end."""
 
 
 class Served:
@@ -106,7 +108,7 @@ def test_a_full_disk_under_the_log_hurts_no_request(trained, serve):
         assert server.ask("/predict", {"text": "she saw york"})[0] == 200
     assert server.ask("/predict", {"text": ""})[0] == 422
     assert server.ask("/v2/health/ready")[0] == 200
-    assert server.end() == 0
+    assert server.end() in (0, UNFLUSHED)
 
 
 @pytest.mark.slow
