@@ -25,7 +25,7 @@ import torch
 from peers import Way
 from printed_tables import say, show
 from rich.table import Table
-from setting import Setting, add_options, opened
+from setting import MIXED, Layout, Setting, add_layout_options, add_options, opened
 from texts import Texts, chosen
 from texts import add_options as add_text_options
 
@@ -74,11 +74,11 @@ def peak(width: int, precision: str, lanes: int, threads: int) -> float:
 
 
 def saturation(
-    setting: Setting, precisions: Sequence[str], texts: Texts, way: Way, *, rounds: int, repeats: int
+    setting: Setting, layout: Layout, precisions: Sequence[str], texts: Texts, way: Way, *, rounds: int, repeats: int
 ) -> list[list[str]]:
     rows = []
     for precision in precisions:
-        release = engine_side.load_served(setting, setting.release(setting.mixed), precision)
+        release = engine_side.load_served(setting, setting.release(layout), precision)
         operations = useful_operations(release, texts.lengths)
         engine_side.answer_all([release], texts.texts[:32], way)
         found = []
@@ -95,12 +95,12 @@ def saturation(
     return rows
 
 
-def one_task(setting: Setting, precision: str, texts: Texts, rounds: int) -> list[list[str]]:
-    merged = engine_side.load_served(setting, setting.release(setting.mixed), precision)
+def one_task(setting: Setting, layout: Layout, precision: str, texts: Texts, rounds: int) -> list[list[str]]:
+    merged = engine_side.load_served(setting, setting.release(layout), precision)
     layers = setting.backbone.layer_count
     batch = merged.encoder.encode([(text, None) for text in texts.texts[:32]])
     rows = []
-    for number, (depth, own) in enumerate(setting.mixed):
+    for number, (depth, own) in enumerate(layout):
         task = f"task-{number:02}"
         alone_digest = setting.release([(0, layers)], first_task=number)
         alone = engine_side.load_served(setting, alone_digest, precision)
@@ -128,6 +128,7 @@ def _seconds(release: ServedRelease, task: str, batch: Sequence[object]) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    add_layout_options(parser, len(MIXED))
     add_text_options(parser)
     parser.set_defaults(texts=192)
     parser.add_argument("--precisions", default="fp32,bf16")
@@ -142,19 +143,22 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     setting, precisions = opened(arguments), arguments.precisions.split(",")
+    layout = setting.layout(arguments.layout, arguments.tasks)
     way = Way(*map(int, arguments.way.split(",")))
     when = f"{setting.title}, {way}; torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     columns = ("texts", "precision", "useful GFLOP/s", "peak", "share of the peak")
-    table = Table(*columns, title=f"Saturation, {len(setting.mixed)} tasks, {when}")
+    table = Table(*columns, title=f"Saturation, {len(layout)} tasks, {when}")
     several = chosen(arguments, setting.text_encoder)
     for texts in several:
-        for row in saturation(setting, precisions, texts, way, rounds=arguments.rounds, repeats=arguments.repeats):
+        for row in saturation(
+            setting, layout, precisions, texts, way, rounds=arguments.rounds, repeats=arguments.repeats
+        ):
             table.add_row(*row)
     show(table, markdown=arguments.markdown)
     table = Table(
         "task", "k, l", "of its own model's time", "(k + l) / N", "", title=f"One task asked, 32 texts, {when}"
     )
-    for row in one_task(setting, precisions[-1], several[-1], arguments.rounds):
+    for row in one_task(setting, layout, precisions[-1], several[-1], arguments.rounds):
         table.add_row(*row)
     show(table, markdown=arguments.markdown)
 

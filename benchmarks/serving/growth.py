@@ -78,7 +78,7 @@ def main() -> None:
             setting=setting,
             precisions=[arguments.precision],
             peers=arguments.peers.split(","),
-            tasks=tasks,
+            layout=setting.growing(tasks),
             ways=peers.ways(arguments.budgets),
             sweep_texts=32,
             rounds=arguments.rounds,

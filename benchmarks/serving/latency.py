@@ -28,7 +28,7 @@ from load import Load, Question, poisson, questions, saturated
 from peers import Way
 from printed_tables import say, show
 from rich.table import Table
-from setting import Setting, add_options, opened
+from setting import Layout, Setting, add_layout_options, add_options, opened
 from texts import add_options as add_text_options
 from texts import chosen
 
@@ -53,11 +53,11 @@ def swapping(command: str, server: str, every: float) -> Iterator[list[int]]:
         thread.join()
 
 
-def command_of(setting: Setting, side: str, way: Way, tasks: int, options: Sequence[str], port: int) -> list[str]:
+def command_of(setting: Setting, side: str, way: Way, layout: Layout, options: Sequence[str], port: int) -> list[str]:
     if side in peers.PEERS:
-        return peer_command(setting, side, way, tasks=tasks, copies=tasks, port=port)
+        return peer_command(setting, side, way, tasks=len(layout), copies=len(layout), port=port)
     what, _, precision = side.partition(" ")
-    digest = setting.separate_release(tasks) if what == "apart" else setting.release(setting.growing(tasks))
+    digest = setting.separate_release(len(layout)) if what == "apart" else setting.release(layout)
     return our_command(setting, digest, precision, way, port=port, options=options)
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     add_text_options(parser)
     parser.set_defaults(lengths="mixed")
     parser.add_argument("--sides", default="ours fp32,onnx-fp32", help="ours or apart with a precision, or peers")
-    parser.add_argument("--tasks", type=int, default=peers.TASKS)
+    add_layout_options(parser, peers.TASKS)
     parser.add_argument("--way", default="2,1,256", help="lanes, threads, pieces of a batch, as throughput.py found")
     parser.add_argument("--shares", default="0.5,0.8", help="of saturation")
     parser.add_argument("--rate", type=float, action="append", default=[], help="texts/s for all sides")
@@ -88,7 +88,8 @@ def main() -> None:
     arguments = parser.parse_args()
     setting = opened(arguments)
     way = Way(*map(int, arguments.way.split(",")))
-    names = [f"task-{task:02}" for task in range(arguments.tasks)]
+    layout = setting.layout(arguments.layout, arguments.tasks)
+    names = [f"task-{task:02}" for task in range(len(layout))]
     kept: dict[str, object] = {}
     for texts in chosen(arguments, setting.text_encoder):
         title = f"{setting.title}, {texts.title}; {way}; {datetime.now(UTC):%Y-%m-%d}"
@@ -104,7 +105,7 @@ def main() -> None:
                 asked[f"{side}, one a task"] = questions(texts.texts, names)
             else:
                 asked[f"{side}, streamed"] = questions(texts.texts, path="/predict/stream")
-            with hosted(command_of(setting, side, way, arguments.tasks, options, port), port) as server:
+            with hosted(command_of(setting, side, way, layout, options, port), port) as server:
                 for how, of_side in asked.items():
                     most = saturated(server, of_side, connections=arguments.connections, seconds=arguments.seconds / 3)
                     add_row(table, how, "saturation", most)

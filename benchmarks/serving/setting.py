@@ -37,6 +37,8 @@ MIXED: Layout = ((2, 3), (7, 5), (2, 1), (4, 3), (6, 2), (7, 3), (4, 8), (4, 1))
 INDUSTRIAL: Layout = tuple(shapes(21, 8, 32))
 """21 tasks in 40 layers, 8 of them shared (appendix E)."""
 
+LAYOUTS = ("mixed", "separate", "industrial")
+
 LABEL_COUNTS = (2, 3, 5, 7, 10, 13, 16, 20)
 ENTITIES = ("person", "place", "organisation", "product")
 MAX_LENGTH = 128
@@ -143,6 +145,15 @@ class Setting:
             return MIXED
         return [(max(1, depth * layers // 12), max(1, own * layers // 24)) for depth, own in MIXED]
 
+    def layout(self, name: str, tasks: int) -> Layout:
+        """One of `LAYOUTS`; the industrial one has a number of tasks of its own."""
+        made = {
+            "mixed": lambda: self.growing(tasks),
+            "separate": lambda: [(0, self.backbone.layer_count)] * tasks,
+            "industrial": lambda: INDUSTRIAL,
+        }
+        return made[name]()
+
     def manifest(self, digest: str) -> Manifest:
         return parse_manifest(self.store.read(digest), f"manifest {digest[:12]}")
 
@@ -205,6 +216,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_layout_options(parser: argparse.ArgumentParser, tasks: int) -> None:
+    parser.add_argument("--layout", choices=LAYOUTS, default="mixed", help="industrial: 21 tasks in 40 layers")
+    parser.add_argument("--tasks", type=int, default=tasks, help="of the mixed layout, in turn, or separate")
+
+
 def opened(arguments: argparse.Namespace) -> Setting:
     return Setting.open(arguments.home, arguments.model, Encoder(arguments.layers, arguments.width))
 
@@ -212,17 +228,12 @@ def opened(arguments: argparse.Namespace) -> Setting:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--layout", choices=["mixed", "separate", "industrial"], default="mixed")
-    parser.add_argument("--tasks", type=int, default=8, help="of the mixed layout, in turn, or separate")
+    add_layout_options(parser, len(MIXED))
     parser.add_argument("--token-tasks", type=int, default=0)
     arguments = parser.parse_args()
     setting = opened(arguments)
-    layouts = {
-        "mixed": setting.growing(arguments.tasks),
-        "separate": [(0, setting.backbone.layer_count)] * arguments.tasks,
-        "industrial": INDUSTRIAL,
-    }
-    digest = setting.release(layouts[arguments.layout], token_tasks=arguments.token_tasks)
+    layout = setting.layout(arguments.layout, arguments.tasks)
+    digest = setting.release(layout, token_tasks=arguments.token_tasks)
     manifest = setting.manifest(digest)
     print(f"{digest} in {setting.root}: {manifest.layers_in_use} layers, {manifest.layers_if_separate} if separate")
 

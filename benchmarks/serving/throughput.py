@@ -7,9 +7,10 @@ the last text is answered. Every side is asked in turn, in several rounds, and a
 each side is tried with one batch on all cores and one a core, in batches of several sizes, and keeps what is best for
 it. No side keeps answers.
 
-* *ours*: the mixed layout in one release. *apart*: the same tasks with N layers each in one release that shares
-  nothing but the embeddings, so with ours' own kernels, batches and server: what sharing itself brings, over the layer
-  ratio N × tasks / layer count, is the **sharing efficiency**.
+* *ours*: a layout in one release, the paper's mixed one or its industrial one of 21 tasks in 40 layers. *apart*: the
+  same tasks with N layers each in one release that shares nothing but the embeddings, so with ours' own kernels,
+  batches and server: what sharing itself brings, over the layer ratio N × tasks / layer count, is the **sharing
+  efficiency**.
 * the peers of `peers.py`, over HTTP each asked in both ways: one request for all tasks, and one a task.
 """
 
@@ -36,7 +37,7 @@ from load import Question, all_answered, questions
 from peers import PEERS, PeerTokenizer, Way
 from printed_tables import say, show
 from rich.table import Table
-from setting import Setting, add_options, opened
+from setting import Layout, Setting, add_layout_options, add_options, opened
 from texts import Texts, chosen
 from texts import add_options as add_text_options
 
@@ -49,7 +50,8 @@ class Plan:
     setting: Setting
     precisions: Sequence[str]
     peers: Sequence[str]
-    tasks: int
+    layout: Layout
+    """Of ours; the others have as many tasks."""
     ways: Sequence[Way]
     sweep_texts: int
     """How many texts the best way is found with."""
@@ -58,15 +60,19 @@ class Plan:
     """Sets of encoder weights of a peer in one process; over HTTP each task has its own."""
     connections: int
     repeats: int
-    """How often each text is asked of a server, each round."""
+    """How often each text is asked, each round."""
     serve_options: Sequence[str]
     """Further ones of `trunkline serve`."""
+
+    @property
+    def tasks(self) -> int:
+        return len(self.layout)
 
     @property
     def releases(self) -> dict[str, str]:
         """Digests by what is in them."""
         return {
-            "ours": self.setting.release(self.setting.growing(self.tasks)),
+            "ours": self.setting.release(self.layout),
             "apart": self.setting.separate_release(self.tasks),
         }
 
@@ -78,7 +84,7 @@ class Plan:
 
 def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
     """Every side in this process, in turn, in the way that is best for it."""
-    some = texts.texts[: plan.sweep_texts]
+    some, asked = texts.texts[: plan.sweep_texts], [*texts.texts] * plan.repeats
     runs: dict[str, Callable[[], float]] = {}
     best: dict[str, Way] = {}
     for precision in plan.precisions:
@@ -86,18 +92,18 @@ def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
             side = f"{what} {precision}"
             release = engine_side.load_served(plan.setting, digest, precision)
             best[side] = engine_side.best_way(release, some, plan.ways)
-            runs[side] = partial(engine_side.answer_all, [release], texts.texts, best[side])
+            runs[side] = partial(engine_side.answer_all, [release], asked, best[side])
             say(f"{texts.name}: {side}: {best[side]}")
     tokenizer = PeerTokenizer(plan.setting.folder, plan.setting.backbone.max_length)
     for name in plan.peers:
         found = peers.at_its_best(name, plan.setting, some, tasks=plan.tasks, copies=plan.copies, tried=plan.ways)
         best[name] = found.way
-        runs[name] = partial(peers.answer_all, found.peer, tokenizer, texts.texts, found.way)
+        runs[name] = partial(peers.answer_all, found.peer, tokenizer, asked, found.way)
         say(f"{texts.name}: {name}: {found.way}")
     rates: dict[str, list[float]] = {side: [] for side in runs}
     for number in range(plan.rounds):
         for side, run in runs.items():
-            rates[side].append(len(texts.texts) / run())
+            rates[side].append(len(asked) / run())
         say(f"{texts.name}: engine, round {number + 1} of {plan.rounds}")
     runs.clear()
     gc.collect()
@@ -183,14 +189,14 @@ def main() -> None:
     add_text_options(parser)
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--precisions", default="fp32,bf16", help="of ours")
-    parser.add_argument("--tasks", type=int, default=peers.TASKS)
+    add_layout_options(parser, peers.TASKS)
     parser.add_argument("--parts", default="engine,http")
     peers.add_budgets(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sweep-texts", type=int, default=192)
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
     parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
-    parser.add_argument("--repeats", type=int, default=1, help="how often each text is asked of a server, each round")
+    parser.add_argument("--repeats", type=int, default=1, help="how often each text is asked, each round")
     parser.add_argument("--serve-options", default="", help="further ones of `trunkline serve`")
     parser.add_argument("--quick", action="store_true", help="see that it runs, on a tiny encoder")
     parser.add_argument("--markdown", action="store_true")
@@ -206,7 +212,7 @@ def main() -> None:
         setting=setting,
         precisions=arguments.precisions.split(","),
         peers=[name for name in arguments.peers.split(",") if name],
-        tasks=arguments.tasks,
+        layout=setting.layout(arguments.layout, arguments.tasks),
         ways=peers.ways(arguments.budgets),
         sweep_texts=arguments.sweep_texts,
         rounds=arguments.rounds,
