@@ -62,8 +62,8 @@ def serve(
         str, typer.Option(metavar="NAME", help="What the Open Inference Protocol calls the model.")
     ] = "trunkline",
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        typer.Option(help="To compute in; auto is bf16 where the hardware multiplies faster in it."),
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="To compute in; auto is bf16 where the hardware multiplies faster in it, else fp32."),
     ] = "auto",
     lanes: Annotated[
         int | None,
@@ -263,7 +263,7 @@ def _use_of_cores(lanes: int | None, threads: int | None, device: str) -> dict[s
     return {"lanes": lanes, "threads": threads or max(1, cores // lanes)}
 
 
-def _form(precision: Literal["auto", "fp32", "bf16"]) -> "Form":
+def _form(precision: Literal["auto", "fp32", "bf16", "fp16"]) -> "Form":
     import torch
 
     from modeling.inference import Form

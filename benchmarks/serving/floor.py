@@ -29,6 +29,7 @@ from setting import MIXED, Layout, Setting, add_layout_options, add_options, ope
 from texts import Texts, chosen
 from texts import add_options as add_text_options
 
+from modeling.inference import DTYPES, Precision
 from modeling.inference_layers import PreparedLinear
 from serving.served_release import ServedRelease
 
@@ -50,9 +51,9 @@ def useful_operations(release: ServedRelease, lengths: Sequence[int]) -> float:
     return total
 
 
-def peak(width: int, precision: str, lanes: int, threads: int) -> float:
+def peak(width: int, precision: Precision, lanes: int, threads: int) -> float:
     """Operations a second of a layer's widest product, on so many lanes at once."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    dtype = DTYPES[precision]
     x = torch.randn(_PEAK_ROWS, width).to(dtype)
     linear = PreparedLinear(torch.randn(4 * width, width), torch.zeros(4 * width), dtype=dtype, device=x.device)
     done = [0] * lanes

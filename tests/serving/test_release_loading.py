@@ -76,10 +76,11 @@ def test_a_replaced_release_goes_without_the_collector(pinned, stored, branches)
         engine.close(timeout=10.0)
 
 
-def test_another_precision_takes_nothing_over(release, pinned):
-    form = Form("bf16", torch.device("cpu"))
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_another_precision_takes_nothing_over(release, pinned, precision):
+    form = Form(precision, torch.device("cpu"))
     new = load_served_release(release.digest, pinned.store, name="r1", form=form, previous=release)
-    assert new.precision == "bf16"
+    assert new.precision == precision
     assert not set(new.model.branches.values()) & set(release.model.branches.values())
     assert new.branch_keys != release.branch_keys
 
