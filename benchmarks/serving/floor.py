@@ -4,9 +4,9 @@
 
 *Saturation*: all texts waiting in the engine, all tasks asked. Useful operations are those of the texts' own pieces:
 2 · 12 · H² a piece and layer, 4 · T · H for attention in a text of T pieces, and of a layer that only the first piece
-is read of the keys' and values' product and one piece's rest. The peak is that of the widest product of a layer, 1,024
-rows of H by 4 · H in oneDNN's layout, on as many threads at once as the engine uses; engine and peak are measured in
-turn, and a share is that of one round.
+is read of the keys' and values' product and one piece's rest. There are two peaks, both of 1,024 rows in oneDNN's
+layout on as many threads at once as the engine uses: that of a layer's widest product, H by 4 · H, and that of its four
+products one after the other, without the GELU. Engine and peaks are measured in turn, and a share is that of one round.
 
 *One task*: the seconds of a batch asked for one task of the merged release, over those of the same task as a model of
 its own, (k, l) = (0, N), with the same kernels, in turn; beside it (k + l) / N.
@@ -33,8 +33,13 @@ from modeling.inference import DTYPES, Precision
 from modeling.inference_layers import PreparedLinear
 from serving.served_release import ServedRelease
 
-_PEAK_ROWS = 1024
+PEAK_ROWS = 1024
 _PEAK_SECONDS = 1.0
+
+
+def layer_operations(width: int, length: int) -> float:
+    """Of one text of so many pieces."""
+    return 24.0 * width**2 * length + 4.0 * length**2 * width
 
 
 def useful_operations(release: ServedRelease, lengths: Sequence[int]) -> float:
@@ -45,24 +50,40 @@ def useful_operations(release: ServedRelease, lengths: Sequence[int]) -> float:
     whole = release.manifest.layers_in_use - firsts
     total = 0.0
     for length in lengths:
-        layer = 24 * width**2 * length + 4 * length**2 * width
+        layer = layer_operations(width, length)
         first = 4 * width**2 * length + 20 * width**2 + 4 * length * width
         total += whole * layer + firsts * first
     return total
 
 
-def peak(width: int, precision: Precision, lanes: int, threads: int) -> float:
-    """Operations a second of a layer's widest product, on so many lanes at once."""
+def own_products(width: int) -> list[tuple[int, int]]:
+    """(inputs, outputs) of a layer's products: queries, keys and values; attention's output; expansion; contraction."""
+    return [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
+
+
+def peak(products: Sequence[tuple[int, int]], precision: Precision, lanes: int, threads: int) -> float:
+    """Operations a second of these products, one after the other, on so many lanes at once.
+
+    Args:
+        products: (inputs, outputs) of each.
+    """
     dtype = DTYPES[precision]
-    x = torch.randn(_PEAK_ROWS, width).to(dtype)
-    linear = PreparedLinear(torch.randn(4 * width, width), torch.zeros(4 * width), dtype=dtype, device=x.device)
+    cpu = torch.device("cpu")
+    work = [
+        (
+            torch.randn(PEAK_ROWS, inputs).to(dtype),
+            PreparedLinear(torch.randn(outputs, inputs), torch.zeros(outputs), dtype=dtype, device=cpu),
+        )
+        for inputs, outputs in products
+    ]
     done = [0] * lanes
     end = time.perf_counter() + _PEAK_SECONDS
 
     def multiply(lane: int) -> None:
         torch.set_num_threads(threads)
         while time.perf_counter() < end:
-            linear(x)
+            for x, linear in work:
+                linear(x)
             done[lane] += 1
 
     begun = time.perf_counter()
@@ -71,7 +92,8 @@ def peak(width: int, precision: Precision, lanes: int, threads: int) -> float:
         worker.start()
     for worker in workers:
         worker.join()
-    return sum(done) * 2.0 * _PEAK_ROWS * width * 4 * width / (time.perf_counter() - begun)
+    operations = sum(2.0 * PEAK_ROWS * inputs * outputs for inputs, outputs in products)
+    return sum(done) * operations / (time.perf_counter() - begun)
 
 
 def saturation(
@@ -82,18 +104,22 @@ def saturation(
         release = engine_side.load_served(setting, setting.release(layout), precision)
         operations = useful_operations(release, texts.lengths)
         engine_side.answer_all([release], texts.texts[:32], way)
-        found = []
+        width = setting.backbone.hidden_size
+        found: list[tuple[float, float, float]] = []
         for _ in range(rounds):
             seconds = engine_side.answer_all([release], list(texts.texts) * repeats, way)
-            found.append(
-                (operations * repeats / seconds, peak(setting.backbone.hidden_size, precision, way.lanes, way.threads))
-            )
-        shares = sorted(ours / most for ours, most in found)
-        ours, most = (statistics.median(column) / 1e9 for column in zip(*found, strict=True))
-        share = f"{statistics.median(shares):.0%} ({shares[0]:.0%}-{shares[-1]:.0%})"
-        rows.append([texts.name, precision, f"{ours:.0f}", f"{most:.0f}", share])
-        say(f"saturation, {texts.name}, {precision}: {share}")
+            widest = peak([(width, 4 * width)], precision, way.lanes, way.threads)
+            own = peak(own_products(width), precision, way.lanes, way.threads)
+            found.append((operations * repeats / seconds, widest, own))
+        medians = [f"{statistics.median(rates) / 1e9:.0f}" for rates in zip(*found, strict=True)]
+        of_widest, of_own = (_share([one[0] / one[kind] for one in found]) for kind in (1, 2))
+        rows.append([texts.name, precision, *medians[:2], of_widest, medians[2], of_own])
+        say(f"saturation, {texts.name}, {precision}: {of_widest} of the widest product, {of_own} of all four")
     return rows
+
+
+def _share(shares: Sequence[float]) -> str:
+    return f"{statistics.median(shares):.0%} ({min(shares):.0%}-{max(shares):.0%})"
 
 
 def one_task(setting: Setting, layout: Layout, precision: str, texts: Texts, rounds: int) -> list[list[str]]:
@@ -147,7 +173,7 @@ def main() -> None:
     layout = setting.layout(arguments.layout, arguments.tasks)
     way = Way(*map(int, arguments.way.split(",")))
     when = f"{setting.title}, {way}; torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
-    columns = ("texts", "precision", "useful GFLOP/s", "peak", "share of the peak")
+    columns = ("texts", "precision", "useful GFLOP/s", "widest product", "share", "its own four", "share")
     table = Table(*columns, title=f"Saturation, {len(layout)} tasks, {when}")
     several = chosen(arguments, setting.text_encoder)
     for texts in several:

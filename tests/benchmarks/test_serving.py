@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from floor import layer_operations, own_products, peak
+from layers import BATCHES, products, rates_in_turn, shares
 from load import Load, poisson, questions, saturated
 from peer_server import Batcher, _Asked
 from peers import Way, load_peer, padded
@@ -47,6 +49,27 @@ def test_separate_releases_hold_the_same_modules_as_the_one_that_shares_nothing(
     assert [one.module for one in together.tasks.values()] == [
         branch.module for one in apart for branch in one.tasks.values()
     ]
+
+
+def test_ways_are_measured_in_turn() -> None:
+    order = []
+    ways = [(lambda: order.append("one"), 1.0), (lambda: order.append("other"), 2.0)]
+    one, other = rates_in_turn(ways, rounds=2)
+    assert len(one) == len(other) == 2
+    begins = [name for number, name in enumerate(order) if number == 0 or order[number - 1] != name]
+    assert begins == ["one", "other"] * 3  # a warm-up and two rounds
+
+
+def test_the_own_products_are_those_that_a_layers_operations_count() -> None:
+    multiplied = sum(2 * inputs * outputs for inputs, outputs in own_products(64))
+    attention = 4 * 64
+    assert layer_operations(64, 1) == multiplied + attention
+    assert peak(own_products(64), "fp32", lanes=2, threads=1) > 0
+
+
+def test_a_layer_is_measured_beside_its_peak(setting: Setting) -> None:
+    assert len(shares(setting, "fp32", rounds=1)) == len(BATCHES)
+    assert products(64, ["fp32", "bf16"], rounds=1).row_count == 4
 
 
 def test_texts_have_the_lengths_that_they_are_said_to_have(setting: Setting) -> None:

@@ -1,0 +1,145 @@
+"""What one layer makes of a core: its products, and how much of their peak is left for texts.
+
+    .venv/bin/python benchmarks/serving/layers.py --home FOLDER [--model FOLDER] [--precisions fp32,bf16]
+
+*Products*: GFLOP/s of a layer's products on one thread, as torch keeps weights (`functional.linear`) and in oneDNN's
+layout (`PreparedLinear`), alone and with GELU behind it; all ways in turn, the median of the rounds.
+
+*A layer*: useful operations a second of a whole layer over batches of several kinds, as a share of the peak, which is
+the widest product of the first table with 1,024 rows in oneDNN's layout, measured in turn with it. Operations are those
+of `floor.py`.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import cast
+
+import beside  # noqa: F401
+import torch
+from floor import PEAK_ROWS, layer_operations
+from printed_tables import say, show
+from rich.table import Table
+from setting import Setting, add_options, opened
+from torch.nn import functional
+from transformers.activations import GELUActivation
+
+from modeling.backbone import load_trunk
+from modeling.inference import DTYPES, Form, Precision, inference_layer
+from modeling.inference_layers import PreparedLinear
+from modeling.packing import Packed
+from modeling.text import EncodedText
+
+CPU = torch.device("cpu")
+_AT_LEAST = 0.05
+"""Seconds of one measurement."""
+
+_drawn = random.Random(0)  # noqa: S311
+BATCHES: Mapping[str, Sequence[int]] = {
+    "32 texts of 32 pieces": [32] * 32,
+    "80 texts of 6-20": [_drawn.randint(6, 20) for _ in range(80)],
+    "32 texts of 4-128": [_drawn.randint(4, 128) for _ in range(32)],
+    "4 texts of 16-48": [16, 24, 32, 48],
+    "1 text of 16": [16],
+}
+"""Lengths in pieces."""
+
+
+Way = tuple[Callable[[], object], float]
+"""What is called, and how many operations that is."""
+
+
+def rates_in_turn(ways: Sequence[Way], rounds: int) -> list[list[float]]:
+    """Of each way: operations a second, one a round."""
+    found: list[list[float]] = [[] for _ in ways]
+    with torch.inference_mode():
+        for call, _ in ways:
+            call()
+        for _ in range(rounds):
+            for rates, (call, operations) in zip(found, ways, strict=True):
+                calls, begun = 0, time.perf_counter()
+                while (seconds := time.perf_counter() - begun) < _AT_LEAST:
+                    call()
+                    calls += 1
+                rates.append(operations * calls / seconds)
+    return found
+
+
+def product_ways(rows: int, inputs: int, outputs: int, precision: Precision) -> list[Way]:
+    """As torch keeps weights, in oneDNN's layout, and that with GELU."""
+    dtype = DTYPES[precision]
+    x, weight, bias = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs) * 0.02, torch.zeros(outputs)
+    plain_weight, plain_bias = weight.to(dtype), bias.to(dtype)
+    prepared = PreparedLinear(weight, bias, dtype=dtype, device=CPU)
+    with_gelu = PreparedLinear(weight, bias, dtype=dtype, device=CPU, activation=GELUActivation())
+    operations = 2.0 * rows * inputs * outputs
+    return [
+        (lambda: functional.linear(x, plain_weight, plain_bias), operations),
+        (lambda: prepared(x), operations),
+        (lambda: with_gelu(x), operations),
+    ]
+
+
+def products(width: int, precisions: Sequence[Precision], rounds: int) -> Table:
+    columns = [f"{precision}, {way}" for precision in precisions for way in ("torch", "oneDNN layout", "with GELU")]
+    table = Table("product", *columns, title=f"GFLOP/s on one thread, {_machine()}")
+    shapes = ((PEAK_ROWS, width, 3 * width), (PEAK_ROWS, width, 4 * width), (PEAK_ROWS, 4 * width, width))
+    for rows, inputs, outputs in (*shapes, (32, width, 4 * width)):
+        medians = [
+            statistics.median(rates)
+            for precision in precisions
+            for rates in rates_in_turn(product_ways(rows, inputs, outputs, precision), rounds)
+        ]
+        table.add_row(f"{rows} rows, {inputs} → {outputs}", *(f"{rate / 1e9:.0f}" for rate in medians))
+        say(f"{rows} rows, {inputs} → {outputs}")
+    return table
+
+
+def shares(setting: Setting, precision: Precision, rounds: int) -> list[str]:
+    """Of the peak, one a batch of `BATCHES`: "median (lowest-highest)"."""
+    backbone, width = setting.backbone, setting.backbone.hidden_size
+    trunk = load_trunk(
+        config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:1], store=setting.store
+    )
+    layer = inference_layer(trunk.layers[0], trunk.config, Form(precision, CPU))
+    _, peak, _ = product_ways(PEAK_ROWS, width, 4 * width, precision)
+    cells = []
+    for name, lengths in BATCHES.items():
+        rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
+        packed = Packed(rows, range(len(rows)), hidden_size=width, device=CPU)
+        hidden = torch.randn(packed.size, width).to(DTYPES[precision])
+        operations = sum(layer_operations(width, length) for length in lengths)
+        most, ours = rates_in_turn([peak, (lambda: layer(hidden, packed), operations)], rounds)  # noqa: B023 - asked here
+        found = sorted(mine / theirs for mine, theirs in zip(ours, most, strict=True))
+        cells.append(f"{statistics.median(found):.0%} ({found[0]:.0%}-{found[-1]:.0%})")
+        say(f"{precision}, {name}: {cells[-1]}")
+    return cells
+
+
+def _machine() -> str:
+    return f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    setting = opened(arguments)
+    precisions = cast("list[Precision]", arguments.precisions.split(","))
+    show(products(setting.backbone.hidden_size, precisions, arguments.rounds), markdown=arguments.markdown)
+    title = f"A layer on one thread, share of the peak; {setting.title}, {_machine()}"
+    table = Table("precision", *BATCHES, title=title)
+    for precision in precisions:
+        table.add_row(precision, *shares(setting, precision, arguments.rounds))
+    show(table, markdown=arguments.markdown)
+
+
+if __name__ == "__main__":
+    main()
