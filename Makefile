@@ -46,7 +46,7 @@ format: setup ## let ruff mend format and what else it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-demo: setup ## the whole job on real text, in under five minutes
+demo: setup ## the whole job on real text, in some five minutes
 	@$(BIN)/python examples/demo.py
 
 docs: setup ## write docs/cli.md from the commands

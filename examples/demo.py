@@ -7,14 +7,17 @@ is printed as you would type it. It leaves a `.trunkline/` in the working folder
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from demo_data import write_demo_data
@@ -196,6 +199,45 @@ def time_against_separate(release: LoadedRelease, specs: dict[str, TaskSpec], fo
     )
 
 
+def serve_and_ask(sentence: str) -> None:
+    """The newest release served by a process of its own, and each task's answer when it comes."""
+    command = ["serve", "latest", "--port", "0"]
+    console.print(f"\n[bold]$ trunkline {' '.join(command)} &[/bold]")
+    log = HOME / "demo" / "server.log"
+    with log.open("wb") as errors:
+        server = subprocess.Popen(  # noqa: S603
+            [Path(sys.executable).parent / "trunkline", *command],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    with server:
+        try:
+            if not (said := server.stdout.readline()):
+                raise DemoFailed(f"the server did not start; {log} says why")
+            console.print(said.rstrip(), soft_wrap=True)
+            stream_answers(said.split()[-1], sentence)
+        finally:
+            server.terminate()
+
+
+def stream_answers(server: str, sentence: str) -> None:
+    asked = json.dumps({"text": sentence})
+    console.print(f"[bold]$ curl -N {server}/predict/stream -d '{asked}'[/bold]", soft_wrap=True, highlight=False)
+    table = Table("after", "task", "answer")
+    begin = time.perf_counter()
+    with urllib.request.urlopen(f"{server}/predict/stream", asked.encode(), timeout=60) as lines:  # noqa: S310
+        for line in lines:
+            _, found, data = line.decode().partition("data: ")
+            if found and (event := json.loads(data)).keys() >= {"task", "answer"}:
+                after = f"{1000 * (time.perf_counter() - begin):.0f} ms"
+                table.add_row(after, event["task"], shorten(json.dumps(event["answer"]), 48, placeholder=" …"))
+    console.print(table)
+    if not table.row_count:
+        raise DemoFailed(f"{server} gave no answer")
+
+
 def show_metrics(results: dict[str, TaskResult]) -> None:
     table = Table("task", "dev metric", "teacher", "student", "in the release")
     for task, result in results.items():
@@ -238,6 +280,9 @@ def demo() -> None:
     for sentence in SENTENCES:
         run("predict", "latest", sentence)
 
+    title("Served over HTTP: each answer leaves when its branch is done")
+    serve_and_ask(SENTENCES[0])
+
     title("What to try next")
     for line in (
         "source .venv/bin/activate",
@@ -245,6 +290,7 @@ def demo() -> None:
         "trunkline task history tweet-sentiment",
         "trunkline task rollback tweet-sentiment --alias champion",
         "trunkline distil news-topic/1 --layers 1 --depth 5",
+        "trunkline serve latest     (docs/serving.md: what to ask it)",
         "trunkline audit list --limit 10",
         "trunkline task register my-task.yaml --team social     (README: your own task)",
     ):
