@@ -8,7 +8,7 @@ docs/serving_speed.md measures.
 P = pieces on a line, R = rows, H = hidden size, N = heads, D = size of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -86,6 +86,7 @@ class InferenceLayer:
         parts = LayerParts.of(layer, config)
         self._heads = parts.heads
         self._dtype, self._device = dtype, device
+        self._attended = best_attention(dtype, device)
         self._prepare_attention(parts, (parts.query.weight.shape[0] // parts.heads) ** -0.5)
         self._attention_output = self._prepared(parts.attention_output.weight, parts.attention_output.bias)
         self._attention_norm = _Norm(parts.attention_norm, dtype, device)
@@ -99,7 +100,7 @@ class InferenceLayer:
         for group in packed.groups:
             own = projected[group.start : group.start + group.blocks * group.width]
             query, key, value = _by_head(own, 3, group.blocks, self._heads)
-            context.append(_attended(query, key, value, group.bias, group.blocks))
+            context.append(self._attended(query, key, value, group.bias))
         return self._after_attention(hidden, _joined(context))
 
     def _prepare_attention(self, parts: LayerParts, scale: float) -> None:
@@ -132,7 +133,7 @@ class FirstPieceLayer(InferenceLayer):
             own = projected[group.start : group.start + group.blocks * group.width]
             key, value = _by_head(own, 2, group.blocks, self._heads)
             (query,) = _by_head(asking, 1, group.blocks, self._heads)
-            context.append(_attended(query, key, value, group.first_bias, group.blocks))
+            context.append(self._attended(query, key, value, group.first_bias))
         order = packed.first_order
         return self._after_attention(firsts.index_select(0, order), _joined(context).index_select(0, order))
 
@@ -153,24 +154,38 @@ class _Norm:
 
 
 def _by_head(projected: Tensor, count: int, blocks: int, heads: int) -> Sequence[Tensor]:
-    """[blocks · M, count·N·D] -> count of [blocks · N, M, D]."""
-    apart = projected.view(blocks, -1, count, heads, projected.shape[1] // (count * heads)).permute(2, 0, 3, 1, 4)
-    return apart.reshape(count, blocks * heads, apart.shape[3], apart.shape[4]).unbind(0)
+    """[blocks · M, count·N·D] -> count views of it, [blocks, N, M, D]."""
+    apart = projected.view(blocks, -1, count, heads, projected.shape[1] // (count * heads))
+    return apart.permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, blocks: int) -> Tensor:
-    """The context [blocks · M, N·D] of queries [blocks · N, M, D] among keys and values [blocks · N, width, D].
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""The context [blocks · M, N·D] of queries [blocks, N, M, D] among keys and values [blocks, N, width, D]; the last one
+is the bias, [blocks, 1, M, width] fp32, added to the scores. The scale is in the queries."""
 
-    Args:
-        bias: [blocks, 1, M, width] fp32, added to the scores.
-    """
+
+def best_attention(dtype: torch.dtype, device: torch.device) -> Attention:
+    """torch's fused kernel where it is faster: in bf16 on a processor with AMX (docs/serving_speed.md)."""
+    amx = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    return fused_attention if dtype is torch.bfloat16 and amx else attention_by_products
+
+
+def attention_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention as two batched products, whose scores are as wide as a block."""
+    blocks, heads, asked, size = query.shape
+    query, key, value = (one.reshape(blocks * heads, -1, size) for one in (query, key, value))
     # In fp32 also where the products are bf16: torch's bf16 softmax takes up to four times as long on a CPU.
     scores = torch.bmm(query, key.transpose(1, 2)).float()
     if bias is not None:
-        scores.view(blocks, -1, *scores.shape[1:]).add_(bias)
-    context = torch.bmm(scores.softmax(-1).to(value.dtype), value)
-    apart = context.view(blocks, -1, context.shape[1], context.shape[2])
-    return apart.transpose(1, 2).reshape(blocks * context.shape[1], -1)
+        scores.view(blocks, heads, *scores.shape[1:]).add_(bias)
+    context = torch.bmm(scores.softmax(-1).to(value.dtype), value).view(blocks, heads, asked, size)
+    return context.transpose(1, 2).reshape(blocks * asked, heads * size)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """The same by torch's kernel, which keeps no scores and reads queries, keys and values where they lie."""
+    context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+    return context.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[3])
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,9 @@
 *Products*: GFLOP/s of a layer's products on one thread, as torch keeps weights (`functional.linear`) and in oneDNN's
 layout (`PreparedLinear`), alone and with GELU behind it; all ways in turn, the median of the rounds.
 
+*Attention*: milliseconds of one layer's, over 1,024 pieces in blocks of several widths, as two batched products and by
+torch's fused kernel; in turn, the median of the rounds.
+
 *A layer*: useful operations a second of a whole layer over batches of several kinds, as a share of the peak, which is
 the widest product of the first table with 1,024 rows in oneDNN's layout, measured in turn with it. Operations are those
 of `floor.py`.
@@ -29,11 +32,12 @@ from transformers.activations import GELUActivation
 
 from modeling.backbone import load_trunk
 from modeling.inference import DTYPES, Form, Precision, inference_layer
-from modeling.inference_layers import PreparedLinear
+from modeling.inference_layers import PreparedLinear, attention_by_products, fused_attention
 from modeling.packing import Packed
 from modeling.text import EncodedText
 
 CPU = torch.device("cpu")
+BLOCK_WIDTHS = (16, 32, 64, 128)
 _AT_LEAST = 0.05
 """Seconds of one measurement."""
 
@@ -98,6 +102,28 @@ def products(width: int, precisions: Sequence[Precision], rounds: int) -> Table:
     return table
 
 
+def attention(width: int, heads: int, precisions: Sequence[Precision], rounds: int) -> Table:
+    columns = [f"{precision}, {way}" for precision in precisions for way in ("products", "fused")]
+    table = Table("blocks", *columns, title=f"Milliseconds of a layer's attention on one thread, {_machine()}")
+    for block in BLOCK_WIDTHS:
+        cells = []
+        for precision in precisions:
+            shape, dtype = (PEAK_ROWS // block, block, 3, heads, width // heads), DTYPES[precision]
+            query, key, value = torch.randn(shape).to(dtype).permute(2, 0, 3, 1, 4).unbind(0)
+            halves = torch.arange(block) < block // 2
+            apart = halves[:, None] != halves
+            bias = torch.zeros(apart.shape).masked_fill_(apart, torch.finfo(torch.float32).min)
+            bias = bias.expand(shape[0], 1, block, block)
+            ways = [
+                (lambda: attention_by_products(query, key, value, bias), 1.0),  # noqa: B023 - asked here
+                (lambda: fused_attention(query, key, value, bias), 1.0),  # noqa: B023
+            ]
+            cells += [f"{1e3 / statistics.median(rates):.2f}" for rates in rates_in_turn(ways, rounds)]
+        table.add_row(f"{PEAK_ROWS // block} of {block} pieces", *cells)
+        say(f"attention in blocks of {block}")
+    return table
+
+
 def shares(setting: Setting, precision: Precision, rounds: int) -> list[str]:
     """Of the peak, one a batch of `BATCHES`: "median (lowest-highest)"."""
     backbone, width = setting.backbone, setting.backbone.hidden_size
@@ -134,6 +160,9 @@ def main() -> None:
     setting = opened(arguments)
     precisions = cast("list[Precision]", arguments.precisions.split(","))
     show(products(setting.backbone.hidden_size, precisions, arguments.rounds), markdown=arguments.markdown)
+    heads = setting.backbone.config["num_attention_heads"]
+    table = attention(setting.backbone.hidden_size, heads, precisions, arguments.rounds)
+    show(table, markdown=arguments.markdown)
     title = f"A layer on one thread, share of the peak; {setting.title}, {_machine()}"
     table = Table("precision", *BATCHES, title=title)
     for precision in precisions:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -84,7 +85,6 @@ def serve() -> Iterator[Callable[..., Served]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.slow
 def test_a_release_is_served_until_a_signal_ends_it_well(trained, serve, number):
     release = assembled(trained)["release"]
     server = serve(trained, "r1")
@@ -109,6 +109,33 @@ def test_a_full_disk_under_the_log_hurts_no_request(trained, serve):
     assert server.ask("/predict", {"text": ""})[0] == 422
     assert server.ask("/v2/health/ready")[0] == 200
     assert server.end() in (0, UNFLUSHED)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_keeps_the_old_release_until_there_is_room(trained, serve, s3, s3_bucket):
+    """A limit on the size of files fails every write of the server as a full disk does: the log, and the local copies
+    of what a promoted release has in the bucket."""
+    first = assembled(trained)["release"]["name"]
+    trained.done("task", "promote", "classification/1", "--alias", "champion")
+    second = assembled(trained)["release"]["name"]
+    for name in (first, second):
+        trained.done("release", "push", name, f"s3://{s3_bucket}")
+    trained.done("channel", "create", "production", "--takes", "verified")
+    trained.done("release", "promote", first, "--channel", "production")
+    bucket = s3.environment | {"TRUNKLINE_ARTIFACT_ROOT": f"s3://{s3_bucket}"}
+    server = serve(trained, "--channel", "production", "--poll-seconds", "0.1", **bucket)
+    whole = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, whole[1]))
+    trained.done("release", "promote", second, "--channel", "production")
+    eventually(lambda: server.ask("/release")[1]["following"]["failure"] is not None, "the full disk is met")
+    failure = server.ask("/release")[1]["following"]["failure"]
+    assert failure["release"] == second
+    assert "free some space" in failure["error"]
+    assert server.release() == first
+    assert server.ask("/v2/health/ready")[0] == 200
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, whole)
+    eventually(lambda: server.release() == second, "with room, the promoted release answers")
+    assert server.end() == 0
 
 
 @pytest.mark.slow

@@ -5,9 +5,11 @@ import itertools
 import pytest
 import torch
 
+from modeling import inference_layers
 from modeling.backbone import load_text_encoder
 from modeling.batching import row_outputs
 from modeling.inference import Form, InferenceBranch, InferenceModel, InferenceTrunk
+from modeling.inference_layers import attention_by_products, best_attention, fused_attention
 from modeling.multitask import load_merged_model
 from registry.domain.families import FAMILIES
 from registry.domain.task_specs import TaskType
@@ -68,7 +70,9 @@ def merged(pinned, make_branch, make_manifest):
     return load_merged_model(manifest, pinned.store), load_text_encoder(manifest.trunk, pinned.store)
 
 
-def test_all_heads_answer_as_the_merged_model_does(merged):
+@pytest.mark.parametrize("attention", [attention_by_products, fused_attention])
+def test_all_heads_answer_as_the_merged_model_does(merged, monkeypatch, attention):
+    monkeypatch.setattr(inference_layers, "best_attention", lambda dtype, device: attention)
     model, encoder = merged
     encoded = encoder.encode(TEXTS)
     rows = {task: list(range(len(TEXTS))) for task in model.frozen_depths}
@@ -146,7 +150,9 @@ def test_an_answer_is_there_before_deeper_layers_are_computed(merged):
     assert computed == [1, 2, 3]
 
 
-def test_bf16_stays_near_fp32(merged):
+@pytest.mark.parametrize("attention", [attention_by_products, fused_attention])
+def test_bf16_stays_near_fp32(merged, monkeypatch, attention):
+    monkeypatch.setattr(inference_layers, "best_attention", lambda dtype, device: attention)
     model, encoder = merged
     encoded = encoder.encode(TEXTS)
     rows = {task: list(range(len(TEXTS))) for task in model.frozen_depths}
@@ -158,3 +164,16 @@ def test_bf16_stays_near_fp32(merged):
             assert ours.dtype == torch.float32
             scale = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
             assert ours.numel() == 0 or float((ours - theirs).abs().max()) / scale < 0.1
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype", "chosen"),
+    [
+        ({"amx_bf16": True}, torch.bfloat16, fused_attention),
+        ({"amx_bf16": True}, torch.float32, attention_by_products),
+        ({"avx512_bf16": True}, torch.bfloat16, attention_by_products),
+    ],
+)
+def test_the_fused_attention_is_for_bf16_on_amx(monkeypatch, capabilities, dtype, chosen):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert best_attention(dtype, CPU) is chosen
