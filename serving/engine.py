@@ -34,8 +34,11 @@ class EngineObserver(Protocol):
     def batch(self, *, texts: int, tokens: int, padding: int, seconds: float) -> None:
         """A batch was computed: tokens of texts, and tokens computed beside them."""
 
+    def tokenised(self, *, texts: int, seconds: float) -> None:
+        """So many texts of a request were turned into tokens."""
+
     def waited(self, *, texts: int, seconds: float) -> None:
-        """So many texts entered a batch after they had waited this long."""
+        """So many texts of a request entered a batch after they had waited in line this long."""
 
     def answered(self, *, task: str, version: int, answers: int, seconds: float) -> None:
         """Answers left, so long after their request was taken in."""
@@ -48,6 +51,8 @@ class Unobserved:
     """Tells nobody."""
 
     def batch(self, *, texts: int, tokens: int, padding: int, seconds: float) -> None: ...
+
+    def tokenised(self, *, texts: int, seconds: float) -> None: ...
 
     def waited(self, *, texts: int, seconds: float) -> None: ...
 
@@ -156,7 +161,10 @@ class Engine:
         open_texts = [number for number, of_text in enumerate(of_texts) if len(known[number]) < len(of_text)]
         if open_texts:
             self._line.refuse_without_room(len(open_texts))
+        begun = time.monotonic()
         encoded = release.encoder.encode([(texts[number].text, texts[number].text_pair) for number in open_texts])
+        if open_texts:
+            _tell(self._observer.tokenised, texts=len(open_texts), seconds=time.monotonic() - begun)
         truncated = [any(one.truncated for one in found.values()) for found in known]
         for number, row in zip(open_texts, encoded, strict=True):
             truncated[number] = row.truncated
@@ -203,7 +211,7 @@ class Engine:
             return False
         begun = time.monotonic()
         for request, texts in Counter(question.request for question in batch).items():
-            _tell(self._observer.waited, texts=texts, seconds=begun - request.entered)
+            _tell(self._observer.waited, texts=texts, seconds=begun - request.lined_up)
         self._answer_or_halve(batch)
         self._line.computed(len(batch) * len(self._lanes), time.monotonic() - begun)
         return True

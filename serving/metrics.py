@@ -31,12 +31,13 @@ class ServerMetrics:
         )
         self._stage_seconds = histogram(
             "stage_seconds",
-            "Of requests for answers: a text's wait in the queue, a batch's computation, a request from end to end.",
+            "Of requests for answers: making tokens, the wait of a request's texts for a batch, a batch's computation, "
+            "a request from end to end.",
             ["stage"],
             buckets=SECONDS,
         )
-        self._queue_seconds, self._compute_seconds, self._total_seconds = (
-            self._stage_seconds.labels(stage) for stage in ("queue", "compute", "total")
+        self._tokenise_seconds, self._queue_seconds, self._compute_seconds, self._total_seconds = (
+            self._stage_seconds.labels(stage) for stage in ("tokenise", "queue", "compute", "total")
         )
         self._task_seconds = histogram(
             "task_seconds", "From a request's arrival in the engine to a task's answers.", ["task"], buckets=SECONDS
@@ -45,7 +46,7 @@ class ServerMetrics:
         self._batch_texts = histogram("batch_texts", "Texts in a batch.", buckets=TEXTS)
         self._batch_tokens = histogram("batch_tokens", "Tokens of texts in a batch.", buckets=TOKENS)
         self._text_tokens = counter("text_tokens", "Tokens of texts that were computed.")
-        self._padding_tokens = counter("padding_tokens", "Tokens that were computed beside those of texts.")
+        self._padding_tokens = counter("padding_tokens", "Tokens that the trunk computed beside those of texts.")
         self._hits = counter("cache_hits", "Answers found in the cache.")
         self._misses = counter("cache_misses", "Answers looked for in the cache and not found.")
         self._swaps = counter("swaps", "Releases taken over from a channel while serving.", ["result"])
@@ -59,6 +60,9 @@ class ServerMetrics:
         self._text_tokens.inc(tokens)
         self._padding_tokens.inc(padding)
         self._compute_seconds.observe(seconds)
+
+    def tokenised(self, *, texts: int, seconds: float) -> None:  # noqa: ARG002 - a request's texts, all at once
+        self._tokenise_seconds.observe(seconds)
 
     def waited(self, *, texts: int, seconds: float) -> None:  # noqa: ARG002 - a batch's texts waited together
         self._queue_seconds.observe(seconds)

@@ -8,6 +8,9 @@ from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm
 from registry.errors import InvalidInput, NotFound, UsageError
 
+_NAMED = 5
+"""Names in a refusal; a request may ask for a thousand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -54,14 +57,16 @@ def tasks_of(form: InputForm, manifest: Manifest, asked: Collection[str] | None)
         if reading := [task for task, branch in branches.items() if branch.input_form is form]:
             return reading
         raise UsageError(f"no task of this release reads a {_described(form)}; its tasks: {', '.join(branches)}")
-    if unknown := sorted(set(asked) - set(branches)):
-        raise NotFound(f"not in this release: {', '.join(unknown)}; its tasks: {', '.join(sorted(branches))}")
-    if other := sorted(task for task in asked if branches[task].input_form is not form):
+    wanted = set(asked)
+    if unknown := sorted(wanted - set(branches)):
+        named = ", ".join(unknown[:_NAMED]) + (f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else "")
+        raise NotFound(f"not in this release: {named}; its tasks: {', '.join(sorted(branches))}")
+    if other := sorted(task for task in wanted if branches[task].input_form is not form):
         raise UsageError(
             f"{', '.join(other)}: reads a {_described(branches[other[0]].input_form)}, and the input is a "
             f"{_described(form)}; ask for tasks of one input form at a time"
         )
-    return [task for task in branches if task in asked]
+    return [task for task in branches if task in wanted]
 
 
 def _described(form: InputForm) -> str:

@@ -8,11 +8,14 @@ if TYPE_CHECKING:
 
 
 def tracer_provider(environ: Mapping[str, str]) -> "TracerProvider | None":
-    """What makes and sends spans, if OTEL_EXPORTER_OTLP_ENDPOINT is set; the SDK reads the other OTEL_* itself.
+    """What makes and sends spans, if OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT is set; the SDK
+    reads the other OTEL_* itself.
 
     Its `shutdown` sends what is left.
     """
-    endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if not endpoint and (base := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        endpoint = f"{base.rstrip('/')}/v1/traces"
     if not endpoint or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -24,6 +27,5 @@ def tracer_provider(environ: Mapping[str, str]) -> "TracerProvider | None":
         resource=Resource.create({SERVICE_NAME: environ.get("OTEL_SERVICE_NAME") or "trunkline"}),
         shutdown_on_exit=False,
     )
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
     return provider

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition
 
@@ -38,6 +39,8 @@ class Request:
     on_answers: Callable[[Sequence[TextAnswer]], None]
     on_end: Callable[[Exception | None], None]
     waiting: deque[Question] = field(default_factory=deque)
+    lined_up: float = 0.0
+    """When they began to wait, by the monotonic clock."""
     unanswered: int = 0
     """Answers that are still to come."""
     ended: bool = False
@@ -73,6 +76,7 @@ class WaitingLine:
         """Raises Overloaded, or Stopping after `close`."""
         with self._changed:
             self._refuse(len(request.waiting))
+            request.lined_up = time.monotonic()
             self._requests.append(request)
             self._texts += len(request.waiting)
             self._changed.notify()
@@ -82,6 +86,8 @@ class WaitingLine:
         with self._changed:
             self._texts -= len(request.waiting)
             request.waiting.clear()
+            with suppress(ValueError):  # it may have left before
+                self._requests.remove(request)
 
     def take(self, pieces: int) -> list[Question] | None:
         """Waits for texts and takes a batch of at most so many pieces, or of one text; None once closed and empty.

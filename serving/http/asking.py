@@ -36,7 +36,7 @@ async def ask(
         NotFound, UsageError, Overloaded, Stopping: the engine does not take it.
     """
     limits = service.limits
-    _check_sizes(texts, limits)
+    _refuse_long(texts, limits)
     given = [limits.seconds, _seconds_in_header(request), seconds]
     least = min(one for one in given if one is not None)
     async with replies_to(
@@ -66,9 +66,7 @@ def asked_tasks(asked: Asked) -> list[str]:
     return list(dict.fromkeys(task for tasks in asked.tasks for task in tasks))
 
 
-def _check_sizes(texts: Sequence[Text], limits: Limits) -> None:
-    if len(texts) > limits.texts:
-        raise Refused(413, f"{len(texts):,} texts in one request; this server takes {limits.texts:,}: send several")
+def _refuse_long(texts: Sequence[Text], limits: Limits) -> None:
     if problems := [
         f"text {number}: has {longest:,} characters; this server takes {limits.characters:,}"
         for number, text in enumerate(texts, 1)

@@ -1,7 +1,9 @@
 """Reading a request's body, within a size and a time, and within what all requests may hold together."""
 
 import asyncio
+from typing import Any
 
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from serving.http.limits import Limits
@@ -9,13 +11,17 @@ from serving.http.refusals import ClientGone, Refused
 from serving.http.request_watch import count_body
 from serving.http.service import Service
 
+_GLANCED_FROM_BYTES = 16 * 1024
+_SMALL_BYTES = 256 * 1024
+"""A body up to this size is read whatever the others hold: uploads that stall must not close the door to everybody."""
+
 
 async def read_body(request: Request, service: Service) -> bytes:
     """The whole body. It counts among those held until its request is over, for what was made of it lives as long.
 
     Raises:
         Refused: 413 as soon as it is known to be too large, 408 when it does not come in time, 415 if compressed, 429
-            if the server holds too much already.
+            if it is not small and the server holds too much already.
         ClientGone: the connection was cut.
     """
     limits = service.limits
@@ -33,7 +39,7 @@ async def read_body(request: Request, service: Service) -> bytes:
                 if len(body) > limits.body_bytes:
                     raise _too_large(limits)
                 count_body(request, service.lifecycle, len(chunk))
-                if service.lifecycle.body_bytes > limits.held_body_bytes:
+                if len(body) > _SMALL_BYTES and service.lifecycle.body_bytes > limits.held_body_bytes:
                     raise _no_room(limits)
     except ClientDisconnect:
         raise ClientGone from None
@@ -42,6 +48,34 @@ async def read_body(request: Request, service: Service) -> bytes:
             408, f"the body did not arrive within {limits.body_seconds:g} s", {"Connection": "close"}
         ) from None
     return bytes(body)
+
+
+def json_at_a_glance(body: bytes) -> Any:
+    """What a large body's JSON holds, several times faster than it is validated; None of a small one, of which that is
+    no matter, and of what is no JSON."""
+    if len(body) <= _GLANCED_FROM_BYTES:
+        return None
+    try:
+        return from_json(body)
+    except ValueError:
+        return None
+
+
+def refuse_too_many_of(texts: object, most: int) -> None:
+    """Of a list that is longer than a request's texts may be not one item is looked at: a million would hold up
+    everybody. What is no list is left to others.
+
+    Raises:
+        Refused: 413.
+    """
+    if isinstance(texts, list):
+        refuse_too_many(len(texts), most)
+
+
+def refuse_too_many(count: int, most: int) -> None:
+    """Raises Refused with 413."""
+    if count > most:
+        raise Refused(413, f"{count:,} texts in one request; this server takes {most:,}: send several")
 
 
 def _no_room(limits: Limits) -> Refused:

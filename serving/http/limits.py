@@ -16,9 +16,9 @@ class Limits:
     seconds: float = 30.0
     """Until a request is answered, once it has been read; a request may ask for less."""
     body_seconds: float = 30.0
-    """For reading a body, and for writing one event of a stream."""
+    """For reading a body."""
 
     @property
     def held_body_bytes(self) -> int:
-        """Of all requests that are being read or answered: 16 of the largest, or any number of small ones."""
+        """Of all requests that are being read or answered: 16 of the largest. Small ones are taken beyond it."""
         return 16 * self.body_bytes

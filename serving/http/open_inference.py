@@ -7,7 +7,7 @@ little-endian order, and then itself; FP32 is four bytes an element, BOOL one.
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -16,6 +16,8 @@ from modeling.decoding import Answer, LabelAnswer
 from registry.domain.manifests import Manifest
 from registry.domain.task_specs import TaskType
 from registry.errors import InvalidInput, NotFound
+from serving.http.bodies import json_at_a_glance, refuse_too_many, refuse_too_many_of
+from serving.http.plain_bodies import MOST_NAME
 from serving.http.refusals import Refused, refusal_of_body
 from serving.questions import Text
 
@@ -26,6 +28,9 @@ Datatype = Literal["BYTES", "FP32", "BOOL"]
 _LENGTH = struct.Struct("<I")
 
 
+_Name = Annotated[str, Field(max_length=MOST_NAME)]
+
+
 class _Loose(BaseModel):
     """What the protocol does not name is left to others."""
 
@@ -33,15 +38,15 @@ class _Loose(BaseModel):
 
 
 class InputTensor(_Loose):
-    name: str
-    shape: list[int]
+    name: _Name
+    shape: Annotated[list[int], Field(max_length=8, fail_fast=True)]
     datatype: str
     parameters: dict[str, Any] = Field(default_factory=dict)
     data: list[Any] | None = None
 
 
 class RequestedOutput(_Loose):
-    name: str
+    name: _Name
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -65,10 +70,10 @@ class InferRequest(_Loose):
         }
     )
 
-    id: str | None = None
+    id: Annotated[str, Field(max_length=1024)] | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
-    inputs: list[InputTensor]
-    outputs: list[RequestedOutput] | None = None
+    inputs: Annotated[list[InputTensor], Field(max_length=16, fail_fast=True)]
+    outputs: Annotated[list[RequestedOutput], Field(max_length=4096, fail_fast=True)] | None = None
 
 
 class OutputTensor(_Loose):
@@ -140,21 +145,24 @@ def outputs_of(manifest: Manifest) -> dict[str, Output]:
     return found
 
 
-def decode_request(body: bytes, header_length: str | None) -> Inference:
+def decode_request(body: bytes, header_length: str | None, *, most_texts: int) -> Inference:
     """Reads a request.
 
     Args:
         header_length: of the header `Inference-Header-Content-Length`: the JSON's bytes, where tensors follow it.
 
     Raises:
-        Refused: 400 if the bytes or the JSON are broken, 422 if the JSON is no request.
+        Refused: 400 if the bytes or the JSON are broken, 413 if there are more texts, 422 if the JSON is no request.
         InvalidInput: it is a request for another model: names, types or shapes are not those of this one.
     """
     header, tensors = _split(body, header_length)
+    _refuse_many_elements(json_at_a_glance(header), most_texts)
     try:
         request = _REQUEST.validate_json(header)
     except ValidationError as error:
         raise refusal_of_body(error) from None
+    for tensor in request.inputs:
+        refuse_too_many(max(tensor.shape, default=0), most_texts)
     columns = _columns(request.inputs, tensors)
     binary = _flag(request.parameters, "binary_data_output", default=False)
     return Inference(
@@ -222,6 +230,14 @@ def encode_response(
     own_id = {} if inference.id is None else {"id": inference.id}
     header = to_json({**head, **own_id, "outputs": described})
     return b"".join([header, *tensors]), len(header) if tensors else None
+
+
+def _refuse_many_elements(request: Any, most: int) -> None:
+    """Before anything is made of what stands in the JSON."""
+    inputs = request.get("inputs") if isinstance(request, dict) else None
+    for tensor in inputs[:16] if isinstance(inputs, list) else ():
+        if isinstance(tensor, dict):
+            refuse_too_many_of(tensor.get("data"), most)
 
 
 def _about(output: Output) -> dict[str, Any]:
@@ -296,7 +312,7 @@ def _from_json(tensor: InputTensor) -> list[str]:
 def _from_raw(tensor: InputTensor, raw: bytes) -> list[str]:
     values: list[str] = []
     position = 0
-    while position < len(raw):
+    while position < len(raw) and len(values) <= tensor.shape[0]:
         if position + _LENGTH.size > len(raw):
             raise Refused(400, f"input {tensor.name}: its bytes end within the length of element {len(values)}")
         (length,) = _LENGTH.unpack_from(raw, position)
@@ -313,7 +329,8 @@ def _from_raw(tensor: InputTensor, raw: bytes) -> list[str]:
 
 def _of_length(tensor: InputTensor, values: list[str]) -> list[str]:
     if len(values) != tensor.shape[0]:
-        raise InvalidInput("inputs", [f"{tensor.name}: has {len(values):,} elements for the shape {tensor.shape}"])
+        count = "more" if len(values) > tensor.shape[0] else "fewer"
+        raise InvalidInput("inputs", [f"{tensor.name}: has {count} elements than its shape {tensor.shape}"])
     return values
 
 

@@ -95,7 +95,11 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
     )
     async def infer(request: Request) -> Response:
         outputs = outputs_of((release := _named_release(service, request)).manifest)
-        inference = decode_request(await read_body(request, service), request.headers.get(HEADER_LENGTH))
+        inference = decode_request(
+            await read_body(request, service),
+            request.headers.get(HEADER_LENGTH),
+            most_texts=service.limits.texts,
+        )
         tasks = wanted_tasks(inference, outputs)
         async with ask(service, request, inference.texts, tasks, seconds=inference.seconds) as replies:
             asked = replies.asked

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 
 from modeling.decoding import Answer
 from registry.domain.plain_data import Plain
+from serving.http.bodies import json_at_a_glance, refuse_too_many, refuse_too_many_of
 from serving.http.refusals import refusal_of_body
 from serving.questions import Text
 
@@ -16,8 +17,12 @@ MANY_TEXTS = {
 }
 
 
+MOST_NAME = 200
+"""Characters of a name that a request may ask for: longer ones are nobody's, and would stand in the refusal."""
+
 _SHORT: Any = Field(min_length=1, fail_fast=True)
-"""Of a list with a hundred thousand wrong items, the first is enough."""
+"""Of a list with a thousand wrong items, the first is enough."""
+_NAMES: Any = Field(min_length=1, max_length=1000, fail_fast=True)
 
 
 class AskedText(Plain):
@@ -45,7 +50,7 @@ class PredictRequest(Plain):
     text: str | None = None
     text_pair: str | None = Field(None, description="The second text, for tasks that read pairs.")
     texts: Annotated[list[str | AskedText], _SHORT] | None = None
-    tasks: Annotated[list[str], _SHORT] | None = Field(
+    tasks: Annotated[list[Annotated[str, Field(max_length=MOST_NAME)]], _NAMES] | None = Field(
         None, description="Only these; left out, every task that reads the form of each text."
     )
     timeout: float | None = Field(
@@ -158,9 +163,13 @@ class ReleaseDescription(Plain):
 _REQUEST = TypeAdapter(PredictRequest)
 
 
-def parse_predict_request(body: bytes) -> PredictRequest:
-    """Raises Refused with 400 or 422."""
+def parse_predict_request(body: bytes, *, most_texts: int) -> PredictRequest:
+    """Raises Refused: 400 for what is no JSON, 413 for too many texts, 422 for JSON that is no request."""
+    if isinstance(found := json_at_a_glance(body), dict):
+        refuse_too_many_of(found.get("texts"), most_texts)
     try:
-        return _REQUEST.validate_json(body)
+        request = _REQUEST.validate_json(body)
     except ValidationError as error:
         raise refusal_of_body(error) from None
+    refuse_too_many(len(request.texts or ()), most_texts)
+    return request

@@ -1,6 +1,5 @@
 """POST /predict and /predict/stream, GET /release and /metrics."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from serving.http.plain_bodies import (
     parse_predict_request,
 )
 from serving.http.refusals import JSON, refusal_of
+from serving.http.request_watch import note_end
 from serving.http.service import Service
 from serving.metrics import CONTENT_TYPE
 from serving.questions import TextAnswer
@@ -119,7 +119,7 @@ def add_plain_routes(app: FastAPI, service: Service) -> None:
                 ask(service, request, asked.asked, asked.tasks, seconds=asked.timeout, streamed=True)
             )
             first = await replies.next()  # what goes wrong before it still has a status of its own
-            return EventStream(_events(replies, first), stack.pop_all(), service.limits.body_seconds)
+            return EventStream(_events(request, replies, first), stack.pop_all())
 
     @app.get(
         "/release",
@@ -142,7 +142,7 @@ def add_plain_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _asked(request: Request, service: Service) -> PredictRequest:
-    return parse_predict_request(await read_body(request, service))
+    return parse_predict_request(await read_body(request, service), most_texts=service.limits.texts)
 
 
 def release_name(release: ServedRelease) -> dict[str, str]:
@@ -163,7 +163,7 @@ def _document(asked: PredictRequest, replies: Replies, answers: list[dict[str, A
     return to_json(head | found[0] if asked.texts is None else {**head, "predictions": found})
 
 
-async def _events(replies: Replies, first: list[TextAnswer]) -> AsyncIterator[bytes]:
+async def _events(request: Request, replies: Replies, first: list[TextAnswer]) -> AsyncIterator[bytes]:
     answers = first
     try:
         while answers:
@@ -171,6 +171,7 @@ async def _events(replies: Replies, first: list[TextAnswer]) -> AsyncIterator[by
             answers = await replies.next()
     except TrunklineError as error:
         refusal = refusal_of(error)
+        note_end(request, refusal.status)
         yield _event("error", {"status": refusal.status, "error": str(refusal)})
     else:
         yield _event("end", {"release": release_name(replies.asked.release)})
@@ -197,23 +198,25 @@ def _event(name: str, data: dict[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come, and leaves `stack` at the end, however it comes."""
+    """Sends events as they come, and leaves `stack` at the end, however it comes.
+
+    A reader that takes some now and then is waited for; one that takes nothing loses its connection
+    (`serving/http/connections.py`), and what is sent then goes nowhere.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack, write_seconds: float) -> None:
+    def __init__(self, events: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._stack = stack
-        self._write_seconds = write_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._stack:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for event in self._events:
-                async with asyncio.timeout(self._write_seconds):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -35,6 +35,8 @@ class Noted:
     tasks: Sequence[str] = ()
     release: str | None = None
     body_bytes: int = 0
+    end: int | None = None
+    """The status that it ended with after another one had been sent: of a stream."""
 
 
 def count_body(request: Request, lifecycle: Lifecycle, size: int) -> None:
@@ -50,6 +52,11 @@ def note(request: Request, *, texts: int, tasks: Sequence[str], release: str) ->
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attributes({"trunkline.texts": texts, "trunkline.tasks": tasks, "trunkline.release": release})
+
+
+def note_end(request: Request, status: int) -> None:
+    """A stream that began well ended with this status."""
+    request.scope["trunkline.noted"].end = status
 
 
 class RequestWatch:
@@ -95,7 +102,7 @@ class RequestWatch:
         finally:
             self._lifecycle.in_flight -= is_work
             self._lifecycle.body_bytes -= noted.body_bytes
-            self._write_down(scope, request_id, status, time.perf_counter() - begun, noted, is_work)
+            self._write_down(scope, request_id, noted.end or status, time.perf_counter() - begun, noted, is_work)
 
     def _write_down(
         self, scope: Scope, request_id: str, status: int, seconds: float, noted: Noted, is_work: bool

@@ -156,6 +156,7 @@ def test_it_looks_by_itself_until_it_is_stopped(channel, engine, metrics, second
     assert swapped.wait(30)
     follower.stop()
     follower.join(timeout=30)
+    assert not any(thread.name == "channel-follower" for thread in threading.enumerate())
     looked = len(channel.loaded)
     channel.live = ("r3", "0" * 64)
     assert looked == len(channel.loaded) == 1

@@ -31,6 +31,12 @@ def test_spans_are_sent_to_the_collector_that_the_environment_names():
     assert b"trunkline" in body
 
 
+def test_an_endpoint_of_traces_alone_is_enough():
+    provider = tracer_provider({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/own/path"})
+    assert provider is not None
+    provider.shutdown()
+
+
 def test_nothing_is_made_or_imported_where_it_names_none():
     for environ in ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://here", "OTEL_SDK_DISABLED": "true"}):
         assert tracer_provider(environ) is None

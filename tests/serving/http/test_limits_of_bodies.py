@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from serving.http import connections
+from serving.http import bodies, connections
 from tests.serving.http.conftest import eventually, reply_of
 
 DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -58,7 +58,8 @@ def test_a_body_that_does_not_say_its_size_is_refused_once_it_is_too_large(start
     assert server.predict(text="hello").status == 200
 
 
-def test_what_all_requests_hold_together_is_bounded_and_given_back(start):
+def test_what_all_requests_hold_together_is_bounded_and_given_back(start, monkeypatch):
+    monkeypatch.setattr(bodies, "_SMALL_BYTES", 500)
     server = start(body_bytes=1000)
     begun = [server.raw() for _ in range(17)]
     try:
@@ -67,6 +68,7 @@ def test_what_all_requests_hold_together_is_bounded_and_given_back(start):
         eventually(lambda: server.service.lifecycle.body_bytes == 16 * 990, "all bodies begun")
         begun[16].sendall(head(Content_Length=1000) + b"x" * 990)
         assert status_of(begun[16]) == 429
+        assert server.predict(text="hello").status == 200, "a small one is answered all the same"
     finally:
         for connection in begun:
             connection.close()

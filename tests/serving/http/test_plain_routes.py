@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from serving.engine import EngineSettings
-from serving.http import answers
+from serving.http import answers, open_inference, plain_bodies
 from serving.http.plain_bodies import ManyPredictions, OnePrediction, ReleaseDescription
 from tests.serving.http.conftest import eventually
 
@@ -107,6 +107,32 @@ def test_more_texts_than_the_server_takes_are_refused_before_they_are_read(start
         413,
         "100,000 texts in one request; this server takes 10: send several",
     )
+    assert server.predict(texts=["a"] * 11).status == 413
+
+
+def test_a_body_of_millions_of_texts_holds_nobody_up(server, monkeypatch):
+    """Nothing is made of its items: the model that would validate them one by one is never asked."""
+
+    class Unasked:
+        def validate_json(self, *_):
+            raise AssertionError("it is read item by item")
+
+    monkeypatch.setattr(plain_bodies, "_REQUEST", Unasked())
+    monkeypatch.setattr(open_inference, "_REQUEST", Unasked())
+    many = ["a"] * 1_000_000
+    assert server.predict(texts=many).status == 413
+    tensor = {"name": "text", "shape": [len(many)], "datatype": "BYTES", "data": many}
+    assert server.post("/v2/models/trunkline/infer", {"inputs": [tensor]}).status == 413
+
+
+def test_names_that_nobody_has_do_not_come_back_by_the_thousand(server):
+    reply = server.predict(text="a", tasks=[f"task-{number}" for number in range(900)])
+    assert (reply.status, "and 895 more" in reply.error, len(reply.error) < 300) == (404, True, True)
+    assert server.predict(text="a", tasks=["a"] * 1001).status == 422
+    reply = server.predict(text="a", tasks=["x" * 201])
+    assert (reply.status, "xxx" in reply.error) == (422, False)
+    reply = server.predict(text="a", tasks=["similarity"] * 900)
+    assert (reply.status, reply.error.count("similarity")) == (422, 1)
 
 
 def test_a_text_of_too_many_characters_is_refused_by_its_number(start):
@@ -186,6 +212,17 @@ def test_a_stream_that_is_cut_short_by_its_deadline_says_so_in_an_event(held_mod
     assert reply.status == 200
     answer, error = events_of(reply.body)
     assert (answer[0], error[0], error[1]["status"]) == ("answer", "error", 504)
+    ended = 'trunkline_errors_total{route="/predict/stream",status="504"} 1.0'
+    eventually(lambda: ended in server.get("/metrics").body.decode(), "it is counted as what it ended with")
+
+
+def test_a_stream_whose_reader_has_gone_is_counted_as_one(held_model, server):
+    with closing(server.connection()) as connection:
+        connection.request("POST", "/predict/stream", json.dumps({"text": "hello world"}))
+        assert connection.getresponse().readline() == b"event: answer\n"
+    ended = 'trunkline_errors_total{route="/predict/stream",status="499"} 1.0'
+    eventually(lambda: ended in server.get("/metrics").body.decode(), "it is counted as gone")
+    held_model.released.set()
 
 
 def test_a_deadline_ends_a_request_with_504_whatever_the_engine_is_doing(server):

@@ -5,18 +5,17 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from tritonclient import http
+from tritonclient.http import InferInput
 
 
 @pytest.fixture
 def triton(server):
-    http = pytest.importorskip("tritonclient.http")
     with closing(http.InferenceServerClient(f"127.0.0.1:{server.port}")) as client:
         yield client
 
 
 def text_input(*texts: str, name: str = "text", binary: bool = True, column: bool = False):
-    from tritonclient.http import InferInput
-
     array = np.array([text.encode() for text in texts], dtype=np.object_)
     if column:
         array = array.reshape(-1, 1)
