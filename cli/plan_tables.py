@@ -51,7 +51,8 @@ def print_plan(plan: "Plan", costs: "ReleaseCosts | None") -> None:
         ],
     )
     print_line("")
-    print_fields([("layers", _layers(plan)), ("average", f"{plan.average:.3f}"), *_cost_fields(costs)])
+    average = f"{plan.average:.3f}, the mean of the tasks' scores, each as it was registered or given"
+    print_fields([("layers", _layers(plan)), ("average", average), *_cost_fields(costs)])
 
 
 def averages_in_both(before: "Plan", after: "Plan") -> dict[str, float] | None:

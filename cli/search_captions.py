@@ -15,6 +15,7 @@ SHADE_NAMES = ("below 80 %", "from 80 %", "from 90 %", "from 95 %", "from 99 %")
 
 BAND = "one standard error around the best mean, the spread pooled over all finished runs"
 EXHAUSTIVE = "Exhaustive: every run to its end, nothing cached; students leave where the middle L's teacher does."
+SPENT = "Spent are the epochs of trials; filling caches, teachers' answers and scoring come on top."
 NO_TEACHERS = "No trial has been asked for yet."
 NO_PAIRS = "No depth at which students of both beginnings have finished."
 SHADES_NOTE = "Shade and percentage: the runs' mean, of the teacher's score."
@@ -225,7 +226,7 @@ def cost_notes(cost: Cost) -> list[str]:
         for kind, states in (("Teachers", cost.teacher_states), ("Students", cost.student_states))
         if states
     ]
-    return [*notes, EXHAUSTIVE, f"Time spent on trials, summed over workers: {spent}."]
+    return [*notes, EXHAUSTIVE, SPENT, f"Time spent on trials, summed over workers: {spent}."]
 
 
 def _trials(count: int) -> str:

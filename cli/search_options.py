@@ -23,7 +23,7 @@ def search_options(
     layers: str | None,
     seeds: int,
     learning_rates: str | None,
-    students: str,
+    students: str | None,
     student_depths: str | None,
     initialisations: str,
     strategy: Literal["halving", "exhaustive"],
@@ -44,7 +44,10 @@ def search_options(
     problems = []
     wanted = whole_numbers(layers, "--layers") if layers else _default_layers(depth)
     problems += [f"--layers {one}: must be 1 to {depth}" for one in wanted if not 1 <= one <= depth]
-    taught = () if students == "none" else whole_numbers(students, "--students")
+    if students is None:
+        taught = tuple(range(1, min(_MOST_STUDENT_LAYERS, max(wanted)) + 1))
+    else:
+        taught = () if students == "none" else whole_numbers(students, "--students")
     problems += [f"--students {one}: must be 1 to {depth}" for one in taught if not 1 <= one <= depth]
     depths = whole_numbers(student_depths, "--student-depths") if student_depths else None
     problems += [f"--student-depths {one}: must be 0 to {depth - 1}" for one in depths or () if one >= depth]
@@ -94,6 +97,10 @@ def _misfits(
         elif depths is not None and not any(lowest <= depth <= backbone_layers - size for depth in depths):
             highest = backbone_layers - size
             yield f"--student-depths: a student of {size} layers can leave after layer {lowest} to {highest}"
+
+
+_MOST_STUDENT_LAYERS = 3
+"""As in the paper (section 4.1)."""
 
 
 def _default_layers(depth: int) -> tuple[int, ...]:

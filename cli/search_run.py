@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from cli.application import Context
@@ -104,7 +105,8 @@ def _begun(context: Context, problem: "Problem", options: SearchOptions) -> Sear
         search = searches.begin_search(
             session, new, runner=own_name(), until=now + LEASE, is_gone=is_gone, actor=context.actor, at=now
         )
-        trials.forgive_broken_trials(session, search)
+        if search.choice is None:  # of a finished one nothing is run any more
+            trials.forgive_broken_trials(session, search)
     reached("search.begun")
     return search
 
@@ -232,5 +234,22 @@ def _close_run(ledger: "RegistryLedger", search: Search) -> None:
         "trunkline.statistic": "one run",
         **{f"trunkline.student_of_{layers}": f"{search.task}/{one}" for layers, one in choice.students.items()},
     }
-    figures = {"layers": float(choice.layers), f"teacher_dev_{search.metric}": scores[choice.teacher], **spent}
+    figures = {
+        "layers": float(choice.layers),
+        f"teacher_dev_{search.metric}": scores[choice.teacher],
+        **{f"chosen_dev_{search.metric}_{name}": value for name, value in _spread(search, choice).items()},
+        **spent,
+    }
     ledger.tracking.close_search(run, metrics=figures, tags=tags)
+
+
+def _spread(search: Search, choice: SearchChoice) -> dict[str, float]:
+    """Of the finished runs of the chosen teacher's configuration, which differ in their seed."""
+    teacher = next(trial.shape for trial in search.trials if trial.version == choice.teacher)
+    scores = [
+        trial.score
+        for trial in search.trials
+        if trial.score is not None and trial.shape.model_copy(update={"seed": teacher.seed}) == teacher
+    ]
+    found = {"mean": fmean(scores), "max": max(scores), "runs": float(len(scores))}
+    return found | ({"deviation": stdev(scores)} if len(scores) > 1 else {})

@@ -63,7 +63,10 @@ def run(
     learning_rates: Annotated[
         str | None, typer.Option("--lr", help="Learning rates. Else by the encoder's width.")
     ] = None,
-    students: Annotated[str, typer.Option(help="l of the students; none: teachers only.")] = "1-3",
+    students: Annotated[
+        str | None,
+        typer.Option(help="l of the students; none: teachers only. [default: 1-3, as far as a teacher has so many]"),
+    ] = None,
     student_depths: Annotated[
         str | None,
         typer.Option(help="k' of the students. [default: the teacher's k, the highest that fits, the middle]"),

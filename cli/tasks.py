@@ -311,6 +311,8 @@ def _print_versions(groups: list[list[Version]], owner: Task, metric: Metric, *,
         if by_dev_data:
             print_line(f"on dev data {short_digest(group[0].dev_digest)}:")
         print_table(columns, [_version_row(version, owner, metric) for version in group])
+    statistics = dict.fromkeys(version.statistic for group in groups for version in group)
+    print_line(f"{metric}: of each version on its dev data, {' or '.join(statistics)}")
 
 
 def _version_row(version: Version, owner: Task, metric: Metric) -> tuple[str, ...]:

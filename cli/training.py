@@ -335,7 +335,11 @@ def _print_version(version: Version, trial: "Trial", *, as_json: bool) -> None:
             ("branch", f"leaves after layer {version.frozen_depth}, with {layers_of_its_own(version.task_layers)}"),
             ("dev", f"{metric} {version.metrics[metric]:.4f} ({version.statistic})"),
             *([("", others)] if others else []),
-            *([("teacher", f"{taught.reference}, {metric} {taught.metrics[metric]:.4f}")] if taught else []),
+            *(
+                [("teacher", f"{taught.reference}, {metric} {taught.metrics[metric]:.4f} ({taught.statistic})")]
+                if taught
+                else []
+            ),
             *([("MLflow run", version.mlflow_run)] if version.mlflow_run else []),
         ]
         print_fields(fields)

@@ -119,7 +119,7 @@ def fail_trial(
         _let_go(trial, TrialState.FAILED)
         trial.seconds += seconds
         trial.error = error
-        trial.attempts += broke_off
+        trial.attempts = trial.attempts + 1 if broke_off else 0  # what diverged after a break diverges again
 
 
 def forgive_broken_trials(session: Session, search: Search) -> None:
