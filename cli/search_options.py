@@ -45,7 +45,7 @@ def search_options(
     wanted = whole_numbers(layers, "--layers") if layers else _default_layers(depth)
     problems += [f"--layers {one}: must be 1 to {depth}" for one in wanted if not 1 <= one <= depth]
     if students is None:
-        taught = tuple(range(1, min(_MOST_STUDENT_LAYERS, max(wanted)) + 1))
+        taught = default_students(wanted)
     else:
         taught = () if students == "none" else whole_numbers(students, "--students")
     problems += [f"--students {one}: must be 1 to {depth}" for one in taught if not 1 <= one <= depth]
@@ -84,6 +84,11 @@ def search_options(
         student_recipe=learners.model_dump(mode="json"),
         head=head.model_dump(mode="json"),
     )
+
+
+def default_students(teachers: Sequence[int]) -> tuple[int, ...]:
+    """1 to 3 layers, as far as the largest teacher has so many."""
+    return tuple(range(1, min(_MOST_STUDENT_LAYERS, max(teachers)) + 1))
 
 
 def _misfits(

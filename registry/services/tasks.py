@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased
 from registry.database.schema import AliasRow, AuditEventRow, SpecRevisionRow, TaskRow, TeamRow, VersionRow
 from registry.domain.records import PastTask, Retirement, Task, TaskSearch, TaskState
 from registry.domain.task_specs import TaskSpec
-from registry.errors import AlreadyExists, NotAllowed, NotFound
+from registry.errors import AlreadyExists, NotAllowed, NotFound, UsageError
 from registry.fault_points import reached
 from registry.services.aliases import aliases_at
 from registry.services.audit import record_event
@@ -20,14 +20,19 @@ _Successor = aliased(TaskRow)
 
 _RETIRE, _REVIVE = "task.retire", "task.revive"
 
+_RESERVED = {"truncated": "a server calls an output so that says which texts lost their end"}
+
 
 def register_task(session: Session, spec: TaskSpec, *, team: str, actor: str, at: datetime) -> Task:
     """Creates the task that the spec names, with the spec as revision 1.
 
     Raises:
+        UsageError: a task cannot have this name.
         NotFound: there is no such team.
         AlreadyExists: there is a task of this name.
     """
+    if spec.task in _RESERVED:
+        raise UsageError(f"task {spec.task}: {_RESERVED[spec.task]}; choose another name")
     owner = find_team(session, team)
     taken = f"task {spec.task} already exists: to redefine it, run `trunkline task update` with the same file"
     if session.scalar(select(exists().where(TaskRow.name == spec.task))):

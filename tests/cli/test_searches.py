@@ -14,8 +14,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
+from sqlalchemy import select
 
 from cli.number_lists import positive_numbers, whole_numbers
+from cli.search_options import default_students
+from registry.database.engine import Database
+from registry.database.schema import TrialRow
+from registry.domain.searches import TrialState
 from registry.errors import UsageError
 from tests.cli.conftest import Trunkline
 
@@ -84,6 +89,9 @@ def test_a_search_from_beginning_to_end(ready):
     client = MlflowClient(tracking_uri=f"sqlite:///{ready.home / 'mlflow.db'}")
     parent = client.get_run(found["mlflow_run"])
     assert parent.data.tags["trunkline.teacher"] == f"topic/{found['choice']['teacher']}"
+    figures = parent.data.metrics
+    assert figures["chosen_dev_accuracy_runs"] >= 1
+    assert figures["chosen_dev_accuracy_mean"] <= figures["chosen_dev_accuracy_max"] == figures["teacher_dev_accuracy"]
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found['mlflow_run']}'", max_results=1000
     )
@@ -98,7 +106,12 @@ def test_a_search_from_beginning_to_end(ready):
     assert not [path for path in (ready.home / "trials").iterdir() if path.suffix != ".lock"]
     assert not list((ready.home / "searches").iterdir())
 
-    # The same search again is answered from the ledger.
+    # The same search again is answered from the ledger, and gives nothing that failed to nobody to run.
+    with Database.open(f"sqlite:///{ready.home / 'registry.db'}").write() as session:
+        paused = session.scalars(select(TrialRow).where(TrialRow.state == TrialState.PAUSED)).first()
+        assert paused is not None
+        paused.state, paused.attempts, paused.error = TrialState.FAILED, 3, "killed"
+    found = json.loads(ready.done("search", "show", "topic", "--json"))
     again = ready("search", "topic", *SMALL, "--json")
     assert again.json == found
     assert "was searched before" in again.err
@@ -288,6 +301,11 @@ def test_a_task_that_nobody_registered_and_one_that_is_retired(ready):
     assert "has not been searched yet" in ready("search", "show", "topic").problem
     ready.done("task", "retire", "topic", "--reason", "nobody asks")
     assert ready("search", "topic").code == 4
+
+
+@pytest.mark.parametrize(("layers", "students"), [((1,), (1,)), ((1, 2), (1, 2)), ((4, 5, 10), (1, 2, 3))])
+def test_students_have_as_many_layers_as_a_teacher_at_most(layers, students):
+    assert default_students(layers) == students
 
 
 def test_lists_of_numbers():

@@ -1,14 +1,17 @@
 """`serve` in a process of its own, as a user runs it."""
 
+import itertools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,26 @@ def serve() -> Iterator[Callable[..., Served]]:
     for one in running:
         if one.process.poll() is None:
             one.end()
+
+
+@contextmanager
+def asked_all_the_while(server: Served) -> Iterator[list[tuple[int, Any]]]:
+    """Two threads ask as fast as they are answered, always another text; gives what they were told."""
+    over, told, numbers = threading.Event(), [], itertools.count()
+
+    def keep_asking() -> None:
+        while not over.is_set():
+            told.append(server.ask("/predict", {"text": f"she saw york {next(numbers)}"}))
+
+    threads = [threading.Thread(target=keep_asking) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield told
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.mark.slow
@@ -159,10 +182,15 @@ def test_what_is_promoted_on_the_channel_takes_over(trained, serve):
     assert server.release() == first
     trained.done("task", "promote", "classification/1", "--alias", "champion")
     second = assembled(trained)["release"]["name"]
-    trained.done("release", "promote", second, "--channel", "production")
-    eventually(lambda: server.release() == second, "the promoted release answers")
-    trained.done("release", "revert", "--channel", "production")
-    eventually(lambda: server.release() == first, "the reverted release answers")
+    with asked_all_the_while(server) as told:
+        trained.done("release", "promote", second, "--channel", "production")
+        eventually(lambda: server.release() == second, "the promoted release answers")
+        trained.done("release", "revert", "--channel", "production")
+        eventually(lambda: server.release() == first, "the reverted release answers")
+    versions = {first: 2, second: 1}
+    assert {status for status, _ in told} == {200}, "no request is lost"
+    assert {found["release"]["name"] for _, found in told} == {first, second}
+    assert all(found["versions"]["classification"] == versions[found["release"]["name"]] for _, found in told)
     assert server.ask("/release")[1]["following"] == {
         "channel": "production",
         "failure": None,

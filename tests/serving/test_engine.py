@@ -24,6 +24,10 @@ class Observed:
         assert seconds >= 0
         self.batches.append((texts, tokens, padding))
 
+    def tokenised(self, *, texts, seconds):
+        assert texts > 0
+        assert seconds >= 0
+
     def waited(self, *, texts, seconds):
         assert texts > 0
         assert seconds >= 0

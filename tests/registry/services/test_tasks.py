@@ -47,6 +47,11 @@ def test_a_name_that_is_taken_points_to_update(registry: Database, spec: Any) ->
     assert actions(registry, "rte") == ["task.register"]
 
 
+def test_a_task_cannot_be_called_as_an_output_that_every_server_has(registry: Database, spec: Any) -> None:
+    with pytest.raises(UsageError, match=r"task truncated: .* choose another name"), registry.write() as session:
+        register_task(session, spec("truncated"), team="nlu", **LATER)
+
+
 def test_a_task_needs_a_team_that_exists(registry: Database, spec: Any) -> None:
     with pytest.raises(NotFound, match=r"no team 'nlp': did you mean nlu\?"), registry.write() as session:
         register_task(session, spec("new"), team="nlp", **LATER)

@@ -183,6 +183,18 @@ def test_what_only_broke_off_may_be_tried_anew_and_what_diverged_may_not(ledger:
     assert not ledger.claim("diverged")
 
 
+def test_what_broke_off_once_and_then_diverged_is_not_tried_anew(ledger: Ledger) -> None:
+    ledger.ask_for("a")
+    ledger.claim("a")
+    ledger.give_back("a", error="killed")
+    assert ledger["a"].attempts == 1
+    ledger.claim("a")
+    ledger.fail("a")
+    with ledger.database.write() as session:
+        trials.forgive_broken_trials(session, ledger.search)
+    assert ledger["a"].state is TrialState.FAILED
+
+
 def test_a_rung_that_was_decided_stays_decided_when_its_trial_is_begun_again(ledger: Ledger) -> None:
     ledger.ask_for("a")
     ledger.claim("a")

@@ -187,7 +187,7 @@ def tensor(**changes) -> dict:
         (tensor(name="words"), 422, "words: is no input; the inputs are text and text_pair"),
         (tensor(name="text_pair"), 422, "text: is missing"),
         (tensor(datatype="FP32"), 422, "text: must be BYTES, not FP32"),
-        (tensor(shape=[2]), 422, "text: has 1 elements for the shape [2]"),
+        (tensor(shape=[2]), 422, "text: has fewer elements than its shape [2]"),
         (tensor(shape=[1, 2]), 422, "text: its shape must be [n] or [n, 1]"),
         (tensor(shape=[]), 422, "text: its shape must be [n] or [n, 1]"),
         (tensor(shape=[-1]), 422, "text: its shape must be [n] or [n, 1]"),

@@ -117,7 +117,7 @@ def test_metrics_count_requests_answers_and_tokens(server):
         'trunkline_stage_seconds_count{stage="queue"}': 1,
         'trunkline_stage_seconds_count{stage="compute"}': 1,
         'trunkline_answers_total{task="intent",version="1"}': 3,
-        'trunkline_task_seconds_count{task="intent"}': 3,
+        'trunkline_task_seconds_count{task="intent"}': 2,
         "trunkline_batch_texts_sum": 2,
         "trunkline_cache_hits_total": 1,
         "trunkline_cache_misses_total": 2,
