@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_side import load_served
 from floor import layer_operations, own_products, peak
+from lanes import rates_by_way
 from layers import BATCHES, BLOCK_WIDTHS, attention, products, rates_in_turn, shares
 from load import Load, poisson, questions, saturated
 from peer_server import Batcher, _Asked
@@ -71,6 +73,14 @@ def test_a_layer_is_measured_beside_its_peak(setting: Setting) -> None:
     assert len(shares(setting, "fp32", rounds=1)) == len(BATCHES)
     assert products(64, ["fp32", "bf16"], rounds=1).row_count == 4
     assert attention(64, 4, ["fp32", "bf16"], rounds=1).row_count == len(BLOCK_WIDTHS)
+
+
+def test_every_way_to_use_the_cores_is_measured_in_every_round(setting: Setting) -> None:
+    release = load_served(setting, setting.release(MIXED), "fp32")
+    ways = [Way(2, 1, 256), Way(1, 2, 64)]
+    rates = rates_by_way(release, uniform(setting.text_encoder, 8).texts, ways, rounds=2)
+    assert list(rates) == ways
+    assert all(len(found) == 2 and min(found) > 0 for found in rates.values())
 
 
 def test_texts_have_the_lengths_that_they_are_said_to_have(setting: Setting) -> None:
