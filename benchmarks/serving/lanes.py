@@ -1,6 +1,6 @@
 """How the cores are best used: lanes, threads of each, and pieces of a batch, all in turn in one run.
 
-    .venv/bin/python benchmarks/serving/lanes.py --home FOLDER [--model FOLDER] [--data FOLDER] [--ways 2,1,256 1,2,256 …]
+    .venv/bin/python benchmarks/serving/lanes.py --home FOLDER [--model FOLDER] [--data FOLDER] [--ways 2,1,256 …]
 
 All texts wait in the engine, all tasks are asked, so this is throughput; what a larger batch does to waiting texts is
 for `latency.py`. A ratio is over the first of the ways, in the same round.
