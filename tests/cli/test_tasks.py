@@ -117,7 +117,8 @@ def test_versions_are_listed_with_their_score_and_aliases(trunkline: Any, versio
     versions("rte", teacher=1, score=0.25)
     trunkline.done("task", "promote", "rte/2", "--alias", "champion")
     trunkline.done("task", "promote", "rte/2", "--alias", "candidate")
-    header, _, *rows = trunkline.done("task", "versions", "rte").splitlines()
+    header, _, *rows, caption = trunkline.done("task", "versions", "rte").splitlines()
+    assert caption == "accuracy: of each version on its dev data, one run"
     assert header.split() == ["version", "kind", "k", "l", "accuracy", "teacher", "aliases", "created", "(UTC)", "by"]
     assert rows[0].split() == ["1", "teacher", "1", "2", "0.5000", "2026-05-01", "09:00", "ann"]
     assert "candidate" in rows[1]
@@ -253,7 +254,7 @@ def test_versions_measured_on_other_dev_data_are_not_ranked_against_each_other(
 def test_another_metric_can_be_shown_and_ranked_by(trunkline: Any, versions: Callable[..., Any]) -> None:
     versions("rte", score=0.1, others={"f1_macro": 0.9})
     assert trunkline("task", "versions", "rte", "--best", "--metric", "f1_macro", "--json").json[0]["number"] == 4
-    header, _, *rows = trunkline.done("task", "versions", "rte", "--metric", "f1_macro").splitlines()
+    header, _, *rows, _caption = trunkline.done("task", "versions", "rte", "--metric", "f1_macro").splitlines()
     assert "f1_macro" in header
     assert "0.9000" in rows[-1]
     assert trunkline("task", "versions", "rte", "--metric", "beauty").code == 2
