@@ -70,8 +70,9 @@ class EngineSettings:
     threads: int = 1
     """Of each lane's products."""
     batch_pieces: int = 1024
-    """Most pieces of a batch. In fp32 products are within a few percent of their peak from some 256 rows on, and a larger
-    batch makes its texts wait for each other; with AMX, 1,024 bore a third more than 256 (docs/serving_speed.md)."""
+    """Most pieces of a batch. In fp32 products are within a few percent of their peak from some 256 rows on, and a
+    larger batch makes its texts wait for each other; with AMX, 1,024 bore a third more than 256
+    (docs/serving_speed.md)."""
     waiting_texts: int = 4096
     cache_bytes: int = 64 << 20
 

@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -9,6 +10,7 @@ from serving.errors import DeadlinePassed, EngineFailed, Overloaded, Stopping
 from serving.loaded_release import load_release
 from serving.questions import Text
 from serving.release_loading import load_served_release
+from serving.waiting_line import Question, Request, WaitingLine
 from tests.serving.conftest import CPU_FP32, Listener, ask
 
 TEXTS = ["hello new york", "a", "the end of the world " * 20, "she visited york", "hello " * 7]
@@ -218,6 +220,20 @@ def test_a_cancelled_request_leaves_its_place(start, gate):
     assert not cancelled.ended
     assert not cancelled.answers
     assert sum(texts for texts, _, _ in observed.batches) == 2
+
+
+def test_a_request_that_has_left_the_line_is_kept_by_nobody():
+    """An idle line must not keep a cancelled request's release in memory."""
+    line = WaitingLine(10, lambda request: None)
+    request = Request(None, 0.0, 1.0, print, print)
+    request.waiting.append(Question(request, 0, "hello", b"", None, ["intent"]))
+    line.add(request)
+    line.leave(request)
+    line.leave(request)
+    seen = weakref.ref(request)
+    del request
+    assert seen() is None
+    assert len(line) == 0
 
 
 def test_known_answers_are_not_computed_again(start):
