@@ -105,7 +105,7 @@ def _misfits(
 
 
 _MOST_STUDENT_LAYERS = 3
-"""As in the paper (section 4.1)."""
+"""As many as the paper distils into."""
 
 
 def _default_layers(depth: int) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from cli.application import Context
@@ -16,6 +15,7 @@ from cli.devices import chosen_device
 from cli.processes import is_gone, own_name
 from cli.progress import progress_bar
 from cli.rendering import print_note, print_warning
+from cli.search_figures import Spread
 from cli.training import warn_of_weak_student
 from registry.domain.searches import NewSearch, Search, SearchChoice, SearchOptions
 from registry.errors import TrainingFailed
@@ -251,5 +251,6 @@ def _spread(search: Search, choice: SearchChoice) -> dict[str, float]:
         for trial in search.trials
         if trial.score is not None and trial.shape.model_copy(update={"seed": teacher.seed}) == teacher
     ]
-    found = {"mean": fmean(scores), "max": max(scores), "runs": float(len(scores))}
-    return found | ({"deviation": stdev(scores)} if len(scores) > 1 else {})
+    spread = Spread(tuple(sorted(scores)))
+    found = {"mean": spread.mean, "max": spread.highest, "runs": float(spread.count)}
+    return found if spread.deviation is None else found | {"deviation": spread.deviation}
