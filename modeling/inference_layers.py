@@ -1,14 +1,15 @@
 """Transformer layers for answering only: packed rows, prepared weights, no gradient.
 
 The function is that of transformers' layers. What differs is the form: query, key and value are one product, the scale
-of the scores is in the query's weights, activation and residual are part of the product where the device can do that,
-and on a CPU the weights lie as oneDNN wants them, which alone is worth a factor of two in fp32 on the processor that
-docs/serving_speed.md measures.
+of the scores is in the query's weights, and on a CPU the weights lie as oneDNN wants them where that is faster, with
+activation and residual as part of the product. It is worth a factor of two in fp32 on one of the processors that
+docs/serving_speed.md measures, and costs a fifth on another.
 
 P = pieces on a line, R = rows, H = hidden size, N = heads, D = size of a head.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import cast
 
 import torch
@@ -19,20 +20,47 @@ from transformers.activations import GELUActivation
 
 from modeling.encoder_layers import LayerParts
 from modeling.packing import Packed
+from modeling.stopwatch import least_seconds
 
 _REORDERED_FOR_ROWS = 256
 """Rows of a product that oneDNN is to choose a weight's layout for; others work as well, within a few percent."""
 
 
+_TIMES = 8
+_WORTH = 1.05
+"""What torch's own product must bring, lest a busy machine decides. Measured in docs/serving_speed.md: 0.5 on an AMD
+EPYC with AVX-512, 1.2 on one without."""
+
+
+@cache
 def _reorders(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether oneDNN multiplies by weights of this dtype here."""
+    """Whether weights of this dtype are to lie as oneDNN wants them here.
+
+    In fp32 torch multiplies by another library, so one product is timed in both, some 0.2 s, once.
+    """
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
+    if dtype is torch.float32:
+        return _times_faster_as_it_is() < _WORTH
     supported = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
     }
     return dtype not in supported or bool(supported[dtype]())
+
+
+@torch.inference_mode()
+def _times_faster_as_it_is() -> float:
+    """How many times faster than with oneDNN's layout a layer's widest product and its GELU are in fp32."""
+    weight, bias, x = torch.ones(3072, 768), torch.ones(3072), torch.ones(_REORDERED_FOR_ROWS, 768)
+    products = {
+        reordered: PreparedLinear(
+            weight, bias, dtype=torch.float32, device=x.device, activation=GELUActivation(), reordered=reordered
+        )
+        for reordered in (False, True)
+    }
+    least = least_seconds({reordered: partial(product, x) for reordered, product in products.items()}, _TIMES)
+    return least[True] / least[False]
 
 
 class PreparedLinear:
@@ -42,6 +70,7 @@ class PreparedLinear:
         weight: [out, in] fp32.
         bias: [out] fp32.
         activation: after the product; transformers' module.
+        reordered: the weights lie as oneDNN wants them; None: where that is faster.
     """
 
     def __init__(
@@ -52,11 +81,12 @@ class PreparedLinear:
         dtype: torch.dtype,
         device: torch.device,
         activation: nn.Module | None = None,
+        reordered: bool | None = None,
     ) -> None:
         self._bias = bias.detach().to(device, dtype)
         self._weight = weight.detach().to(device, dtype).contiguous()
         self._activation = activation
-        self._reordered = _reorders(dtype, device)
+        self._reordered = _reorders(dtype, device) if reordered is None else reordered
         self._exact_gelu = isinstance(activation, GELUActivation)
         if self._reordered:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _REORDERED_FOR_ROWS)

@@ -1,11 +1,12 @@
 """Which precision a device multiplies fastest in."""
 
-import time
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import torch
 from torch.nn import functional
+
+from modeling.stopwatch import least_seconds
 
 _ROWS, _WIDTH = 256, 768
 _TIMES = 8
@@ -30,15 +31,10 @@ def best_precision(device: torch.device) -> Literal["fp32", "bf16"]:
 
 @torch.inference_mode()
 def _times_faster(dtype: torch.dtype) -> float:
-    """How many times faster than in fp32 the processor multiplies, by the least of several times in turn."""
+    """How many times faster than in fp32 the processor multiplies."""
     operands = {
         kind: (torch.ones(_ROWS, _WIDTH, dtype=kind), torch.ones(4 * _WIDTH, _WIDTH, dtype=kind))
         for kind in (torch.float32, dtype)
     }
-    least = dict.fromkeys(operands, float("inf"))
-    for _ in range(_TIMES):
-        for kind, (x, weight) in operands.items():
-            begun = time.perf_counter()
-            functional.linear(x, weight)
-            least[kind] = min(least[kind], time.perf_counter() - begun)
+    least = least_seconds({kind: partial(functional.linear, *both) for kind, both in operands.items()}, _TIMES)
     return least[torch.float32] / least[dtype]

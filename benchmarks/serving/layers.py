@@ -77,8 +77,8 @@ def product_ways(rows: int, inputs: int, outputs: int, precision: Precision) -> 
     dtype = DTYPES[precision]
     x, weight, bias = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs) * 0.02, torch.zeros(outputs)
     plain_weight, plain_bias = weight.to(dtype), bias.to(dtype)
-    prepared = PreparedLinear(weight, bias, dtype=dtype, device=CPU)
-    with_gelu = PreparedLinear(weight, bias, dtype=dtype, device=CPU, activation=GELUActivation())
+    prepared = PreparedLinear(weight, bias, dtype=dtype, device=CPU, reordered=True)
+    with_gelu = PreparedLinear(weight, bias, dtype=dtype, device=CPU, activation=GELUActivation(), reordered=True)
     operations = 2.0 * rows * inputs * outputs
     return [
         (lambda: functional.linear(x, plain_weight, plain_bias), operations),
