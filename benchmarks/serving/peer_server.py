@@ -33,6 +33,7 @@ from pydantic_core import to_json
 from setting import Setting, add_options, opened, task_labels
 
 from modeling.batching import token_batches
+from serving.http.server import KEEP_ALIVE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,8 @@ def serve(setting: Setting, name: str, way: Way, *, tasks: int, window: int, por
     warm_up(peer, setting.backbone.max_length)
     tokenizer = PeerTokenizer(setting.folder, setting.backbone.max_length)
     app = application(Batcher(peer, way, window=window), tokenizer, tasks)
-    uvicorn.run(app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning")
+    kept = {"timeout_keep_alive": KEEP_ALIVE_SECONDS, "log_level": "warning"}
+    uvicorn.run(app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", **kept)
 
 
 def main() -> None:

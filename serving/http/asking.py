@@ -10,6 +10,7 @@ from modeling.decoding import Answer
 from registry.errors import InvalidInput
 from serving.engine import Asked
 from serving.http.answers import Replies, replies_to
+from serving.http.lifecycle import stopped_before_the_answer
 from serving.http.limits import Limits
 from serving.http.refusals import Refused
 from serving.http.request_watch import note
@@ -47,6 +48,8 @@ async def ask(
             _refuse_truncated(asked)
         note(request, texts=len(texts), tasks=asked_tasks(asked), release=asked.release.name)
         service.lifecycle.waiting.add(replies)
+        if service.lifecycle.stopped:  # while the engine was asked
+            replies.end_now(stopped_before_the_answer())
         try:
             yield replies
         finally:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
+from serving.http.lifecycle import stopped_before_the_answer
 from serving.http.limits import Limits
 from serving.http.refusals import ClientGone, Refused
 from serving.http.request_watch import count_body
@@ -22,6 +23,7 @@ async def read_body(request: Request, service: Service) -> bytes:
     Raises:
         Refused: 413 as soon as it is known to be too large, 408 when it does not come in time, 415 if compressed, 429
             if it is not small and the server holds too much already.
+        Stopping: the server's time for draining ended first.
         ClientGone: the connection was cut.
     """
     limits = service.limits
@@ -32,8 +34,10 @@ async def read_body(request: Request, service: Service) -> bytes:
     if declared.isdecimal() and int(declared) > limits.body_bytes:
         raise _too_large(limits)
     body = bytearray()
+    patience = asyncio.timeout(limits.body_seconds)
     try:
-        async with asyncio.timeout(limits.body_seconds):
+        async with patience:
+            service.lifecycle.reading.add(patience)
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limits.body_bytes:
@@ -44,9 +48,13 @@ async def read_body(request: Request, service: Service) -> bytes:
     except ClientDisconnect:
         raise ClientGone from None
     except TimeoutError:
+        if service.lifecycle.stopped:
+            raise stopped_before_the_answer() from None
         raise Refused(
             408, f"the body did not arrive within {limits.body_seconds:g} s", {"Connection": "close"}
         ) from None
+    finally:
+        service.lifecycle.reading.discard(patience)
     return bytes(body)
 
 

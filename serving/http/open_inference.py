@@ -162,7 +162,7 @@ def decode_request(body: bytes, header_length: str | None, *, most_texts: int) -
     except ValidationError as error:
         raise refusal_of_body(error) from None
     for tensor in request.inputs:
-        refuse_too_many(max(tensor.shape, default=0), most_texts)
+        refuse_too_many(tensor.shape[0] if tensor.shape else 0, most_texts)
     columns = _columns(request.inputs, tensors)
     binary = _flag(request.parameters, "binary_data_output", default=False)
     return Inference(

@@ -6,11 +6,14 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from opentelemetry import trace
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import BaseRoute, Match
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.http.lifecycle import Lifecycle
 from serving.http.refusals import CLIENT_GONE, error_response, stopping
@@ -62,7 +65,7 @@ def note_end(request: Request, status: int) -> None:
 class RequestWatch:
     """The outermost layer. Nothing that goes wrong inside gets past it, and no text gets into what it writes."""
 
-    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, metrics: ServerMetrics) -> None:
+    def __init__(self, app: Starlette, *, lifecycle: Lifecycle, metrics: ServerMetrics) -> None:
         self._app = app
         self._lifecycle = lifecycle
         self._metrics = metrics
@@ -91,6 +94,7 @@ class RequestWatch:
         self._lifecycle.in_flight += is_work
         try:
             if is_work and self._lifecycle.draining:
+                scope["route"] = self._route_of(scope)
                 refusal = stopping()
                 response = error_response(refusal.status, str(refusal), refusal.headers)
                 await response(scope, receive, watched_send)
@@ -103,6 +107,15 @@ class RequestWatch:
             self._lifecycle.in_flight -= is_work
             self._lifecycle.body_bytes -= noted.body_bytes
             self._write_down(scope, request_id, noted.end or status, time.perf_counter() - begun, noted, is_work)
+
+    def _route_of(self, scope: Scope) -> BaseRoute | None:
+        """Of a request that does not get as far as the router: what that would find."""
+        matches = [route.matches(scope) for route in self._app.routes]
+        for wanted in (Match.FULL, Match.PARTIAL):
+            for match, found in matches:
+                if match is wanted:
+                    return cast("BaseRoute | None", found.get("route"))
+        return None
 
     def _write_down(
         self, scope: Scope, request_id: str, status: int, seconds: float, noted: Noted, is_work: bool

@@ -48,6 +48,11 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection is kept. A client or a load balancer that keeps it longer may send a request into a
+connection that is just being closed. By default an AWS load balancer keeps one for 60 s; this is nginx's default."""
+
+
 class DrainingServer(uvicorn.Server):
     """Serves until SIGTERM or SIGINT, then refuses what is new, answers what it has taken in, and returns.
 
@@ -80,6 +85,7 @@ class DrainingServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_LAST_WRITES,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )
         self._lifecycle = lifecycle

@@ -194,3 +194,12 @@ def test_a_client_that_reads_slowly_is_waited_for(server, monkeypatch):
             received = connection.recv(64 * 1024)
             assert received, "cut off"
             found += received
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_idle_for_a_while_takes_the_next_request(server):
+    with closing(server.connection()) as connection:
+        for pause in (6, 0):  # uvicorn alone would have closed it after 5 s
+            connection.request("GET", "/release")
+            assert reply_of(connection).status == 200
+            time.sleep(pause)

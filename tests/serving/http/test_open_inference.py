@@ -189,6 +189,8 @@ def tensor(**changes) -> dict:
         (tensor(datatype="FP32"), 422, "text: must be BYTES, not FP32"),
         (tensor(shape=[2]), 422, "text: has fewer elements than its shape [2]"),
         (tensor(shape=[1, 2]), 422, "text: its shape must be [n] or [n, 1]"),
+        (tensor(shape=[1, 1_000_000]), 422, "text: its shape must be [n] or [n, 1]"),
+        (tensor(shape=[1_000_000, 1]), 413, "1,000,000 texts in one request"),
         (tensor(shape=[]), 422, "text: its shape must be [n] or [n, 1]"),
         (tensor(shape=[-1]), 422, "text: its shape must be [n] or [n, 1]"),
         (tensor(shape=[0], data=[]), 422, "text: its shape must be [n] or [n, 1]"),
