@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.application import Context
+from cli.cache_cost import say_cache_cost
 from cli.devices import chosen_device
 from cli.processes import is_gone, own_name
 from cli.progress import progress_bar
 from cli.rendering import print_note, print_warning
 from cli.search_figures import Spread
 from cli.training import warn_of_weak_student
+from registry.domain.manifests import HeadConfig
 from registry.domain.searches import NewSearch, Search, SearchChoice, SearchOptions
 from registry.errors import TrainingFailed
 from registry.fault_points import reached
@@ -141,27 +143,17 @@ def _exchange(context: Context, search: Search) -> Path:
 
 
 def _say_cost(context: Context, problem: "Problem", options: SearchOptions, depths: Sequence[int]) -> None:
-    """What the frozen activations will take on the disk, before any of it is written."""
-    from modeling.backbone import load_text_encoder
-    from pipelines.training.activation_cache import EncodedRows
-    from pipelines.training.cache_forecast import forecast
-    from pipelines.training.cache_room import CacheRoom
     from pipelines.training.recipes import Recipe
-    from registry.domain.manifests import HeadConfig
 
-    encoder, head = load_text_encoder(problem.backbone, context.store), HeadConfig.model_validate(dict(options.head))
-    cost = forecast(
-        CacheRoom(context.settings.home / "cache", context.settings.activation_cache_bytes),
-        [
-            (EncodedRows.of(problem.train, encoder), Recipe.model_validate(dict(options.recipe)).precision),
-            (EncodedRows.of(problem.dev, encoder), "fp32"),
-        ],
-        prefix_digests=problem.backbone.prefix_digests,
+    say_cache_cost(
+        context,
+        problem.backbone,
+        train=problem.train,
+        dev=problem.dev,
+        head=HeadConfig.model_validate(dict(options.head)),
+        precision=Recipe.model_validate(dict(options.recipe)).precision,
         depths=depths,
-        hidden_size=problem.backbone.hidden_size,
-        reading=head.reading if head.gather == "mix" else None,
     )
-    (print_note if cost.fits else print_warning)(str(cost))
 
 
 def _warn_of_short_rung(problem: "Problem", options: SearchOptions) -> None:

@@ -18,9 +18,10 @@ from cli.search_run import run_search
 from cli.search_svg import search_svg
 from cli.training import backbone_of, chosen_distillation, chosen_head, refuse_retired
 from registry.domain.references import check_name
-from registry.domain.searches import Search
+from registry.domain.searches import Search, SearchChoice
 from registry.errors import UsageError
 from registry.services import searches, tasks
+from registry.services.versions import versions_with_alias
 
 if TYPE_CHECKING:
     from pipelines.search.problem import Problem
@@ -135,8 +136,26 @@ def run(
     found = run_search(context, problem, options, device=device, workers=workers)
     _show(found, as_json=as_json)
     if found.choice is not None:
-        smallest = next(iter(found.choice.students.values()), found.choice.teacher)
-        print_note(f"a search promotes nothing: `trunkline task promote {task}/{smallest} --alias champion` does")
+        _say_what_promotes(context, found, found.choice)
+
+
+def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -> None:
+    """Names the smallest version that was chosen, beside the champion that it would replace."""
+    smallest = next(iter(choice.students.values()), choice.teacher)
+    with context.database.read() as session:
+        champion = next((one for one in versions_with_alias(session, "champion") if one.task == search.task), None)
+    if champion is not None and champion.number == smallest:
+        return
+    note = f"a search promotes nothing: `trunkline task promote {search.task}/{smallest} --alias champion` does"
+    if champion is not None and champion.dev_digest == search.dev_digest:
+        (chosen,) = (trial.score for trial in search.trials if trial.version == smallest)
+        note += (
+            f"; it has {search.metric} {chosen:.4f}, the champion {champion.reference} has "
+            f"{champion.metrics[search.metric]:.4f} ({champion.statistic})"
+        )
+    elif champion is not None:
+        note += f"; the champion {champion.reference} was scored on other dev data"
+    print_note(note)
 
 
 @app.command(epilog=example("trunkline search show rte", "trunkline search show rte --svg rte.svg"))

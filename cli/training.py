@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.application import AsJson, Context, example
+from cli.cache_cost import say_cache_cost
 from cli.devices import DeviceOption, chosen_device
 from cli.progress import progress_bar
 from cli.release_drawing import layers_of_its_own
@@ -245,17 +246,24 @@ def _trial(
 
 
 def _run_and_show(context: Context, trial: "Trial", device: str, *, as_json: bool) -> None:
-    version = run_trial(context, trial, device, for_another="choose another --seed for another run")
+    version = run_trial(context, trial, device, says_cost=True, for_another="choose another --seed for another run")
     _print_version(version, trial, as_json=as_json)
 
 
 def run_trial(
-    context: Context, trial: "Trial", device: str, *, depths: Sequence[int] = (), for_another: str = ""
+    context: Context,
+    trial: "Trial",
+    device: str,
+    *,
+    depths: Sequence[int] = (),
+    says_cost: bool = False,
+    for_another: str = "",
 ) -> Version:
     """Runs a trial and registers the version that it makes; one that has been run before gives the version that exists.
 
     Args:
         depths: frozen depths that other trials on the same data will ask for.
+        says_cost: say beforehand what the cache will take on the disk, which tokenises the data once more.
         for_another: what to do where another run than the one that exists was wanted.
     Raises:
         Conflict: another process is running this very trial.
@@ -269,6 +277,8 @@ def run_trial(
         with context.database.read() as session:
             version = versions.find_trial(session, trial.spec.task, trial.key)
         if version is None:
+            if says_cost:
+                _say_cost(context, trial)
             version = _register(context, held, device)
         else:
             hint = f"; {for_another}" if for_another else ""
@@ -303,6 +313,19 @@ def _register(context: Context, held: "TrialRun", device: str) -> Version:
         tracking.tag_version(run, str(version.reference))
         reached("train.run-tagged")
     return version
+
+
+def _say_cost(context: Context, trial: "Trial") -> None:
+    taught = [] if trial.teacher is None else [trial.teacher.frozen_depth]
+    say_cache_cost(
+        context,
+        trial.backbone,
+        train=trial.train,
+        dev=trial.dev,
+        head=trial.head,
+        precision=trial.recipe.precision,
+        depths=[trial.frozen_depth, *taught],
+    )
 
 
 def _mend(context: Context, held: "TrialRun", version: Version, device: str) -> None:

@@ -1,4 +1,4 @@
-"""What a search's frozen activations will take on the disk, told before any of it is computed."""
+"""What frozen activations will take on the disk, told before any of them is computed."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

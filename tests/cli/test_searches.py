@@ -18,6 +18,8 @@ from sqlalchemy import select
 
 from cli.number_lists import positive_numbers, whole_numbers
 from cli.search_options import default_students
+from pipelines.execution import local_processes
+from pipelines.execution.local_processes import LocalProcesses
 from registry.database.engine import Database
 from registry.database.schema import TrialRow
 from registry.domain.searches import TrialState
@@ -117,11 +119,17 @@ def test_a_search_from_beginning_to_end(ready):
     assert "was searched before" in again.err
 
     # What `train` would run was run: it gives the version that there is.
-    trained = ready(
-        *("train", "topic", "--layers", teacher["task_layers"], "--seed", teacher["seed"]),
-        *("--epochs", 3, "--lr", 0.003, "--precision", "fp32", "--json"),
-    )
+    train = ("train", "topic", "--layers", teacher["task_layers"], *("--epochs", 3, "--lr", 0.003), "--json")
+    trained = ready(*train, "--precision", "fp32", "--seed", teacher["seed"])
     assert trained.json["number"] == teacher["number"]
+
+    # One that it would not have run says what it takes on the disk: nothing, after the search.
+    another = ready(*train, "--precision", "fp32", "--seed", 99)
+    assert another.code == 0
+    assert "frozen activations of 1 depth are there already" in another.err
+    taught = ready("distil", f"topic/{teacher['number']}", "--layers", 1, "--depth", 3, "--epochs", 1, "--seed", 99)
+    assert taught.code == 0
+    assert "frozen activations of 2 depths" in taught.err
 
     shown = ready("search", "show", "topic", "--svg", "figure.svg")
     assert shown.code == 0
@@ -238,8 +246,21 @@ def test_the_end_of_a_search_says_what_may_come_next_and_what_to_doubt(ready):
     answer = ready("search", "topic", *SMALL, "--students", "none")
     assert answer.code == 0, answer.err
     assert re.search(r"which is few to tell them apart by", answer.err)
-    assert re.search(r"a search promotes nothing: `trunkline task promote topic/\d+ --alias champion` does", answer.err)
+    promote = r"a search promotes nothing: `trunkline task promote topic/(\d+) --alias champion` does\n"
+    advice = re.search(promote, answer.err)
+    assert advice
     assert re.search(r"2 seeds, two fifths at most run; 3 epochs; strategy halving", answer.out)
+
+    other = next(
+        version
+        for version in json.loads(ready.done("task", "versions", "topic", "--json"))
+        if version["number"] != int(advice[1])
+    )
+    ready.done("task", "promote", f"topic/{other['number']}", "--alias", "champion")
+    again = " ".join(ready("search", "topic", *SMALL, "--students", "none").err.split())
+    assert f"the champion topic/{other['number']} has {other['metrics']['accuracy']:.4f} (" in again
+    ready.done("task", "promote", f"topic/{advice[1]}", "--alias", "champion")
+    assert "promotes nothing" not in ready("search", "topic", *SMALL, "--students", "none").err
 
 
 def test_a_drawing_goes_where_it_is_asked_to_or_is_refused(ready):
@@ -259,6 +280,49 @@ def test_a_loss_that_becomes_nan_fails_its_trials_and_the_search_goes_on_and_say
     states = {(trial["shape"]["learning_rate"], trial["state"]) for trial in answer.json["trials"]}
     assert (1e30, "failed") in states
     assert answer.json["choice"]["learning_rate"] == 0.003
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{ready.home / 'mlflow.db'}")
+    (experiment,) = {client.get_run(answer.json["mlflow_run"]).info.experiment_id}
+    failed = client.search_runs([experiment], "attributes.status = 'FAILED'")
+    assert {run.data.params["learning_rate"] for run in failed} == {"1e+30"}
+
+
+def test_a_damaged_file_of_the_cache_is_said_and_computed_again(ready):
+    searched(ready, "--students", "none")
+    kept = list((ready.home / "cache" / "activations").glob("*/*.safetensors"))
+    assert kept
+    for path in kept:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.chmod(0o600)
+        path.write_bytes(content)
+    answer = ready("search", "topic", *SMALL, "--students", "none", "--lr", "0.002", "--json")
+    assert answer.code == 0, answer.err
+    assert "is damaged (its bytes are not those that were written): its rows are computed again" in answer.err
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_costs_the_attempt_and_not_the_search(ready, ready_beside, monkeypatch):
+    whole = searched(ready_beside)
+    stopped: list[int] = []
+
+    class FirstHangs(LocalProcesses):
+        def start(self, file):
+            super().start(file)
+            self._hangs_after = 600.0 if stopped else 5.0  # the process that takes its place may need long to begin
+            if not stopped:
+                stopped.append(self._busy[file.key]._process.pid)
+                os.kill(stopped[0], signal.SIGSTOP)
+
+    monkeypatch.setattr(local_processes, "LocalProcesses", FirstHangs)
+    answer = ready("search", "topic", *SMALL, "--json")
+    assert answer.code == 0, answer.err
+    assert "it said nothing for 5 seconds and was stopped" in " ".join(answer.err.split())
+    assert winner(answer.json) == winner(whole)
+    with pytest.raises(ProcessLookupError):
+        os.kill(stopped[0], 0)
 
 
 def test_data_that_changed_after_the_search_began_are_another_search(ready):
