@@ -33,10 +33,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(name: str, place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return started(name, place, "--home", str(place / Path(name).stem), "--tasks", "trec", *arguments)
+
+
+def started(name: str, place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (model,) = (path.parent for path in (place / "pinned").rglob("config.json"))
     command = [sys.executable, str(BENCHMARKS / name), "--model", str(model), "--data", str(place / "data")]
     return subprocess.run(
-        [*command, "--home", str(place / Path(name).stem), "--tasks", "trec", *arguments],
+        [*command, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -82,6 +86,16 @@ def test_a_report_of_nothing_says_what_is_missing(place: Path) -> None:
     done = run("glue.py", place, *GLUE, "--home", str(place / "empty"), "--report")
     assert done.returncode == 0, done.stderr
     assert "full fine-tuning: not run of trec" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_growth_of_a_trial_is_measured_stage_by_stage(place: Path) -> None:
+    sizes = ("--task", "trec", "--rows", "3", "--layers", "1", "--epochs", "2", "--markdown")
+    done = started("trial_growth.py", place, *sizes)
+    assert done.returncode == 0, done.stderr
+    assert [line.split("|")[1].strip() for line in done.stdout.splitlines()[-3:]] == ["3", "12", "48"]
+    short = started("trial_growth.py", place, *sizes, "--rows", "4")
+    assert "trec has 48 training rows, fewer than 64" in short.stderr
 
 
 @pytest.mark.slow

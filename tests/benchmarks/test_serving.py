@@ -1,5 +1,6 @@
 """What the serving benchmarks ask, of whom, and how they count it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from engine_side import load_served
 from floor import layer_operations, own_products, peak
+from generators import by_locust
 from lanes import rates_by_way
 from layers import BATCHES, BLOCK_WIDTHS, attention, products, rates_in_turn, shares
 from load import Load, poisson, questions, saturated
@@ -241,3 +243,41 @@ def test_growth_is_told_for_each_number_of_tasks(setting: Setting) -> None:
     ]
     assert [row[:3] for row in rows] == [["1", "5", "12"], ["4", "19", "48"]]
     assert all(int(row[3]) > 0 for row in rows)
+
+
+def test_what_locust_tells_is_read(tmp_path: Path) -> None:
+    told = [
+        {
+            "num_requests": 22,
+            "num_failures": 2,
+            "start_time": 100.0,
+            "last_request_timestamp": 104.0,
+            "response_times": {"10": 20, "500": 2},
+        }
+    ]
+    script = tmp_path / "locust"
+    script.write_text(f"#!/bin/sh\necho '{json.dumps(told)}'\n")
+    script.chmod(0o700)
+    found = by_locust(str(script), "http://127.0.0.1:1", ["hello"], open_requests=2, seconds=4.0)
+    assert (found.rate, found.errors, found.percentiles[0]) == (5.0, 2, 0.01)
+    script.write_text("#!/bin/sh\necho 'no such file' >&2; exit 1\n")
+    with pytest.raises(RuntimeError, match="locust ended with 1"):
+        by_locust(str(script), "http://127.0.0.1:1", ["hello"], open_requests=2, seconds=4.0)
+
+
+@pytest.mark.slow
+def test_generators_of_load_ask_one_server_in_turn(setting: Setting) -> None:
+    options = ["--width", "64", "--texts", "16", "--seconds", "1", "--rounds", "1", "--open", "4"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "generators.py"), "--home", str(setting.home), "--markdown", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    found = {row[0]: row for row in rows}
+    for name in ("own", "tritonclient"):
+        assert float(found[name][1]) > 0
+        assert found[name][4] == "0"
