@@ -32,21 +32,26 @@ _WORTH = 1.05
 EPYC with AVX-512, 1.2 on one without."""
 
 
+def can_reorder(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether oneDNN multiplies by weights of this dtype here."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    supported = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return dtype not in supported or bool(supported[dtype]())
+
+
 @cache
 def _reorders(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether weights of this dtype are to lie as oneDNN wants them here.
 
     In fp32 torch multiplies by another library, so one product is timed in both, some 0.2 s, once.
     """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not can_reorder(dtype, device):
         return False
-    if dtype is torch.float32:
-        return _times_faster_as_it_is() < _WORTH
-    supported = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return dtype not in supported or bool(supported[dtype]())
+    return dtype is not torch.float32 or _times_faster_as_it_is() < _WORTH
 
 
 @torch.inference_mode()

@@ -32,7 +32,7 @@ from transformers.activations import GELUActivation
 
 from modeling.backbone import load_trunk
 from modeling.inference import DTYPES, Form, Precision, inference_layer
-from modeling.inference_layers import PreparedLinear, attention_by_products, fused_attention
+from modeling.inference_layers import PreparedLinear, attention_by_products, can_reorder, fused_attention
 from modeling.packing import Packed
 from modeling.text import EncodedText
 
@@ -73,12 +73,13 @@ def rates_in_turn(ways: Sequence[Way], rounds: int) -> list[list[float]]:
 
 
 def product_ways(rows: int, inputs: int, outputs: int, precision: Precision) -> list[Way]:
-    """As torch keeps weights, in oneDNN's layout, and that with GELU."""
+    """As torch keeps weights, in oneDNN's layout where it multiplies in this precision, and that with GELU."""
     dtype = DTYPES[precision]
     x, weight, bias = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs) * 0.02, torch.zeros(outputs)
     plain_weight, plain_bias = weight.to(dtype), bias.to(dtype)
-    prepared = PreparedLinear(weight, bias, dtype=dtype, device=CPU, reordered=True)
-    with_gelu = PreparedLinear(weight, bias, dtype=dtype, device=CPU, activation=GELUActivation(), reordered=True)
+    how = {"dtype": dtype, "device": CPU, "reordered": can_reorder(dtype, CPU)}
+    prepared = PreparedLinear(weight, bias, **how)
+    with_gelu = PreparedLinear(weight, bias, activation=GELUActivation(), **how)
     operations = 2.0 * rows * inputs * outputs
     return [
         (lambda: functional.linear(x, plain_weight, plain_bias), operations),
