@@ -29,7 +29,7 @@ import numpy as np
 import tritonclient.http.aio as triton
 from around_the_model import milliseconds
 from hosting import free_port, hosted, our_command
-from load import LONGEST, Question, has_wrk, questions, saturated, wrk_saturated
+from load import LONGEST, Load, Question, has_wrk, questions, saturated, wrk_saturated
 from peers import Way
 from printed_tables import say, show
 from rich.table import Table
@@ -52,8 +52,7 @@ class Found(NamedTuple):
 
 
 def by_own(server: str, asked: Sequence[Question], open_requests: int, seconds: float) -> Found:
-    load = saturated(server, asked, connections=open_requests, seconds=seconds)
-    return Found(load.rate, load.errors, load.percentiles())
+    return _found(saturated(server, asked, connections=open_requests, seconds=seconds))
 
 
 def by_wrk(server: str, asked: Sequence[Question], open_requests: int, seconds: float) -> Found:
@@ -84,7 +83,7 @@ async def _by_tritonclient(server: str, texts: Sequence[str], open_requests: int
     await asyncio.gather(*(one_user() for _ in range(open_requests)))
     spent = time.perf_counter() - begin
     await client.close()
-    return Found(len(times) / spent, errors, tuple(np.percentile(times, [50, 95, 99]).tolist()))
+    return _found(Load(spent, len(times), errors, first=(), last=tuple(times)))
 
 
 def _input(text: str) -> triton.InferInput:
@@ -110,12 +109,13 @@ def by_locust(command: str, server: str, texts: Sequence[str], open_requests: in
         (told,) = json.loads(done.stdout)
     except ValueError:
         raise RuntimeError(f"locust ended with {done.returncode}:\n{done.stdout}{done.stderr[-2000:]}") from None
-    times = np.repeat(
-        [float(one) / 1e3 for one in told["response_times"]], list(told["response_times"].values())
-    )  # rounded by locust
-    spent = told["last_request_timestamp"] - told["start_time"]
-    rate = (told["num_requests"] - told["num_failures"]) / spent
-    return Found(rate, told["num_failures"], tuple(np.percentile(times, [50, 95, 99]).tolist()))
+    times = [int(one) / 1e3 for one, count in told["response_times"].items() for _ in range(count)]  # rounded by locust
+    spent, errors = told["last_request_timestamp"] - told["start_time"], told["num_failures"]
+    return _found(Load(spent, told["num_requests"] - errors, errors, first=(), last=tuple(times)))
+
+
+def _found(load: Load) -> Found:
+    return Found(load.rate, load.errors, load.percentiles())
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ from registry.errors import UsageError
 from serving.http.connections import PatientProtocol
 from serving.http.lifecycle import Lifecycle
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection is kept. A client or a load balancer that keeps it longer may send a request into a
+connection that is just being closed. By default an AWS load balancer keeps one for 60 s; this is nginx's default."""
 _LAST_WRITES = 5
 """Seconds for the last responses to be written, and for clients that read none."""
 
@@ -46,11 +49,6 @@ def bound_socket(host: str, port: int) -> socket.socket:
 def url_of(bound: socket.socket) -> str:
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection is kept. A client or a load balancer that keeps it longer may send a request into a
-connection that is just being closed. By default an AWS load balancer keeps one for 60 s; this is nginx's default."""
 
 
 class DrainingServer(uvicorn.Server):

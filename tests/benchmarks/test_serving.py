@@ -210,37 +210,34 @@ def test_ratios_are_those_of_one_round() -> None:
     assert best_peer(rates, "int8") is None
 
 
-@pytest.mark.slow
-def test_the_comparison_runs_whole(setting: Setting) -> None:
+def run(name: str, setting: Setting, *options: str) -> str:
+    """What the benchmark prints, as markdown."""
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "throughput.py"), "--quick", "--home", str(setting.home), "--markdown"],
+        [sys.executable, str(BENCHMARKS / name), "--home", str(setting.home), "--markdown", *options],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_comparison_runs_whole(setting: Setting) -> None:
+    printed = run("throughput.py", setting, "--quick")
     for part in ("engine", "HTTP"):
-        assert f"\n{part}, mixed lengths: ratios:" in done.stdout
-    assert done.stdout.count("| sharing, same kernels | ours fp32 | apart fp32 |") == 2
-    assert done.stdout.count("| over all, best peer | ours fp32 | onnx-fp32") == 2
-    assert "| onnx-fp32, one a task |" in done.stdout
+        assert f"\n{part}, mixed lengths: ratios:" in printed
+    assert printed.count("| sharing, same kernels | ours fp32 | apart fp32 |") == 2
+    assert printed.count("| over all, best peer | ours fp32 | onnx-fp32") == 2
+    assert "| onnx-fp32, one a task |" in printed
 
 
 @pytest.mark.slow
 def test_growth_is_told_for_each_number_of_tasks(setting: Setting) -> None:
     options = ["--tasks", "1,4", "--width", "64", "--texts", "16", "--budgets", "512", "--rounds", "1"]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "growth.py"), "--home", str(setting.home), "--markdown", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "onnx-fp32" in line
-    ]
+    printed = run("growth.py", setting, *options)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if "onnx-fp32" in line]
     assert [row[:3] for row in rows] == [["1", "5", "12"], ["4", "19", "48"]]
     assert all(int(row[3]) > 0 for row in rows)
 
@@ -268,15 +265,8 @@ def test_what_locust_tells_is_read(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_generators_of_load_ask_one_server_in_turn(setting: Setting) -> None:
     options = ["--width", "64", "--texts", "16", "--seconds", "1", "--rounds", "1", "--open", "4"]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "generators.py"), "--home", str(setting.home), "--markdown", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    printed = run("generators.py", setting, *options)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if "|" in line]
     found = {row[0]: row for row in rows}
     for name in ("own", "tritonclient"):
         assert float(found[name][1]) > 0
