@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel
@@ -21,6 +22,10 @@ from registry.artifacts.local_store import LocalArtifactStore
 from registry.domain.manifests import BranchManifest, HeadConfig, Manifest
 from registry.domain.records import NewBackbone
 from registry.domain.task_specs import InputForm, TagScheme, TaskType
+
+# No test holds anybody to a time: machines are shared.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 pytest_plugins = ["tests.postgresql", "tests.s3_server"]
 

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.charts import Scale, Strip, bar, scale_of, ticks
@@ -192,13 +192,11 @@ def searches(draw: st.DrawFn) -> Search:
     return search(*known, choice=choice, exhaustive_layer_passes=passes, backbone_layers=48, options=OPTIONS)
 
 
-@settings(deadline=None)
 @given(searches(), st.integers(60, 200))
 def test_any_search_can_be_drawn_within_the_width(drawn: Search, width: int) -> None:
     assert max(map(len, picture_lines(drawn, width))) <= width
 
 
-@settings(deadline=None)
 @given(searches())
 def test_any_search_can_be_drawn_within_the_picture(drawn: Search) -> None:
     svg = search_svg(drawn)

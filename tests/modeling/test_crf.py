@@ -65,7 +65,7 @@ def case_of(case: tuple[int, int, int, float]) -> tuple[Tensor, TagTransitions, 
     return emissions, learnt, learnt.scores(), list(itertools.product(range(tags), repeat=words))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases, st.integers(0, 3))
 def test_it_is_brute_force_over_all_sequences(case: tuple[int, int, int, float], padding: int) -> None:
     emissions, learnt, transitions, sequences = case_of(case)
@@ -93,7 +93,7 @@ def test_it_is_brute_force_over_all_sequences(case: tuple[int, int, int, float],
     torch.testing.assert_close(loss, partition - scores.max())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 30))
 def test_what_is_decoded_is_legal_however_strongly_the_outputs_say_otherwise(seed: int, words: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -396,7 +396,7 @@ words = st.text(st.sampled_from("newyorkthl '.-3é中😀"), max_size=24)
 
 
 @every_family
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=st.lists(st.tuples(words, st.none() | words), min_size=1, max_size=5))
 def test_neither_batch_mates_nor_padding_change_a_rows_hidden_state(
     pinned_family: Callable[[str], Pinned], model_type: str, rows: list[tuple[str, str | None]]

@@ -60,7 +60,6 @@ def test_the_splitter_keeps_whole_what_nobody_would_cut_and_splits_the_rest(text
 
 
 @given(texts)
-@settings(deadline=None)
 def test_words_are_in_order_disjoint_and_cover_all_but_white_space(text: str) -> None:
     words = split_words(text)
     covered = [position for word in words for position in range(word.start, word.end)]
@@ -68,7 +67,6 @@ def test_words_are_in_order_disjoint_and_cover_all_but_white_space(text: str) ->
 
 
 @given(texts)
-@settings(deadline=None)
 def test_splitting_words_joined_by_spaces_gives_the_same_words(text: str) -> None:
     words = words_of(text)
     assert words_of(" ".join(words)) == words
@@ -116,7 +114,6 @@ def test_tags_of_another_number_than_the_tokens_are_refused() -> None:
 
 
 @given(st.lists(st.text(st.sampled_from(HARD), min_size=1, max_size=8).filter(str.strip), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_every_word_gets_the_tag_of_the_one_token_it_lies_in(tokens: list[str]) -> None:
     tags = [str(number) for number in range(len(tokens))]
     text, words, carried = carry_tags(tokens, tags, TagScheme.PLAIN)
@@ -268,7 +265,7 @@ unicode_texts = st.one_of(st.text(max_size=40), st.text(st.sampled_from(HARD + "
 
 
 @pytest.mark.parametrize("make", [byte_level, unigram], ids=["byte level", "unigram"])
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=unicode_texts)
 def test_every_word_stands_at_the_first_piece_that_begins_in_it(make: Callable[[], Tokenizer], text: str) -> None:
     tokenizer = make()
@@ -288,7 +285,7 @@ def test_every_word_stands_at_the_first_piece_that_begins_in_it(make: Callable[[
         assert token == (inside[0] if inside else NO_TOKEN)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=unicode_texts)
 def test_no_word_of_a_byte_level_tokenizer_is_without_a_piece(byte_level_json: bytes, text: str) -> None:
     # Every byte is in the vocabulary, and no piece but a merged one reaches over two words.
@@ -408,7 +405,7 @@ plain_texts = st.text(st.sampled_from(string.ascii_letters + string.digits + " '
 
 
 @given(first=plain_texts, second=st.none() | plain_texts, max_length=st.integers(3, 20))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_texts_are_cut_as_the_tokenizers_library_cuts_them(
     wordpiece_json: bytes, first: str, second: str | None, max_length: int
 ) -> None:

@@ -79,7 +79,7 @@ words = st.sampled_from(["the", "new", "york", "hello", "world", "x", "is", "a",
 texts_of = st.lists(st.lists(words, min_size=1, max_size=14).map(" ".join), min_size=1, max_size=10)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_data_sets_that_grow_shrink_and_are_corrected_or_shuffled_compute_only_what_is_new(
     tmp_path_factory, watched, data
@@ -140,7 +140,7 @@ def test_rows_computed_on_the_fly_are_those_of_the_cache(tmp_path, watched, prec
     assert not list((tmp_path / "none").rglob("*.safetensors"))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 600), min_size=1, max_size=200), padded_to=st.sampled_from([1, 8]), data=st.data()
 )

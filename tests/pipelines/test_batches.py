@@ -10,7 +10,7 @@ from pipelines.training.packed_rows import PackedRows
 lengths_of_rows = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=lengths_of_rows, batch_size=st.integers(1, 40), seed=st.integers(0, 9), epoch=st.integers(1, 5))
 def test_an_epoch_holds_every_row_once_in_batches_of_the_size(lengths, batch_size, seed, epoch):
     batches = epoch_batches(lengths, batch_size=batch_size, seed=seed, epoch=epoch)

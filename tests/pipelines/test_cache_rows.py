@@ -112,7 +112,7 @@ def check(rows, texts, of: RowGroup | None = None) -> None:
 texts_of = st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data_sets=st.lists(texts_of, min_size=1, max_size=5),
     width=st.integers(1, 5),
@@ -297,7 +297,7 @@ def test_what_was_used_longest_ago_makes_room_whatever_its_group(tmp_path):
     assert len(list((cache.folder / "activations").iterdir())) == 3, "an empty folder was left behind"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     data_sets=st.lists(texts_of, min_size=1, max_size=6), limit=st.integers(0, 6000), kept=st.sets(st.integers(0, 5))
 )

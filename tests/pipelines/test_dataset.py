@@ -227,7 +227,7 @@ def test_a_parquet_column_that_no_task_reads_may_be_of_any_type(tmp_path):
 _words = st.text("ab.'- é中😀", min_size=1, max_size=6).filter(str.strip)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(_words, _words, st.floats(-1e30, 1e30)), min_size=1, max_size=6))
 def test_any_rows_have_one_digest_in_parquet_and_in_json_lines(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("rows")

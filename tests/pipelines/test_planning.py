@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.planning import Candidate, Plan, frontier, plan_by_budget, plan_by_gain, plan_of, restricted
@@ -77,7 +77,6 @@ def every_plan(tasks: dict[str, list[Candidate]], weights: dict[str, float]) -> 
     return [plan_of(dict(zip(tasks, choice, strict=True)), weights) for choice in choices]
 
 
-@settings(deadline=None)
 @given(tasks=TASKS, weights=WEIGHTS, budget=st.integers(0, 18))
 def test_under_a_budget_nothing_is_better_and_nothing_as_good_is_smaller(tasks, weights, budget):
     plans = every_plan(tasks, weights)
@@ -95,7 +94,6 @@ def test_under_a_budget_nothing_is_better_and_nothing_as_good_is_smaller(tasks, 
     assert all(plan.selection[task] in of_task for task, of_task in tasks.items())
 
 
-@settings(deadline=None)
 @given(tasks=TASKS, weights=WEIGHTS, scale=st.sampled_from([1e-9, 7.0, 1e12]))
 def test_only_the_ratios_of_weights_matter(tasks, weights, scale):
     all_of_them = {task: weights[task] for task in tasks}
@@ -105,7 +103,6 @@ def test_only_the_ratios_of_weights_matter(tasks, weights, scale):
     assert [one.average for one in plain] == pytest.approx([one.average for one in other])
 
 
-@settings(deadline=None)
 @given(tasks=TASKS, weights=WEIGHTS)
 def test_the_frontier_is_every_plan_that_none_betters(tasks, weights):
     plans = frontier(tasks, weights=weights)

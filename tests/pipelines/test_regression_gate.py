@@ -41,7 +41,7 @@ def targets(task: TaskSpec, choose: random.Random, count: int, *, cut: bool) -> 
     return [[*row[:-1], None] if cut and choose.random() < 0.3 else row for row in rows]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 25))
 @pytest.mark.parametrize(("type_", "metric", "scheme"), CASES)
 def test_the_metric_of_drawn_rows_is_what_score_gives(

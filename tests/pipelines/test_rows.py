@@ -347,7 +347,7 @@ _COLUMNS = {
 }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.fixed_dictionaries({name: st.none() | values for name, (_, values) in _COLUMNS.items()}),

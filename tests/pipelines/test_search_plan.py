@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.search.plan import (
@@ -110,7 +110,6 @@ def noisy(seed: int, spread: float = 0.05) -> Metric:
     return metric
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 50), order=st.randoms(use_true_random=False), cut=st.integers(1, 60))
 def test_the_choice_does_not_depend_on_which_run_ends_first_nor_on_interruptions(seed, order, cut):
     straight, shuffled = Simulated(options(), noisy(seed)), Simulated(options(), noisy(seed))

@@ -27,7 +27,7 @@ def batches(draw):
 
 
 @given(batches())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_order_answers_sooner_on_average(batch):
     trunk_costs, branches = batch
     order = best_order(trunk_costs, branches)

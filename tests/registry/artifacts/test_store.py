@@ -29,7 +29,7 @@ NEARLY_DIGESTS = [
     "",
 ]
 
-several = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+several = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 
 
 def sha256(data: bytes) -> str:

@@ -23,7 +23,7 @@ from registry.errors import InvalidInput
 from registry.services.versions import register_version
 from tests.postgresql import running_server
 
-ANYWAY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+ANYWAY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 EARLY, LATE = datetime(1, 1, 3), datetime(9999, 12, 28)  # noqa: DTZ001 - bounds of hypothesis are naive
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

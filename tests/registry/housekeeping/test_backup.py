@@ -123,7 +123,7 @@ def test_rows_alone_are_restored_where_the_store_has_the_blobs(
         assert len(list_tasks(session)) == 2
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_changed_byte_is_refused_or_harmless_and_never_half_restored(
     other_database: Database, other_store: ArtifactStore, backup_file: Path, tmp_path: Path, place: float, flip: int

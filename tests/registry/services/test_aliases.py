@@ -235,7 +235,7 @@ def take(session: Session, task: str, alias: str, target: str | int, at: datetim
     return None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(steps=steps)
 def test_the_journal_replays_to_the_alias_table_now_and_at_every_moment(trained: Database, steps: list[Any]) -> None:
     told, clock = Told(), day(1)

@@ -191,7 +191,7 @@ def tampering(draw: st.DrawFn) -> tuple[list[Any], int]:
             return [update(TRAIL).where(one).values({field: CHANGED[field]})], at
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 @given(tampered=tampering())
 def test_whatever_is_changed_in_the_trail_is_found_and_its_event_named(
     used: Database, tampered: tuple[list[Any], int]

@@ -169,7 +169,7 @@ def test_channels_have_names_of_their_own(staged: Database, change: dict[str, An
             live_release(session, "production")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.one_of(st.integers(1, RELEASES), st.just("back")), max_size=10))
 def test_a_channel_is_a_stack_of_promotions(staged: Database, steps: list[int | str]) -> None:
     with staged.write() as session:

@@ -127,7 +127,7 @@ def test_it_takes_a_release_and_a_reason(drafted: Database, change: dict[str, An
             approve_release(session, "r9", reason=None, **change)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(states=st.lists(st.sampled_from(list(ReleaseState)), min_size=1, max_size=5))
 def test_the_database_takes_the_legal_moves_and_no_others(
     drafted: Database, change: dict[str, Any], states: list[ReleaseState]

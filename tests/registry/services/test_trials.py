@@ -599,7 +599,7 @@ def session(ledger: Ledger) -> Iterator[Session]:
         opened.rollback()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(steps=some_steps)
 def test_however_two_runners_take_turns_and_die_no_finished_trial_is_lost_or_finished_twice(
     ledger: Ledger, session: Session, steps: list[tuple[int, Action, str, int]]
