@@ -1,121 +1,21 @@
 """Transformer layers for answering only: packed rows, prepared weights, no gradient.
 
 The function is that of transformers' layers. What differs is the form: query, key and value are one product, the scale
-of the scores is in the query's weights, and on a CPU the weights lie as oneDNN wants them where that is faster, with
-activation and residual as part of the product. It is worth a factor of two in fp32 on one of the processors that
-docs/serving_speed.md measures, and costs a fifth on another.
+of the scores is in the query's weights, and every product is computed as it is fastest here (`modeling/products.py`).
 
 P = pieces on a line, R = rows, H = hidden size, N = heads, D = size of a head.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
-from transformers.activations import GELUActivation
 
 from modeling.encoder_layers import LayerParts
 from modeling.packing import Packed
-from modeling.stopwatch import least_seconds
-
-_REORDERED_FOR_ROWS = 256
-"""Rows of a product that oneDNN is to choose a weight's layout for; others work as well, within a few percent."""
-
-
-_TIMES = 8
-_WORTH = 1.05
-"""What torch's own product must bring, lest a busy machine decides. Measured in docs/serving_speed.md: 0.5 on an AMD
-EPYC with AVX-512, 1.2 on one without."""
-
-
-def can_reorder(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether oneDNN multiplies by weights of this dtype here."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    supported = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return dtype not in supported or bool(supported[dtype]())
-
-
-@cache
-def _reorders(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether weights of this dtype are to lie as oneDNN wants them here.
-
-    In fp32 torch multiplies by another library, so one product is timed in both, some 0.2 s, once.
-    """
-    if not can_reorder(dtype, device):
-        return False
-    return dtype is not torch.float32 or _times_faster_as_it_is() < _WORTH
-
-
-@torch.inference_mode()
-def _times_faster_as_it_is() -> float:
-    """How many times faster than with oneDNN's layout a layer's widest product and its GELU are in fp32."""
-    weight, bias, x = torch.ones(3072, 768), torch.ones(3072), torch.ones(_REORDERED_FOR_ROWS, 768)
-    products = {
-        reordered: PreparedLinear(
-            weight, bias, dtype=torch.float32, device=x.device, activation=GELUActivation(), reordered=reordered
-        )
-        for reordered in (False, True)
-    }
-    least = least_seconds({reordered: partial(product, x) for reordered, product in products.items()}, _TIMES)
-    return least[True] / least[False]
-
-
-class PreparedLinear:
-    """x [M, in] -> activation(x · weightᵀ + bias) + residual, [M, out], in one dtype.
-
-    Args:
-        weight: [out, in] fp32.
-        bias: [out] fp32.
-        activation: after the product; transformers' module.
-        reordered: the weights lie as oneDNN wants them; None: where that is faster.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        activation: nn.Module | None = None,
-        reordered: bool | None = None,
-    ) -> None:
-        self._bias = bias.detach().to(device, dtype)
-        self._weight = weight.detach().to(device, dtype).contiguous()
-        self._activation = activation
-        self._reordered = _reorders(dtype, device) if reordered is None else reordered
-        self._exact_gelu = isinstance(activation, GELUActivation)
-        if self._reordered:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _REORDERED_FOR_ROWS)
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if residual is None or self._activation is not None:
-            product = self._activated(x)
-            return product if residual is None else product + residual
-        if self._reordered:
-            fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
-            return fused
-        return (residual + self._bias).addmm_(x, self._weight.t())
-
-    def _activated(self, x: Tensor) -> Tensor:
-        if self._reordered:
-            fused = "gelu" if self._exact_gelu else "none"
-            product = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, fused, [], "none")
-            if self._exact_gelu:
-                return cast(Tensor, product)
-        else:
-            product = functional.linear(x, self._weight, self._bias)
-            if self._exact_gelu:
-                return cast(Tensor, torch.ops.aten.gelu_(product))  # nobody else has it: a pass less through memory
-        return cast(Tensor, product if self._activation is None else self._activation(product))
+from modeling.products import PreparedLinear, best_linear
 
 
 class InferenceLayer:
@@ -149,7 +49,8 @@ class InferenceLayer:
         )
 
     def _prepared(self, weight: Tensor, bias: Tensor, activation: nn.Module | None = None) -> PreparedLinear:
-        return PreparedLinear(weight, bias, dtype=self._dtype, device=self._device, activation=activation)
+        linear = best_linear(self._dtype, self._device)
+        return linear(weight, bias, dtype=self._dtype, device=self._device, activation=activation)
 
     def _after_attention(self, hidden: Tensor, context: Tensor) -> Tensor:
         attended = self._attention_norm(self._attention_output(context, hidden))

@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-
 from modeling.decoding import Answer
+from modeling.products import use_threads
 from registry.errors import TrunklineError, UsageError
 from serving.answer_cache import AnswerCache, CachedAnswer, text_key
 from serving.branch_order import BranchWork, best_order
@@ -201,7 +200,7 @@ class Engine:
 
     def _work(self) -> None:
         """A lane: one batch after the other."""
-        torch.set_num_threads(self._settings.threads)
+        use_threads(self._settings.threads)
         while self._compute_next():
             pass
 

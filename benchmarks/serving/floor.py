@@ -4,9 +4,10 @@
 
 *Saturation*: all texts waiting in the engine, all tasks asked. Useful operations are those of the texts' own pieces:
 2 · 12 · H² a piece and layer, 4 · T · H for attention in a text of T pieces, and of a layer that only the first piece
-is read of the keys' and values' product and one piece's rest. There are two peaks, both of 1,024 rows in oneDNN's
-layout on as many threads at once as the engine uses: that of a layer's widest product, H by 4 · H, and that of its four
-products one after the other, without the GELU. Engine and peaks are measured in turn, and a share is that of one round.
+is read of the keys' and values' product and one piece's rest. There are two peaks, both of 1,024 rows, multiplied
+as layers do, on as many threads at once as the engine uses: that of a layer's widest product, H by 4 · H, and that of
+its four products one after the other, without the GELU. Engine and peaks are measured in turn, and a share is that of
+one round.
 
 *One task*: the seconds of a batch asked for one task of the merged release, over those of the same task as a model of
 its own, (k, l) = (0, N), with the same kernels, in turn; beside it (k + l) / N.
@@ -30,7 +31,7 @@ from texts import Texts, chosen
 from texts import add_options as add_text_options
 
 from modeling.inference import DTYPES, Precision
-from modeling.inference_layers import PreparedLinear
+from modeling.products import best_linear, use_threads
 from serving.served_release import ServedRelease
 
 PEAK_ROWS = 1024
@@ -72,7 +73,7 @@ def peak(products: Sequence[tuple[int, int]], precision: Precision, lanes: int, 
     work = [
         (
             torch.randn(PEAK_ROWS, inputs).to(dtype),
-            PreparedLinear(torch.randn(outputs, inputs), torch.zeros(outputs), dtype=dtype, device=cpu),
+            best_linear(dtype, cpu)(torch.randn(outputs, inputs), torch.zeros(outputs), dtype=dtype, device=cpu),
         )
         for inputs, outputs in products
     ]
@@ -80,7 +81,7 @@ def peak(products: Sequence[tuple[int, int]], precision: Precision, lanes: int, 
     end = time.perf_counter() + _PEAK_SECONDS
 
     def multiply(lane: int) -> None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
         while time.perf_counter() < end:
             for x, linear in work:
                 linear(x)

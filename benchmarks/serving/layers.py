@@ -2,15 +2,15 @@
 
     .venv/bin/python benchmarks/serving/layers.py --home FOLDER [--model FOLDER] [--precisions fp32,bf16]
 
-*Products*: GFLOP/s of a layer's products on one thread, as torch keeps weights (`functional.linear`) and in oneDNN's
-layout (`PreparedLinear`), alone and with GELU behind it; all ways in turn, the median of the rounds.
+*Products*: GFLOP/s of a layer's products on one thread in every way of `modeling/products.py` that multiplies in that
+precision, alone and with GELU behind it; all ways in turn, the median of the rounds.
 
 *Attention*: milliseconds of one layer's, over 1,024 pieces in blocks of several widths, as two batched products and by
 torch's fused kernel; in turn, the median of the rounds.
 
 *A layer*: useful operations a second of a whole layer over batches of several kinds, as a share of the peak, which is
-the widest product of the first table with 1,024 rows in oneDNN's layout, measured in turn with it. Operations are those
-of `floor.py`.
+the widest product of the first table with 1,024 rows in the way that layers take, measured in turn with it. Operations
+are those of `floor.py`.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from floor import PEAK_ROWS, layer_operations
 from printed_tables import say, show
 from rich.table import Table
 from setting import Setting, add_options, opened
-from torch.nn import functional
 from transformers.activations import GELUActivation
 
 from modeling.backbone import load_trunk
 from modeling.inference import DTYPES, Form, Precision, inference_layer
-from modeling.inference_layers import PreparedLinear, attention_by_products, can_reorder, fused_attention
+from modeling.inference_layers import attention_by_products, fused_attention
 from modeling.packing import Packed
+from modeling.products import WAYS, PreparedLinear, best_linear, use_threads
 from modeling.text import EncodedText
 
 CPU = torch.device("cpu")
@@ -72,33 +72,30 @@ def rates_in_turn(ways: Sequence[Way], rounds: int) -> list[list[float]]:
     return found
 
 
-def product_ways(rows: int, inputs: int, outputs: int, precision: Precision) -> list[Way]:
-    """As torch keeps weights, in oneDNN's layout where it multiplies in this precision, and that with GELU."""
+def product_ways(
+    linear: type[PreparedLinear], rows: int, inputs: int, outputs: int, precision: Precision
+) -> tuple[Way, Way]:
+    """Alone, and with GELU."""
     dtype = DTYPES[precision]
     x, weight, bias = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs) * 0.02, torch.zeros(outputs)
-    plain_weight, plain_bias = weight.to(dtype), bias.to(dtype)
-    how = {"dtype": dtype, "device": CPU, "reordered": can_reorder(dtype, CPU)}
-    prepared = PreparedLinear(weight, bias, **how)
-    with_gelu = PreparedLinear(weight, bias, activation=GELUActivation(), **how)
+    alone = linear(weight, bias, dtype=dtype, device=CPU)
+    with_gelu = linear(weight, bias, dtype=dtype, device=CPU, activation=GELUActivation())
     operations = 2.0 * rows * inputs * outputs
-    return [
-        (lambda: functional.linear(x, plain_weight, plain_bias), operations),
-        (lambda: prepared(x), operations),
-        (lambda: with_gelu(x), operations),
-    ]
+    return (lambda: alone(x), operations), (lambda: with_gelu(x), operations)
 
 
 def products(width: int, precisions: Sequence[Precision], rounds: int) -> Table:
-    columns = [f"{precision}, {way}" for precision in precisions for way in ("torch", "oneDNN layout", "with GELU")]
-    table = Table("product", *columns, title=f"GFLOP/s on one thread, {_machine()}")
+    measured = [(precision, way) for precision in precisions for way in WAYS if way.works(DTYPES[precision], CPU)]
+    columns = [f"{precision}, {way.__name__}" for precision, way in measured]
+    title = f"GFLOP/s on one thread, alone / with GELU, {_machine()}"
+    table = Table("product", *columns, title=title)
     shapes = ((PEAK_ROWS, width, 3 * width), (PEAK_ROWS, width, 4 * width), (PEAK_ROWS, 4 * width, width))
-    for rows, inputs, outputs in (*shapes, (32, width, 4 * width)):
-        medians = [
-            statistics.median(rates)
-            for precision in precisions
-            for rates in rates_in_turn(product_ways(rows, inputs, outputs, precision), rounds)
-        ]
-        table.add_row(f"{rows} rows, {inputs} → {outputs}", *(f"{rate / 1e9:.0f}" for rate in medians))
+    for shape in (*shapes, (256, width, 4 * width), (32, width, 4 * width)):
+        ways = [way for precision, linear in measured for way in product_ways(linear, *shape, precision)]
+        medians = [statistics.median(rates) / 1e9 for rates in rates_in_turn(ways, rounds)]
+        rows, inputs, outputs = shape
+        pairs = zip(medians[::2], medians[1::2], strict=True)
+        table.add_row(f"{rows} rows, {inputs} → {outputs}", *(f"{alone:.0f} / {gelu:.0f}" for alone, gelu in pairs))
         say(f"{rows} rows, {inputs} → {outputs}")
     return table
 
@@ -132,7 +129,7 @@ def shares(setting: Setting, precision: Precision, rounds: int) -> list[str]:
         config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:1], store=setting.store
     )
     layer = inference_layer(trunk.layers[0], trunk.config, Form(precision, CPU))
-    _, peak, _ = product_ways(PEAK_ROWS, width, 4 * width, precision)
+    peak, _ = product_ways(best_linear(DTYPES[precision], CPU), PEAK_ROWS, width, 4 * width, precision)
     cells = []
     for name, lengths in BATCHES.items():
         rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
@@ -157,7 +154,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     setting = opened(arguments)
     precisions = cast("list[Precision]", arguments.precisions.split(","))
     show(products(setting.backbone.hidden_size, precisions, arguments.rounds), markdown=arguments.markdown)

@@ -73,7 +73,7 @@ def test_the_own_products_are_those_that_a_layers_operations_count() -> None:
 
 def test_a_layer_is_measured_beside_its_peak(setting: Setting) -> None:
     assert len(shares(setting, "fp32", rounds=1)) == len(BATCHES)
-    assert products(64, ["fp32", "bf16"], rounds=1).row_count == 4
+    assert products(64, ["fp32", "bf16"], rounds=1).row_count == 5
     assert attention(64, 4, ["fp32", "bf16"], rounds=1).row_count == len(BLOCK_WIDTHS)
 
 

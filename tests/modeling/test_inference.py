@@ -11,6 +11,7 @@ from modeling.batching import row_outputs
 from modeling.inference import Form, InferenceBranch, InferenceModel, InferenceTrunk
 from modeling.inference_layers import attention_by_products, best_attention, fused_attention
 from modeling.multitask import load_merged_model
+from modeling.products import NumpyLinear, ReorderedLinear, TorchLinear
 from registry.domain.families import FAMILIES
 from registry.domain.task_specs import TaskType
 
@@ -179,22 +180,10 @@ def test_the_fused_attention_is_for_bf16_on_amx(monkeypatch, capabilities, dtype
     assert best_attention(dtype, CPU) is chosen
 
 
-@pytest.mark.parametrize("reordered", [False, True])
-def test_weights_that_lie_either_way_give_the_same(merged, monkeypatch, reordered):
+@pytest.mark.parametrize("linear", [ReorderedLinear, TorchLinear, NumpyLinear])
+def test_every_way_to_multiply_gives_the_same(merged, monkeypatch, linear):
     model, encoder = merged
-    monkeypatch.setattr(inference_layers, "_reorders", lambda *_: reordered)
+    monkeypatch.setattr(inference_layers, "best_linear", lambda dtype, device: linear)
     encoded = encoder.encode(TEXTS)
     rows = dict.fromkeys(model.frozen_depths, range(len(TEXTS)))
     assert_same(packed_outputs(prepared(model), encoded, rows), merged_outputs(model, encoder, encoded, rows), rows)
-
-
-@pytest.mark.parametrize(("times_faster", "reordered"), [(0.5, True), (1.0, True), (1.2, False)])
-def test_weights_lie_as_onednn_wants_them_unless_torchs_product_is_faster(monkeypatch, times_faster, reordered):
-    inference_layers._reorders.cache_clear()
-    monkeypatch.setattr(inference_layers, "_times_faster_as_it_is", lambda: times_faster)
-    assert inference_layers._reorders(torch.float32, CPU) is reordered
-    inference_layers._reorders.cache_clear()
-
-
-def test_both_ways_are_timed():
-    assert 0.05 < inference_layers._times_faster_as_it_is() < 20
