@@ -327,10 +327,15 @@ def test_a_worker_that_hangs_costs_the_attempt_and_not_the_search(ready, ready_b
 
 def test_data_that_changed_after_the_search_began_are_another_search(ready):
     first = searched(ready, "--students", "none")
-    data = Path(yaml.safe_load((ready.folder / "topic.yaml").read_text())["data"]["train"])
-    lines = data.read_text().splitlines()
-    data.write_text("\n".join(lines[:-1]) + "\n")
-    second = searched(ready, "--students", "none")
+    ready.done("task", "promote", f"topic/{first['choice']['teacher']}", "--alias", "champion")
+    for data in yaml.safe_load((ready.folder / "topic.yaml").read_text())["data"].values():
+        lines = Path(data).read_text().splitlines()
+        Path(data).write_text("\n".join(lines[:-1]) + "\n")
+    answer = ready("search", "topic", *SMALL, "--students", "none", "--json")
+    assert f"the champion topic/{first['choice']['teacher']} was scored on other dev data" in " ".join(
+        answer.err.split()
+    )
+    second = json.loads(answer.out)
     assert (first["number"], second["number"]) == (1, 2)
     assert not {trial["key"] for trial in first["trials"]} & {trial["key"] for trial in second["trials"]}
 
