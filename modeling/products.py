@@ -8,14 +8,14 @@ M = rows of a product.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
@@ -138,7 +138,7 @@ WAYS: tuple[type[PreparedLinear], ...] = (ReorderedLinear, TorchLinear, NumpyLin
 
 @cache
 def best_linear(dtype: torch.dtype, device: torch.device) -> type[PreparedLinear]:
-    """oneDNN's layout where there is one, else torch; in fp32 on a CPU what is fastest, timed once, some 0.4 s."""
+    """oneDNN's layout where there is one, else torch; in fp32 on a CPU what is fastest, timed once, some 0.6 s."""
     working = [way for way in WAYS if way.works(dtype, device)]
     if dtype is not torch.float32 or device.type != "cpu":
         return working[0]
@@ -146,7 +146,7 @@ def best_linear(dtype: torch.dtype, device: torch.device) -> type[PreparedLinear
     return min(working, key=lambda way: seconds[way] * (1 if way is working[0] else _WORTH))
 
 
-def _seconds(ways: list[type[PreparedLinear]]) -> dict[type[PreparedLinear], float]:
+def _seconds(ways: Sequence[type[PreparedLinear]]) -> dict[type[PreparedLinear], float]:
     """Of a layer's widest product and its GELU in fp32, one thread, as a lane computes it."""
 
     @torch.inference_mode()
@@ -168,3 +168,4 @@ def use_threads(count: int) -> None:
     """So many threads for each product: of torch's those that the calling thread asks for, of numpy's all."""
     torch.set_num_threads(count)
     threadpool_limits(count, user_api="blas")
+    OpenBLASController.clear_controlling_thread()  # or no other thread's wish would count while this one lives

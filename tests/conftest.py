@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel
 
+from modeling.products import use_threads
 from modeling.task_module import TaskModule, copy_backbone_layers, module_bytes, new_task_module
 from registry.artifacts.backbone_files import store_backbone
 from registry.artifacts.local_store import LocalArtifactStore
@@ -23,7 +24,7 @@ from registry.domain.manifests import BranchManifest, HeadConfig, Manifest
 from registry.domain.records import NewBackbone
 from registry.domain.task_specs import InputForm, TagScheme, TaskType
 
-# No test holds anybody to a time: machines are shared.
+# Machines are shared, so nothing here is held to a time. A test that names health checks of its own keeps the others.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -33,11 +34,8 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread() -> None:
+    use_threads(1)
 
 
 @dataclass(frozen=True)

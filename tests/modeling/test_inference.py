@@ -11,7 +11,7 @@ from modeling.batching import row_outputs
 from modeling.inference import Form, InferenceBranch, InferenceModel, InferenceTrunk
 from modeling.inference_layers import attention_by_products, best_attention, fused_attention
 from modeling.multitask import load_merged_model
-from modeling.products import NumpyLinear, ReorderedLinear, TorchLinear
+from modeling.products import WAYS
 from registry.domain.families import FAMILIES
 from registry.domain.task_specs import TaskType
 
@@ -180,7 +180,7 @@ def test_the_fused_attention_is_for_bf16_on_amx(monkeypatch, capabilities, dtype
     assert best_attention(dtype, CPU) is chosen
 
 
-@pytest.mark.parametrize("linear", [ReorderedLinear, TorchLinear, NumpyLinear])
+@pytest.mark.parametrize("linear", WAYS)
 def test_every_way_to_multiply_gives_the_same(merged, monkeypatch, linear):
     model, encoder = merged
     monkeypatch.setattr(inference_layers, "best_linear", lambda dtype, device: linear)
