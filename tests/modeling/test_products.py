@@ -82,6 +82,7 @@ def test_a_lane_sets_its_threads_whatever_another_thread_has_set():
     found = []
 
     def lane():
+        torch.set_num_threads(2)
         use_threads(1)
         of_numpy = {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
         found.append((torch.get_num_threads(), of_numpy))
