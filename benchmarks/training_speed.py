@@ -90,13 +90,16 @@ def texts_of(path: Path) -> list[tuple[str, str | None]]:
     return [(row["text"], row.get("text_pair")) for row in rows]
 
 
-def step_flops(lengths: Sequence[int], layers: int, *, width: int, inner: int, first_piece_only: bool) -> float:
+def step_flops(
+    lengths: Sequence[int], layers: int, *, width: int, inner: int, heads: int, first_piece_only: bool
+) -> float:
     """Floating-point operations of one step's products over texts of these lengths; the head's are left out."""
     rows, pieces, pairs = len(lengths), sum(lengths), sum(length**2 for length in lengths)
     whole = 2 * pieces * (4 * width**2 + 2 * width * inner) + 4 * pairs * width
-    last = 2 * pieces * 2 * width**2 + 2 * rows * (2 * width**2 + 2 * width * inner) + 4 * pieces * width
+    seen = 4 * heads * pieces * width  # scores of a row's one query a head, and what it saw, on the states themselves
+    last = 2 * rows * (4 * width**2 + 2 * width * inner) + seen
     reduced = first_piece_only and layers == 1
-    frozen = 2 * width**2 * (pieces * 2 + rows if reduced else pieces * 3)
+    frozen = 2 * width**2 * rows + seen if reduced else 6 * width**2 * pieces
     return 3 * ((layers - 1) * whole + (last if first_piece_only else whole)) - frozen
 
 
@@ -143,6 +146,7 @@ def measure(setting: Setting) -> list[dict[str, object]]:
         encoder = load_text_encoder(backbone, store)
         trunk = load_trunk(config=backbone.config, embeddings=backbone.embeddings, layers=[], store=store)
         width, inner = trunk.config.hidden_size, trunk.config.intermediate_size
+        heads = trunk.config.num_attention_heads
         for name in setting.sets:
             encoded = encoder.encode(texts_of(Path(setting.data) / name / "train.jsonl.gz"))
             rows = EncodedRows(encoded, [str(number) for number in range(len(encoded))])
@@ -177,7 +181,7 @@ def measure(setting: Setting) -> list[dict[str, object]]:
                 flops, plain_flops, peak_flops = 0.0, 0.0, 0.0
                 for batch in batches:
                     of_batch = [rows.lengths[row] for row in batch]
-                    sizes = {"width": width, "inner": inner}
+                    sizes = {"width": width, "inner": inner, "heads": heads}
                     flops += step_flops(of_batch, layers, **sizes, first_piece_only=True)
                     plain_flops += step_flops(of_batch, layers, **sizes, first_piece_only=False)
                     operations, run = products(sum(of_batch), width, inner, dtype)

@@ -20,12 +20,12 @@ from modeling.backbone import attention_mask
 from modeling.dropout_masks import dropout_mask
 from registry.domain.families import FAMILIES
 
-FIRST_PIECE_SHARE = 1 / 6
-"""Share of a layer's matrix products that remain where of its state only the first piece is read.
+FIRST_PIECE_SHARE = 1 / 12
+"""Share of a layer's matrix products that remain where of its state only the first piece is read, about.
 
-A layer multiplies every piece by 12·H² weights, its inner width being 4·H: 3·H² for query, key and value, H² for the
-attention's output, 8·H² for the feed-forward part. For all pieces remain key and value: 2 of 12. The rest is computed
-for one piece of T, and left out of account, as attention is, whose products are few beside these for short texts.
+A layer multiplies every piece by 12·H² weights, its inner width being 4·H. For the first piece of T that remains once
+(`_first_piece_attention`): 1/T, and N/(6·H) for attention, whose products are otherwise left out of account. A twelfth
+stands for short texts; of longer ones still less remains.
 """
 
 
@@ -138,10 +138,11 @@ def _key_bias(batch_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _layer(parts: LayerParts, hidden: Tensor, bias: Tensor, pieces: int) -> Tensor:
-    """One layer for the first pieces [B, Q, H] of hidden [B, T, H]."""
+    """One layer for the first pieces [B, Q, H] of hidden [B, T, H]; Q is T or 1."""
     rows, width = len(hidden), hidden.shape[2]
     asked = hidden[:, :pieces].reshape(-1, width)
-    context = _attention(parts, hidden, asked, bias)
+    whole = pieces == hidden.shape[1]
+    context = _attention(parts, hidden, bias) if whole else _first_piece_attention(parts, hidden, asked, bias)
     attended = _linear(context, [parts.attention_output])
     attended = _add(asked, attended, parts.attention_output_dropout)
     attended = _norm(attended, parts.attention_norm)
@@ -151,28 +152,41 @@ def _layer(parts: LayerParts, hidden: Tensor, bias: Tensor, pieces: int) -> Tens
     return output.view(rows, pieces, width)
 
 
-def _attention(parts: LayerParts, hidden: Tensor, asked: Tensor, bias: Tensor) -> Tensor:
-    """Multi-head attention of the asked pieces [B·Q, H] to all of hidden [B, T, H], before its output product."""
+def _attention(parts: LayerParts, hidden: Tensor, bias: Tensor) -> Tensor:
+    """Multi-head attention of all pieces to all of hidden [B, T, H], before its output product: [B·T, H]."""
     rows, length, width = hidden.shape
-    pieces = len(asked) // rows
-    whole = hidden.view(-1, width)
-    if pieces == length:
-        query, key, value = _heads(_linear(whole, [parts.query, parts.key, parts.value]), 3, rows, parts.heads)
-    else:
-        (query,) = _heads(_linear(asked, [parts.query]), 1, rows, parts.heads)
-        key, value = _heads(_linear(whole, [parts.key, parts.value]), 2, rows, parts.heads)
-    bias = bias.repeat_interleave(parts.heads, dim=0)
-    weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5).softmax(-1)
-    if parts.attention_dropout:
-        weights = weights * _mask(weights, parts.attention_dropout)
+    projected = _linear(hidden.view(-1, width), [parts.query, parts.key, parts.value])
+    parted = projected.view(rows, length, 3, parts.heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = parted.reshape(3, rows * parts.heads, length, -1).unbind(0)
+    weights = _weights(query, key, bias.repeat_interleave(parts.heads, dim=0), parts)
     context = torch.bmm(weights, value)
-    return context.view(rows, parts.heads, pieces, -1).transpose(1, 2).reshape(rows * pieces, -1)
+    return context.view(rows, parts.heads, length, -1).transpose(1, 2).reshape(rows * length, -1)
 
 
-def _heads(projected: Tensor, count: int, rows: int, heads: int) -> Sequence[Tensor]:
-    """[B·T, count·N·D] -> count of [B·N, T, D]."""
-    parted = projected.view(rows, -1, count, heads, projected.shape[1] // (count * heads)).permute(2, 0, 3, 1, 4)
-    return parted.reshape(count, rows * heads, parted.shape[3], parted.shape[4]).unbind(0)
+def _first_piece_attention(parts: LayerParts, hidden: Tensor, asked: Tensor, bias: Tensor) -> Tensor:
+    """The same of each row's first piece alone, asked [B, H] -> [B, H], without a key or a value of any piece.
+
+    A score is q · (K x) = (Kᵀ q) · x, and the weights p of all pieces x give Σ p (V x) = V (Σ p x): where a row asks
+    but once a head, it is cheaper to take its query back through K and what it saw through V than every piece forth
+    (as DeepSeek-V2 does when it decodes, arXiv 2405.04434, 2.1.2). The key's bias adds the same to all of a query's
+    scores, which softmax does not see: it has no gradient. A row then costs 2·H² + 2·T·N·H for this instead of 2·T·H².
+    """
+    dtype, by_head = hidden.dtype, (parts.heads, -1, hidden.shape[2])
+    key, value = parts.key.weight.to(dtype).view(by_head), parts.value.weight.to(dtype).view(by_head)
+    query = _linear(asked, [parts.query]).view(len(asked), parts.heads, -1).transpose(0, 1)
+    asking = torch.bmm(query, key).transpose(0, 1)
+    weights = _weights(asking, hidden, bias, parts)
+    seen = torch.bmm(torch.bmm(weights, hidden).transpose(0, 1), value.transpose(1, 2)).transpose(0, 1)
+    # Weights of which some were dropped no longer sum to 1.
+    value_bias = parts.value.bias.to(dtype).view(parts.heads, -1)
+    return torch.addcmul(seen, weights.sum(-1, keepdim=True), value_bias).flatten(1)
+
+
+def _weights(query: Tensor, key: Tensor, bias: Tensor, parts: LayerParts) -> Tensor:
+    """Attention weights of queries [·, Q, D] over keys [·, T, D], some of them dropped: [·, Q, T]."""
+    scale = (parts.query.weight.shape[0] // parts.heads) ** -0.5
+    weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(-1)
+    return weights * _mask(weights, parts.attention_dropout) if parts.attention_dropout else weights
 
 
 def _linear(x: Tensor, parts: Sequence[nn.Linear]) -> Tensor:

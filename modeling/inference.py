@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from modeling.backbone import Trunk
 from modeling.crf import Transitions
-from modeling.inference_layers import FirstPieceLayer, InferenceLayer
+from modeling.inference_layers import InferenceLayer, first_piece_layer
 from modeling.packing import Packed
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText
@@ -65,7 +65,7 @@ class InferenceBranch:
         # A head that mixes states reads each of them, but of the last one too no more than the first piece.
         kinds = [InferenceLayer] * len(own)
         if self.head.first_piece_only:
-            kinds[-1] = FirstPieceLayer
+            kinds[-1] = first_piece_layer(form.dtype, form.device)
         self.layers = [
             kind(layer, module.config, dtype=form.dtype, device=form.device)
             for kind, layer in zip(kinds, own, strict=True)

@@ -3,23 +3,27 @@
 The function is that of transformers' layers. What differs is the form: query, key and value are one product, the scale
 of the scores is in the query's weights, and every product is computed as it is fastest here (`modeling/products.py`).
 
-P = pieces on a line, R = rows, H = hidden size, N = heads, D = size of a head.
+P = pieces on a line, R = rows, A = first pieces that a group asks for, H = hidden size, N = heads, D = size of a head.
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from modeling.encoder_layers import LayerParts
+from modeling.encoder_layers import FIRST_PIECE_SHARE, LayerParts
 from modeling.packing import Packed
-from modeling.products import PreparedLinear, best_linear
+from modeling.products import PreparedLinear, best_linear, multiplies_by_amx
 
 
 class InferenceLayer:
     """One of transformers' layers, its weights copied into the form above: hidden [P, H] -> [P, H]."""
+
+    share: ClassVar = 1.0
+    """Of a whole layer's time, about, for rows of some dozen pieces."""
 
     def __init__(self, layer: nn.Module, config: PreTrainedConfig, *, dtype: torch.dtype, device: torch.device) -> None:
         parts = LayerParts.of(layer, config)
@@ -63,8 +67,15 @@ class FirstPieceLayer(InferenceLayer):
     Keys and values are all that the other pieces are still needed for: 2 of a layer's 12·H² products a piece.
     """
 
+    share = 1 / 6
+
     def __call__(self, hidden: Tensor, packed: Packed) -> Tensor:
         firsts = hidden.index_select(0, _joined([group.first_pieces for group in packed.groups]))
+        context, order = self._seen_by(firsts, hidden, packed), packed.first_order
+        return self._after_attention(firsts.index_select(0, order), context.index_select(0, order))
+
+    def _seen_by(self, firsts: Tensor, hidden: Tensor, packed: Packed) -> Tensor:
+        """The context [A, N·D] of the groups' first pieces [A, H] among all pieces."""
         queries, projected = self._query(firsts), self._key_value(hidden)
         context, asked = [], 0
         for group in packed.groups:
@@ -74,14 +85,50 @@ class FirstPieceLayer(InferenceLayer):
             key, value = _by_head(own, 2, group.blocks, self._heads)
             (query,) = _by_head(asking, 1, group.blocks, self._heads)
             context.append(self._attended(query, key, value, group.first_bias))
-        order = packed.first_order
-        return self._after_attention(firsts.index_select(0, order), _joined(context).index_select(0, order))
+        return _joined(context)
 
     def _prepare_attention(self, parts: LayerParts, scale: float) -> None:
         self._query = self._prepared(parts.query.weight * scale, parts.query.bias * scale)
         self._key_value = self._prepared(
             torch.cat([parts.key.weight, parts.value.weight]), torch.cat([parts.key.bias, parts.value.bias])
         )
+
+
+class FirstPieceLayerOnStates(FirstPieceLayer):
+    """The same without a key or a value of any piece, as `encoder_layers` trains it: each query is taken back through
+    the key's weights, and what it saw through the value's."""
+
+    share = FIRST_PIECE_SHARE
+
+    def _seen_by(self, firsts: Tensor, hidden: Tensor, packed: Packed) -> Tensor:
+        heads, width = self._heads, hidden.shape[1]
+        queries = self._query(firsts).view(len(firsts), heads, -1).transpose(0, 1)
+        asking = torch.bmm(queries, self._key).transpose(0, 1).reshape(-1, width)
+        seen, asked = [], 0
+        for group in packed.groups:
+            own = asking[asked : asked + heads * len(group.first_pieces)]
+            asked += len(own)
+            states = hidden[group.start : group.start + group.blocks * group.width].view(group.blocks, 1, -1, width)
+            bias = None if group.first_bias is None else group.first_bias.repeat_interleave(heads, dim=2)
+            seen.append(attention_by_products(own.view(group.blocks, 1, -1, width), states, states, bias))
+        of_heads = _joined(seen).view(-1, heads, width).transpose(0, 1)
+        return torch.baddbmm(self._value_bias, of_heads, self._value).transpose(0, 1).reshape(len(firsts), -1)
+
+    def _prepare_attention(self, parts: LayerParts, scale: float) -> None:
+        self._query = self._prepared(parts.query.weight * scale, parts.query.bias * scale)
+
+        def of_heads(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(self._device, self._dtype).view(self._heads, -1, *tensor.shape[1:])
+
+        self._key = of_heads(parts.key.weight)
+        self._value = of_heads(parts.value.weight).transpose(1, 2).contiguous()
+        self._value_bias = of_heads(parts.value.bias)[:, None]
+
+
+def first_piece_layer(dtype: torch.dtype, device: torch.device) -> type[FirstPieceLayer]:
+    """Which of the two is faster (docs/serving_speed.md): products of keys and values cost next to nothing where AMX
+    computes them; on a GPU nobody has measured."""
+    return FirstPieceLayer if device.type != "cpu" or multiplies_by_amx(dtype, device) else FirstPieceLayerOnStates
 
 
 class _Norm:
@@ -106,8 +153,7 @@ is the bias, [blocks, 1, M, width] fp32, added to the scores. The scale is in th
 
 def best_attention(dtype: torch.dtype, device: torch.device) -> Attention:
     """torch's fused kernel where it is faster: in bf16 on a processor with AMX (docs/serving_speed.md)."""
-    amx = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-    return fused_attention if dtype is torch.bfloat16 and amx else attention_by_products
+    return fused_attention if multiplies_by_amx(dtype, device) else attention_by_products
 
 
 def attention_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

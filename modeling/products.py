@@ -164,6 +164,11 @@ def _seconds(ways: Sequence[type[PreparedLinear]]) -> dict[type[PreparedLinear],
         return thread.submit(timed).result()
 
 
+def multiplies_by_amx(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products are so fast that what surrounds them weighs more."""
+    return dtype is torch.bfloat16 and device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
 def use_threads(count: int) -> None:
     """So many threads for each product: of torch's those that the calling thread asks for, of numpy's all."""
     torch.set_num_threads(count)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from modeling.encoder_layers import FIRST_PIECE_SHARE
 from modeling.golden_answers import golden_texts
+from modeling.inference_layers import first_piece_layer
 from modeling.text import EncodedText
 from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import Manifest
@@ -87,6 +87,7 @@ def _of_form(release: ServedRelease, form: InputForm, texts: Sequence[Text], set
     rate = _saturated(release, texts, settings)
     layer = sum(branches.values()) / sum(release.branch_costs[task] for task in tasks)
     deepest = max(release.manifest.tasks[task].frozen_depth for task in tasks)
+    last = first_piece_layer(release.model.form.dtype, release.model.form.device).share
 
     def without(task: str) -> float:
         """The trunk ends earlier where only this task needed its deepest layers."""
@@ -108,9 +109,7 @@ def _of_form(release: ServedRelease, form: InputForm, texts: Sequence[Text], set
             )
             for task in tasks
         ],
-        with_one_more={
-            count: rate * whole / (whole + layer * (count - 1 + FIRST_PIECE_SHARE)) for count in _FURTHER_TASK_LAYERS
-        },
+        with_one_more={count: rate * whole / (whole + layer * (count - 1 + last)) for count in _FURTHER_TASK_LAYERS},
     )
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from modeling.decoding import Answer, LabelAnswer, NumberAnswer, decode, probabilities_of
-from modeling.encoder_layers import FIRST_PIECE_SHARE
 from modeling.inference import InferenceModel
 from modeling.text import EncodedText, TextEncoder
 from registry.domain.manifests import Manifest
@@ -32,10 +31,7 @@ class ServedRelease:
     """Of each branch, for a piece, in layers of the trunk."""
 
     def __post_init__(self) -> None:
-        costs = {
-            task: len(branch.layers) - (1 - FIRST_PIECE_SHARE) * branch.head.first_piece_only
-            for task, branch in self.model.branches.items()
-        }
+        costs = {task: sum(layer.share for layer in branch.layers) for task, branch in self.model.branches.items()}
         object.__setattr__(self, "branch_keys", branch_keys(self.manifest, self.precision))
         object.__setattr__(self, "branch_costs", costs)
 

@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/serving/floor.py --home FOLDER [--model FOLDER] [--data FOLDER] [--precisions fp32,bf16]
 
 *Saturation*: all texts waiting in the engine, all tasks asked. Useful operations are those of the texts' own pieces:
-2 · 12 · H² a piece and layer, 4 · T · H for attention in a text of T pieces, and of a layer that only the first piece
-is read of the keys' and values' product and one piece's rest. There are two peaks, both of 1,024 rows, multiplied
-as layers do, on as many threads at once as the engine uses: that of a layer's widest product, H by 4 · H, and that of
-its four products one after the other, without the GELU. Engine and peaks are measured in turn, and a share is that of
-one round.
+2 · 12 · H² a piece and layer, 4 · T · H for attention in a text of T pieces; a layer of which only the first piece is
+read needs 24 · H² a text, and 4 · N · T · H with N heads (`modeling/inference_layers.py`). There are two peaks, both of
+1,024 rows, multiplied as layers do, on as many threads at once as the engine uses: that of a layer's widest product, H
+by 4 · H, and that of its four products one after the other, without the GELU. Engine and peaks are measured in turn,
+and a share is that of one round.
 
 *One task*: the seconds of a batch asked for one task of the merged release, over those of the same task as a model of
 its own, (k, l) = (0, N), with the same kernels, in turn; beside it (k + l) / N.
@@ -45,14 +45,15 @@ def layer_operations(width: int, length: int) -> float:
 
 def useful_operations(release: ServedRelease, lengths: Sequence[int]) -> float:
     """Of one pass of all texts for all tasks."""
-    width = release.model.trunk.embeddings.config.hidden_size
+    config = release.model.trunk.embeddings.config
+    width, heads = config.hidden_size, config.num_attention_heads
     branches = release.model.branches.values()
     firsts = sum(branch.head.first_piece_only for branch in branches)
     whole = release.manifest.layers_in_use - firsts
     total = 0.0
     for length in lengths:
         layer = layer_operations(width, length)
-        first = 4 * width**2 * length + 20 * width**2 + 4 * length * width
+        first = 24 * width**2 + 4 * heads * length * width
         total += whole * layer + firsts * first
     return total
 

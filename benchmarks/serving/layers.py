@@ -8,6 +8,9 @@ precision, alone and with GELU behind it; all ways in turn, the median of the ro
 *Attention*: milliseconds of one layer's, over 1,024 pieces in blocks of several widths, as two batched products and by
 torch's fused kernel; in turn, the median of the rounds.
 
+*A last layer*, of which only each row's first piece is read, with keys and values of all pieces and on their states,
+over batches of several kinds: its time as a share of a whole layer's, all three in turn.
+
 *A layer*: useful operations a second of a whole layer over batches of several kinds, as a share of the peak, which is
 the widest product of the first table with 1,024 rows in the way that layers take, measured in turn with it. Operations
 are those of `floor.py`.
@@ -17,8 +20,9 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 import beside  # noqa: F401
@@ -27,11 +31,19 @@ from floor import PEAK_ROWS, layer_operations
 from printed_tables import say, show
 from rich.table import Table
 from setting import Setting, add_options, opened
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.activations import GELUActivation
 
 from modeling.backbone import load_trunk
 from modeling.inference import DTYPES, Form, Precision, inference_layer
-from modeling.inference_layers import attention_by_products, fused_attention
+from modeling.inference_layers import (
+    FirstPieceLayer,
+    FirstPieceLayerOnStates,
+    InferenceLayer,
+    attention_by_products,
+    fused_attention,
+)
 from modeling.packing import Packed
 from modeling.products import WAYS, PreparedLinear, best_linear, use_threads
 from modeling.text import EncodedText
@@ -122,25 +134,50 @@ def attention(width: int, heads: int, precisions: Sequence[Precision], rounds: i
     return table
 
 
-def shares(setting: Setting, precision: Precision, rounds: int) -> list[str]:
-    """Of the peak, one a batch of `BATCHES`: "median (lowest-highest)"."""
-    backbone, width = setting.backbone, setting.backbone.hidden_size
-    trunk = load_trunk(
-        config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:1], store=setting.store
-    )
-    layer = inference_layer(trunk.layers[0], trunk.config, Form(precision, CPU))
-    peak, _ = product_ways(best_linear(DTYPES[precision], CPU), PEAK_ROWS, width, 4 * width, precision)
-    cells = []
+def batches(width: int, precision: Precision) -> Iterator[tuple[str, Packed, Tensor]]:
+    """Each of `BATCHES`: its name, its line and a state of it."""
     for name, lengths in BATCHES.items():
         rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
         packed = Packed(rows, range(len(rows)), hidden_size=width, device=CPU)
-        hidden = torch.randn(packed.size, width).to(DTYPES[precision])
-        operations = sum(layer_operations(width, length) for length in lengths)
-        most, ours = rates_in_turn([peak, (lambda: layer(hidden, packed), operations)], rounds)  # noqa: B023 - asked here
+        yield name, packed, torch.randn(packed.size, width).to(DTYPES[precision])
+
+
+def last_layers(setting: Setting, precision: Precision, rounds: int) -> list[str]:
+    """Share of a whole layer's time with keys and values, and on states, one a batch: "16% / 5%"."""
+    source, config = first_layer(setting)
+    ways = (InferenceLayer, FirstPieceLayer, FirstPieceLayerOnStates)
+    layers = [way(source, config, dtype=DTYPES[precision], device=CPU) for way in ways]
+    cells = []
+    for name, packed, hidden in batches(setting.backbone.hidden_size, precision):
+        whole, *last = rates_in_turn([(partial(layer, hidden, packed), 1.0) for layer in layers], rounds)
+        medians = [statistics.median(a / b for a, b in zip(whole, rates, strict=True)) for rates in last]
+        cells.append(" / ".join(f"{share:.0%}" for share in medians))
+        say(f"last layer, {precision}, {name}: {cells[-1]}")
+    return cells
+
+
+def shares(setting: Setting, precision: Precision, rounds: int) -> list[str]:
+    """Of the peak, one a batch of `BATCHES`: "median (lowest-highest)"."""
+    width = setting.backbone.hidden_size
+    layer = inference_layer(*first_layer(setting), Form(precision, CPU))
+    peak, _ = product_ways(best_linear(DTYPES[precision], CPU), PEAK_ROWS, width, 4 * width, precision)
+    cells = []
+    for name, packed, hidden in batches(width, precision):
+        operations = sum(layer_operations(width, length) for length in packed.lengths)
+        most, ours = rates_in_turn([peak, (partial(layer, hidden, packed), operations)], rounds)
         found = sorted(mine / theirs for mine, theirs in zip(ours, most, strict=True))
         cells.append(f"{statistics.median(found):.0%} ({found[0]:.0%}-{found[-1]:.0%})")
         say(f"{precision}, {name}: {cells[-1]}")
     return cells
+
+
+def first_layer(setting: Setting) -> tuple[nn.Module, PreTrainedConfig]:
+    """As transformers has it."""
+    backbone = setting.backbone
+    trunk = load_trunk(
+        config=backbone.config, embeddings=backbone.embeddings, layers=backbone.layers[:1], store=setting.store
+    )
+    return trunk.layers[0], trunk.config
 
 
 def _machine() -> str:
@@ -161,11 +198,14 @@ def main() -> None:
     heads = setting.backbone.config["num_attention_heads"]
     table = attention(setting.backbone.hidden_size, heads, precisions, arguments.rounds)
     show(table, markdown=arguments.markdown)
-    title = f"A layer on one thread, share of the peak; {setting.title}, {_machine()}"
-    table = Table("precision", *BATCHES, title=title)
-    for precision in precisions:
-        table.add_row(precision, *shares(setting, precision, arguments.rounds))
-    show(table, markdown=arguments.markdown)
+    for title, row in (
+        ("A last layer's time of a whole one's on one thread, keys and values / on states", last_layers),
+        ("A layer on one thread, share of the peak", shares),
+    ):
+        table = Table("precision", *BATCHES, title=f"{title}; {setting.title}, {_machine()}")
+        for precision in precisions:
+            table.add_row(precision, *row(setting, precision, arguments.rounds))
+        show(table, markdown=arguments.markdown)
 
 
 if __name__ == "__main__":

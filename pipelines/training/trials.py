@@ -13,7 +13,7 @@ from registry.domain.records import Backbone, NewVersion, Version, VersionKind
 from registry.domain.task_specs import TaskSpec, TaskType
 from registry.errors import UsageError
 
-TRIAL_FORMAT = 3
+TRIAL_FORMAT = 4
 """Part of every trial key; raised when the same inputs no longer give the same module."""
 
 

@@ -17,7 +17,7 @@ from engine_side import load_served
 from floor import layer_operations, own_products, peak
 from generators import by_locust
 from lanes import rates_by_way
-from layers import BATCHES, BLOCK_WIDTHS, attention, products, rates_in_turn, shares
+from layers import BATCHES, BLOCK_WIDTHS, attention, last_layers, products, rates_in_turn, shares
 from load import Load, poisson, questions, saturated
 from peer_server import Batcher, _Asked
 from peers import Way, load_peer, padded
@@ -73,6 +73,7 @@ def test_the_own_products_are_those_that_a_layers_operations_count() -> None:
 
 def test_a_layer_is_measured_beside_its_peak(setting: Setting) -> None:
     assert len(shares(setting, "fp32", rounds=1)) == len(BATCHES)
+    assert len(last_layers(setting, "fp32", rounds=1)) == len(BATCHES)
     assert products(64, ["fp32", "bf16"], rounds=1).row_count == 5
     assert attention(64, 4, ["fp32", "bf16"], rounds=1).row_count == len(BLOCK_WIDTHS)
 

@@ -4,16 +4,30 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel
 
-from modeling import inference_layers
-from modeling.backbone import load_text_encoder
+from modeling import inference, inference_layers
+from modeling.backbone import layers_of, load_text_encoder
 from modeling.batching import row_outputs
 from modeling.inference import Form, InferenceBranch, InferenceModel, InferenceTrunk
-from modeling.inference_layers import attention_by_products, best_attention, fused_attention
+from modeling.inference_layers import (
+    FirstPieceLayer,
+    FirstPieceLayerOnStates,
+    InferenceLayer,
+    attention_by_products,
+    best_attention,
+    first_piece_layer,
+    fused_attention,
+)
 from modeling.multitask import load_merged_model
+from modeling.packing import Packed
 from modeling.products import WAYS
+from modeling.text import EncodedText
 from registry.domain.families import FAMILIES
 from registry.domain.task_specs import TaskType
+from tests.conftest import family_config
 
 CLASSIFICATION, REGRESSION, TOKENS = TaskType.CLASSIFICATION, TaskType.REGRESSION, TaskType.TOKEN_CLASSIFICATION
 TEXTS = [
@@ -71,9 +85,15 @@ def merged(pinned, make_branch, make_manifest):
     return load_merged_model(manifest, pinned.store), load_text_encoder(manifest.trunk, pinned.store)
 
 
-@pytest.mark.parametrize("attention", [attention_by_products, fused_attention])
-def test_all_heads_answer_as_the_merged_model_does(merged, monkeypatch, attention):
+every_attention = pytest.mark.parametrize("attention", [attention_by_products, fused_attention])
+every_last_layer = pytest.mark.parametrize("last_layer", [FirstPieceLayer, FirstPieceLayerOnStates])
+
+
+@every_attention
+@every_last_layer
+def test_all_heads_answer_as_the_merged_model_does(merged, monkeypatch, attention, last_layer):
     monkeypatch.setattr(inference_layers, "best_attention", lambda dtype, device: attention)
+    monkeypatch.setattr(inference, "first_piece_layer", lambda dtype, device: last_layer)
     model, encoder = merged
     encoded = encoder.encode(TEXTS)
     rows = {task: list(range(len(TEXTS))) for task in model.frozen_depths}
@@ -151,9 +171,11 @@ def test_an_answer_is_there_before_deeper_layers_are_computed(merged):
     assert computed == [1, 2, 3]
 
 
-@pytest.mark.parametrize("attention", [attention_by_products, fused_attention])
-def test_bf16_stays_near_fp32(merged, monkeypatch, attention):
+@every_attention
+@every_last_layer
+def test_bf16_stays_near_fp32(merged, monkeypatch, attention, last_layer):
     monkeypatch.setattr(inference_layers, "best_attention", lambda dtype, device: attention)
+    monkeypatch.setattr(inference, "first_piece_layer", lambda dtype, device: last_layer)
     model, encoder = merged
     encoded = encoder.encode(TEXTS)
     rows = {task: list(range(len(TEXTS))) for task in model.frozen_depths}
@@ -168,16 +190,23 @@ def test_bf16_stays_near_fp32(merged, monkeypatch, attention):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "dtype", "chosen"),
+    ("capabilities", "dtype", "attention", "last_layer"),
     [
-        ({"amx_bf16": True}, torch.bfloat16, fused_attention),
-        ({"amx_bf16": True}, torch.float32, attention_by_products),
-        ({"avx512_bf16": True}, torch.bfloat16, attention_by_products),
+        ({"amx_bf16": True}, torch.bfloat16, fused_attention, FirstPieceLayer),
+        ({"amx_bf16": True}, torch.float32, attention_by_products, FirstPieceLayerOnStates),
+        ({"avx512_bf16": True}, torch.bfloat16, attention_by_products, FirstPieceLayerOnStates),
     ],
 )
-def test_the_fused_attention_is_for_bf16_on_amx(monkeypatch, capabilities, dtype, chosen):
+def test_where_amx_multiplies_products_are_cheap_and_the_rest_is_fused(
+    monkeypatch, capabilities, dtype, attention, last_layer
+):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert best_attention(dtype, CPU) is chosen
+    assert best_attention(dtype, CPU) is attention
+    assert first_piece_layer(dtype, CPU) is last_layer
+
+
+def test_on_a_gpu_the_last_layer_computes_keys_and_values():
+    assert first_piece_layer(torch.float16, torch.device("cuda")) is FirstPieceLayer
 
 
 @pytest.mark.parametrize("linear", WAYS)
@@ -187,3 +216,17 @@ def test_every_way_to_multiply_gives_the_same(merged, monkeypatch, linear):
     encoded = encoder.encode(TEXTS)
     rows = dict.fromkeys(model.frozen_depths, range(len(TEXTS)))
     assert_same(packed_outputs(prepared(model), encoded, rows), merged_outputs(model, encoder, encoded, rows), rows)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12))
+def test_both_last_layers_see_the_same_whatever_rows_lie_together(lengths):
+    config = AutoConfig.for_model(**family_config("bert"))
+    (layer, *_) = layers_of(AutoModel.from_config(config).eval(), config.to_dict())
+    rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
+    packed = Packed(rows, range(len(rows)), hidden_size=config.hidden_size, device=CPU)
+    hidden = torch.randn(packed.size, config.hidden_size)
+    kinds = (InferenceLayer, FirstPieceLayer, FirstPieceLayerOnStates)
+    with torch.inference_mode():
+        whole, *last = (kind(layer, config, dtype=torch.float32, device=CPU)(hidden, packed) for kind in kinds)
+    for found in last:
+        torch.testing.assert_close(found, packed.read(whole, "first", packed.rows), atol=1e-5, rtol=1e-5)

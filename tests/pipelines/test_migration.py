@@ -51,10 +51,10 @@ def test_another_precision_is_another_pass_over_the_training_rows() -> None:
     assert both == TEACHER + STUDENT + (8 + 9) * TRAIN + 9 * DEV
 
 
-def test_of_a_last_layer_that_is_read_at_one_piece_a_sixth_is_counted() -> None:
+def test_of_a_last_layer_that_is_read_at_one_piece_a_twelfth_is_counted() -> None:
     whole = step(0, 1)
     first = whole.model_copy(update={"head": HeadConfig(type="classification", outputs=2)})
-    assert passes(first) == pytest.approx(passes(whole) / 6)
+    assert passes(first) == pytest.approx(passes(whole) / 12)
 
 
 def test_nothing_left_to_run_costs_nothing() -> None:
