@@ -7,6 +7,7 @@ P = pieces on a line, R = rows, A = first pieces that a group asks for, H = hidd
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedConfig
 from modeling.encoder_layers import FIRST_PIECE_SHARE, LayerParts
 from modeling.packing import Packed
 from modeling.products import PreparedLinear, best_linear, multiplies_by_amx
+from modeling.stopwatch import least_seconds_of_a_lane
 
 
 class InferenceLayer:
@@ -146,14 +148,14 @@ def _by_head(projected: Tensor, count: int, blocks: int, heads: int) -> Sequence
     return apart.permute(2, 0, 3, 1, 4).unbind(0)
 
 
+_BLOCKS, _PIECES, _HEADS, _WIDTH = 32, 32, 12, 768
+_TIMES = 8
+_WORTH = 1.1
+"""What the fused kernel must bring, lest a busy machine decides."""
+
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """The context [blocks · M, N·D] of queries [blocks, N, M, D] among keys and values [blocks, N, width, D]; the last one
 is the bias, [blocks, 1, M, width] fp32, added to the scores. The scale is in the queries."""
-
-
-def best_attention(dtype: torch.dtype, device: torch.device) -> Attention:
-    """torch's fused kernel where it is faster: in bf16 on a processor with AMX (docs/serving_speed.md)."""
-    return fused_attention if multiplies_by_amx(dtype, device) else attention_by_products
 
 
 def attention_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -172,6 +174,26 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
     """The same by torch's kernel, which keeps no scores and reads queries, keys and values where they lie."""
     context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
     return context.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[3])
+
+
+@cache
+def best_attention(dtype: torch.dtype, device: torch.device) -> Attention:
+    """What is faster on a CPU, timed once, some 50 ms; products elsewhere, where nobody has measured.
+
+    torch's fused kernel took 0.58 to 0.86 of the products' time in fp32 on an Intel Xeon (docs/serving_speed.md).
+    """
+    if device.type != "cpu":
+        return attention_by_products
+    seconds = _seconds(dtype)
+    return min(seconds, key=lambda way: seconds[way] * (1 if way is attention_by_products else _WORTH))
+
+
+def _seconds(dtype: torch.dtype) -> dict[Attention, float]:
+    """Of a thousand pieces in blocks of some dozen, as those of mixed texts are."""
+    query, key, value = _by_head(torch.ones(_BLOCKS * _PIECES, 3 * _WIDTH, dtype=dtype), 3, _BLOCKS, _HEADS)
+    bias = torch.zeros(_BLOCKS, 1, _PIECES, _PIECES)
+    ways: tuple[Attention, ...] = (attention_by_products, fused_attention)
+    return least_seconds_of_a_lane({way: partial(way, query, key, value, bias) for way in ways}, _TIMES)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,6 @@ M = rows of a product.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from threadpoolctl import OpenBLASController, threadpool_limits
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from modeling.stopwatch import least_seconds
+from modeling.stopwatch import least_seconds_of_a_lane
 
 _REORDERED_FOR_ROWS = 256
 """Rows of a product that oneDNN is to choose a weight's layout for; others work as well, within a few percent."""
@@ -148,20 +147,12 @@ def best_linear(dtype: torch.dtype, device: torch.device) -> type[PreparedLinear
 
 def _seconds(ways: Sequence[type[PreparedLinear]]) -> dict[type[PreparedLinear], float]:
     """Of a layer's widest product and its GELU in fp32, one thread, as a lane computes it."""
-
-    @torch.inference_mode()
-    def timed() -> dict[type[PreparedLinear], float]:
-        torch.set_num_threads(1)
-        weight, bias, x = torch.ones(4 * _WIDTH, _WIDTH), torch.ones(4 * _WIDTH), torch.ones(_ROWS, _WIDTH)
-        how: dict[str, Any] = {"dtype": x.dtype, "device": x.device, "activation": GELUActivation()}
-        calls: dict[type[PreparedLinear], Callable[[], object]] = {
-            way: partial(way(weight, bias, **how), x) for way in ways
-        }
-        return least_seconds(calls, _TIMES)
-
-    # torch counts threads for each of its callers, numpy for the process.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as thread:
-        return thread.submit(timed).result()
+    weight, bias, x = torch.ones(4 * _WIDTH, _WIDTH), torch.ones(4 * _WIDTH), torch.ones(_ROWS, _WIDTH)
+    how: dict[str, Any] = {"dtype": x.dtype, "device": x.device, "activation": GELUActivation()}
+    calls: dict[type[PreparedLinear], Callable[[], object]] = {
+        way: partial(way(weight, bias, **how), x) for way in ways
+    }
+    return least_seconds_of_a_lane(calls, _TIMES)
 
 
 def multiplies_by_amx(dtype: torch.dtype, device: torch.device) -> bool:

@@ -1,6 +1,7 @@
 """The prepared model answers as the merged one does, whatever is packed together and in whatever order."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -190,22 +191,41 @@ def test_bf16_stays_near_fp32(merged, monkeypatch, attention, last_layer):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "dtype", "attention", "last_layer"),
+    ("capabilities", "dtype", "last_layer"),
     [
-        ({"amx_bf16": True}, torch.bfloat16, fused_attention, FirstPieceLayer),
-        ({"amx_bf16": True}, torch.float32, attention_by_products, FirstPieceLayerOnStates),
-        ({"avx512_bf16": True}, torch.bfloat16, attention_by_products, FirstPieceLayerOnStates),
+        ({"amx_bf16": True}, torch.bfloat16, FirstPieceLayer),
+        ({"amx_bf16": True}, torch.float32, FirstPieceLayerOnStates),
+        ({"avx512_bf16": True}, torch.bfloat16, FirstPieceLayerOnStates),
     ],
 )
-def test_where_amx_multiplies_products_are_cheap_and_the_rest_is_fused(
-    monkeypatch, capabilities, dtype, attention, last_layer
-):
+def test_keys_and_values_are_computed_where_amx_makes_them_cheap(monkeypatch, capabilities, dtype, last_layer):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert best_attention(dtype, CPU) is attention
     assert first_piece_layer(dtype, CPU) is last_layer
 
 
-def test_on_a_gpu_the_last_layer_computes_keys_and_values():
+@pytest.mark.parametrize(
+    ("of_products", "of_the_kernel", "chosen"),
+    [(1.0, 0.7, fused_attention), (1.0, 0.95, attention_by_products), (1.0, 1.2, attention_by_products)],
+)
+def test_the_fused_attention_is_taken_where_it_is_worth_it(monkeypatch, of_products, of_the_kernel, chosen):
+    seconds = {attention_by_products: of_products, fused_attention: of_the_kernel}
+    monkeypatch.setattr(inference_layers, "_seconds", lambda dtype: seconds)
+    best_attention.cache_clear()
+    try:
+        assert best_attention(torch.float32, CPU) is chosen
+    finally:
+        best_attention.cache_clear()
+
+
+def test_both_attentions_are_timed():
+    seconds = inference_layers._seconds(torch.float32)
+    assert set(seconds) == {attention_by_products, fused_attention}
+    assert all(one > 0 and math.isfinite(one) for one in seconds.values())
+
+
+def test_on_a_gpu_nothing_is_timed_and_keys_and_values_are_computed(monkeypatch):
+    monkeypatch.setattr(inference_layers, "_seconds", lambda dtype: pytest.fail("timed"))
+    assert best_attention(torch.float16, torch.device("cuda")) is attention_by_products
     assert first_piece_layer(torch.float16, torch.device("cuda")) is FirstPieceLayer
 
 
