@@ -20,7 +20,7 @@ from torch import Tensor
 from modeling.text import NO_TOKEN, EncodedText
 from registry.domain.manifests import Reading
 
-_CAPACITIES = (32, 64, 128)
+_CAPACITIES = (16, 24, 32, 48, 64, 96, 128)
 _JOINED_FROM = 7 / 8
 """A block joins a group of wider ones from this share of their width on: the rest is padding."""
 
@@ -46,10 +46,10 @@ class Group:
 def lay_out(lengths: Sequence[int], hidden_size: int) -> list[Group]:
     """Where rows of these lengths are best put for a layer of this width.
 
-    Tries the rows' own greatest length and a few others as the width of a block, and takes what is estimated cheapest:
-    every piece, padding too, goes through the layer's products, and a wide block computes more scores.
+    Tries the rows' own greatest length and others as the width of a block, and takes what is estimated cheapest: every
+    piece, padding too, goes through the layer's products, and a wide block computes more scores. A row that is longer
+    has a block to itself, so that a width below the longest row's serves the many that are short.
     """
-    longest = max(lengths)
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     scale = (_COSTS_AT_WIDTH / hidden_size) ** 2
 
@@ -57,10 +57,8 @@ def lay_out(lengths: Sequence[int], hidden_size: int) -> list[Group]:
         pieces = ((len(group.blocks) * group.width, group.width) for group in groups)
         return sum(count * (1 + scale * _SCORE_COST * width) + scale * _GROUP_COST for count, width in pieces)
 
-    capacities = (
-        {longest, *(capacity for capacity in _CAPACITIES if capacity > longest // 2)} if len(order) > 1 else {1}
-    )
-    return min((_groups(_blocks(order, lengths, capacity), lengths) for capacity in sorted(capacities)), key=cost)
+    capacities = sorted({max(lengths), *_CAPACITIES}) if len(order) > 1 else [1]
+    return min((_groups(_blocks(order, lengths, capacity), lengths) for capacity in capacities), key=cost)
 
 
 def _blocks(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
