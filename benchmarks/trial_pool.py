@@ -26,7 +26,7 @@ from pipelines.training.optimisation import optimise
 from pipelines.training.recipes import Recipe
 from pipelines.training.trial_run import open_trial
 from pipelines.training.trial_state import TrialFolder
-from pipelines.training.trials import Trial
+from pipelines.training.trials import TRIAL_FORMAT, Trial
 from registry.artifacts.atomic_file import write_atomically
 from registry.domain.manifests import HeadConfig
 from registry.domain.plain_data import json_digest
@@ -84,11 +84,11 @@ class TrialPool:
 
     @cached_property
     def place(self) -> Path:
-        """Other recipes or data are another pool."""
+        """Other recipes, data or arithmetic are another pool."""
         recipes = [self.recipe.model_dump(mode="json"), self.student_recipe.model_dump(mode="json")]
         data = [self.dataset(split).digest for split in ("train", "dev")]
-        epochs = [self.epochs, self.student_epochs]
-        return self.folder / "pool" / f"{self.spec.task}-{json_digest({'of': [recipes, data, epochs]})[:8]}"
+        decided = [TRIAL_FORMAT, recipes, data, [self.epochs, self.student_epochs]]
+        return self.folder / "pool" / f"{self.spec.task}-{json_digest({'of': decided})[:8]}"
 
     @property
     def head(self) -> HeadConfig:

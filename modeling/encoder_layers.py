@@ -164,12 +164,13 @@ def _attention(parts: LayerParts, hidden: Tensor, bias: Tensor) -> Tensor:
 
 
 def _first_piece_attention(parts: LayerParts, hidden: Tensor, asked: Tensor, bias: Tensor) -> Tensor:
-    """The same of each row's first piece alone, asked [B, H] -> [B, H], without a key or a value of any piece.
+    """The same of each row's first piece alone, asked [B, H] -> [B, N·D], without a key or a value of any piece.
 
     A score is q · (K x) = (Kᵀ q) · x, and the weights p of all pieces x give Σ p (V x) = V (Σ p x): where a row asks
-    but once a head, it is cheaper to take its query back through K and what it saw through V than every piece forth
-    (as DeepSeek-V2 does when it decodes, arXiv 2405.04434, 2.1.2). The key's bias adds the same to all of a query's
-    scores, which softmax does not see: it has no gradient. A row then costs 2·H² + 2·T·N·H for this instead of 2·T·H².
+    but once a head, it is cheaper to multiply the one query by Kᵀ and the one sum by V than every piece by both (as
+    DeepSeek-V2 does when it decodes, arXiv 2405.04434, 2.1.2). The key's bias adds the same to all of a query's
+    scores, which softmax does not see: it has no gradient. A row then takes 2·H² + 2·T·N·H multiplications for this
+    instead of 2·T·H² + 2·T·H.
     """
     dtype, by_head = hidden.dtype, (parts.heads, -1, hidden.shape[2])
     key, value = parts.key.weight.to(dtype).view(by_head), parts.value.weight.to(dtype).view(by_head)

@@ -3,7 +3,8 @@
 The function is that of transformers' layers. What differs is the form: query, key and value are one product, the scale
 of the scores is in the query's weights, and every product is computed as it is fastest here (`modeling/products.py`).
 
-P = pieces on a line, R = rows, A = first pieces that a group asks for, H = hidden size, N = heads, D = size of a head.
+P = pieces on a line, R = rows, M = most rows in a block of a group, A = first pieces that all groups ask for: of each
+M a block. H = hidden size, N = heads, D = size of a head.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from transformers import PreTrainedConfig
 from modeling.encoder_layers import FIRST_PIECE_SHARE, LayerParts
 from modeling.packing import Packed
 from modeling.products import PreparedLinear, best_linear, multiplies_by_amx
-from modeling.stopwatch import least_seconds_of_a_lane
+from modeling.stopwatch import fastest, least_seconds_of_a_lane
 
 
 class InferenceLayer:
@@ -97,8 +98,11 @@ class FirstPieceLayer(InferenceLayer):
 
 
 class FirstPieceLayerOnStates(FirstPieceLayer):
-    """The same without a key or a value of any piece, as `encoder_layers` trains it: each query is taken back through
-    the key's weights, and what it saw through the value's."""
+    """The same without a key or a value of any piece, as `encoder_layers` trains it: each query is multiplied by the
+    key's weights, and what it saw by the value's. The key's bias moves all scores of a query alike, and is left out.
+
+    Its attention is by products always: N queries of width H a row share their keys, which the fused kernel knows not.
+    """
 
     share = FIRST_PIECE_SHARE
 
@@ -120,7 +124,7 @@ class FirstPieceLayerOnStates(FirstPieceLayer):
         self._query = self._prepared(parts.query.weight * scale, parts.query.bias * scale)
 
         def of_heads(tensor: Tensor) -> Tensor:
-            return tensor.detach().to(self._device, self._dtype).view(self._heads, -1, *tensor.shape[1:])
+            return tensor.detach().to(self._device, self._dtype, copy=True).view(self._heads, -1, *tensor.shape[1:])
 
         self._key = of_heads(parts.key.weight)
         self._value = of_heads(parts.value.weight).transpose(1, 2).contiguous()
@@ -128,8 +132,9 @@ class FirstPieceLayerOnStates(FirstPieceLayer):
 
 
 def first_piece_layer(dtype: torch.dtype, device: torch.device) -> type[FirstPieceLayer]:
-    """Which of the two is faster (docs/serving_speed.md): products of keys and values cost next to nothing where AMX
-    computes them; on a GPU nobody has measured."""
+    """On a CPU without keys and values, but in bf16 with AMX: there products are so fast that the smaller calls take
+    longer for few texts (1.1 to 1.4 times) and gain little for many (docs/serving_speed.md). Nobody has measured a GPU.
+    """
     return FirstPieceLayer if device.type != "cpu" or multiplies_by_amx(dtype, device) else FirstPieceLayerOnStates
 
 
@@ -147,11 +152,6 @@ def _by_head(projected: Tensor, count: int, blocks: int, heads: int) -> Sequence
     apart = projected.view(blocks, -1, count, heads, projected.shape[1] // (count * heads))
     return apart.permute(2, 0, 3, 1, 4).unbind(0)
 
-
-_BLOCKS, _PIECES, _HEADS, _WIDTH = 32, 32, 12, 768
-_TIMES = 8
-_WORTH = 1.1
-"""What the fused kernel must bring, lest a busy machine decides."""
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """The context [blocks · M, N·D] of queries [blocks, N, M, D] among keys and values [blocks, N, width, D]; the last one
@@ -176,16 +176,21 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
     return context.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[3])
 
 
+_BLOCKS, _PIECES, _HEADS, _WIDTH = 32, 32, 12, 768
+_TIMES = 8
+_WORTH = 1.1
+"""What the fused kernel must bring."""
+
+
 @cache
 def best_attention(dtype: torch.dtype, device: torch.device) -> Attention:
     """What is faster on a CPU, timed once, some 50 ms; products elsewhere, where nobody has measured.
 
-    torch's fused kernel took 0.58 to 0.86 of the products' time in fp32 on an Intel Xeon (docs/serving_speed.md).
+    torch's fused kernel took 0.45 to 0.77 of the products' time in fp32 on an Intel Xeon (docs/serving_speed.md).
     """
     if device.type != "cpu":
         return attention_by_products
-    seconds = _seconds(dtype)
-    return min(seconds, key=lambda way: seconds[way] * (1 if way is attention_by_products else _WORTH))
+    return fastest(_seconds(dtype), usual=attention_by_products, worth=_WORTH)
 
 
 def _seconds(dtype: torch.dtype) -> dict[Attention, float]:

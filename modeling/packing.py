@@ -26,7 +26,7 @@ _JOINED_FROM = 7 / 8
 
 # In pieces through a layer of width 384, estimated from attention alone in blocks of 32 to 128, two cores, AVX-512
 # (docs/serving_speed.md): what a further group costs, and a piece of a block for each piece of the block's width. Both
-# shrink with a layer's products.
+# shrink with a layer's products. For narrower blocks they are extrapolated; whole layers with them were measured since.
 _GROUP_COST = 20.0
 _SCORE_COST = 0.0027
 _COSTS_AT_WIDTH = 384

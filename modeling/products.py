@@ -18,7 +18,7 @@ from threadpoolctl import OpenBLASController, threadpool_limits
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from modeling.stopwatch import least_seconds_of_a_lane
+from modeling.stopwatch import fastest, least_seconds_of_a_lane
 
 _REORDERED_FOR_ROWS = 256
 """Rows of a product that oneDNN is to choose a weight's layout for; others work as well, within a few percent."""
@@ -26,7 +26,7 @@ _REORDERED_FOR_ROWS = 256
 _ROWS, _WIDTH = 256, 768
 _TIMES = 8
 _WORTH = 1.05
-"""What a way must bring over oneDNN's layout, lest a busy machine decides."""
+"""What a way must bring over oneDNN's layout."""
 
 
 class PreparedLinear(ABC):
@@ -141,8 +141,7 @@ def best_linear(dtype: torch.dtype, device: torch.device) -> type[PreparedLinear
     working = [way for way in WAYS if way.works(dtype, device)]
     if dtype is not torch.float32 or device.type != "cpu":
         return working[0]
-    seconds = _seconds(working)
-    return min(working, key=lambda way: seconds[way] * (1 if way is working[0] else _WORTH))
+    return fastest(_seconds(working), usual=working[0], worth=_WORTH)
 
 
 def _seconds(ways: Sequence[type[PreparedLinear]]) -> dict[type[PreparedLinear], float]:

@@ -6,7 +6,6 @@ No answer is kept: a benchmark asks the same texts again, and what is measured i
 import threading
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import beside  # noqa: F401
 import torch
@@ -14,7 +13,6 @@ from peers import TRIES, Way
 from setting import Setting
 
 from modeling.inference import Form, Precision
-from modeling.stopwatch import least_seconds
 from serving.engine import Engine, EngineSettings
 from serving.questions import Text, TextAnswer
 from serving.release_loading import load_served_release
@@ -73,5 +71,4 @@ def answer_all(releases: Sequence[ServedRelease], texts: Sequence[str], way: Way
 def best_way(release: ServedRelease, texts: Sequence[str], tried: Sequence[Way]) -> Way:
     """The fastest of these, after a warm-up: one try alone may have met whatever else a shared machine does."""
     answer_all([release], texts[:32], tried[0])
-    least = least_seconds({way: partial(answer_all, [release], texts, way) for way in tried}, TRIES)
-    return min(tried, key=least.__getitem__)
+    return min(tried, key=lambda way: min(answer_all([release], texts, way) for _ in range(TRIES)))

@@ -4,7 +4,7 @@
 
 *Saturation*: all texts waiting in the engine, all tasks asked. Useful operations are those of the texts' own pieces:
 2 · 12 · H² a piece and layer, 4 · T · H for attention in a text of T pieces; a layer of which only the first piece is
-read needs 24 · H² a text, and 4 · N · T · H with N heads (`modeling/inference_layers.py`). There are two peaks, both of
+read needs 24 · H² a text, and 4 · T · H for each head (`modeling/inference_layers.py`). There are two peaks, both of
 1,024 rows, multiplied as layers do, on as many threads at once as the engine uses: that of a layer's widest product, H
 by 4 · H, and that of its four products one after the other, without the GELU. Engine and peaks are measured in turn,
 and a share is that of one round.
@@ -43,6 +43,11 @@ def layer_operations(width: int, length: int) -> float:
     return 24.0 * width**2 * length + 4.0 * length**2 * width
 
 
+def first_piece_operations(width: int, heads: int, length: int) -> float:
+    """The same of a layer that is computed for the first piece alone, on the states of all."""
+    return 24.0 * width**2 + 4.0 * heads * length * width
+
+
 def useful_operations(release: ServedRelease, lengths: Sequence[int]) -> float:
     """Of one pass of all texts for all tasks."""
     config = release.model.trunk.embeddings.config
@@ -53,8 +58,7 @@ def useful_operations(release: ServedRelease, lengths: Sequence[int]) -> float:
     total = 0.0
     for length in lengths:
         layer = layer_operations(width, length)
-        first = 24 * width**2 + 4 * heads * length * width
-        total += whole * layer + firsts * first
+        total += whole * layer + firsts * first_piece_operations(width, heads, length)
     return total
 
 

@@ -402,7 +402,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=TASKS)
     parser.add_argument("--copies", type=int, default=2, help="sets of encoder weights, taken in turn by the tasks")
     add_budgets(parser)
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=TRIES)
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     setting = opened(arguments)

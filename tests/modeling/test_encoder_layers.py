@@ -106,14 +106,17 @@ def test_a_batch_of_no_rows_and_a_branch_of_no_layers_pass_through(trained: bool
     assert same is hidden
 
 
-def test_a_row_of_padding_alone_gives_numbers_and_gradients() -> None:
+@one_piece_or_all
+def test_a_row_of_padding_alone_gives_numbers_and_gradients(first_piece_only: bool) -> None:
     layers, config = random_layers("bert")
     hidden, mask = random_inputs()
     mask[2] = False
-    states = layer_states(layers, config, hidden, mask, first_piece_only=False)
+    states = layer_states(layers, config, hidden, mask, first_piece_only=first_piece_only)
     states[-1].sum().backward()
     assert all(state.isfinite().all() for state in states)
-    assert all(parameter.grad.isfinite().all() for parameter in layers.parameters())
+    gradients = {name: parameter.grad for name, parameter in layers.named_parameters() if parameter.grad is not None}
+    assert len(gradients) == len(list(layers.parameters())) - first_piece_only  # of the last key's bias there is none
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
 @every_family
@@ -139,6 +142,33 @@ def test_dropout_is_applied_where_transformers_applies_it(model_type: str, monke
     layer_states(layers, config, hidden, mask, first_piece_only=False)
     assert ours == theirs
     assert {rate for _, rate in ours} == {ATTENTION_RATE, HIDDEN_RATE}
+
+
+def test_what_the_first_piece_sees_is_dropped_as_in_the_whole_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, config = random_layers("bert")
+    last, (hidden, mask) = layers[1:].train(), random_inputs()
+    hidden.requires_grad_()
+    rows, length, heads = 3, 7, config.num_attention_heads
+    of_weights = dropout_mask((rows, heads, length, length), ATTENTION_RATE, dtype=torch.float64, device=CPU)
+    of_states = dropout_mask((rows, length, 24), HIDDEN_RATE, dtype=torch.float64, device=CPU)
+
+    def mask_of(shape: tuple[int, ...], rate: float, **kind: Any) -> Tensor:
+        """Of a layer for the first piece what the whole one drops there."""
+        whole = of_weights if rate == ATTENTION_RATE else of_states
+        own = whole if torch.Size(shape).numel() == whole.numel() else whole[..., :1, :]
+        return own.reshape(shape)
+
+    monkeypatch.setattr(encoder_layers, "dropout_mask", mask_of)
+    found = [layer_states(last, config, hidden, mask, first_piece_only=only)[-1][:, 0] for only in (True, False)]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+    parameters = dict(last.named_parameters()) | {"hidden": hidden}
+    weights = torch.linspace(-1, 1, 24, dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad((state * weights).sum(), list(parameters.values()), materialize_grads=True)
+        for state in found
+    )
+    for name, mine, other in zip(parameters, ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_the_generators_seed_decides_every_mask_and_eval_mode_has_none() -> None:

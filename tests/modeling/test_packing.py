@@ -36,6 +36,13 @@ def test_padding_is_at_most_an_eighth(lengths):
     assert packed.size - packed.pieces <= packed.size / 8
 
 
+def test_one_long_row_makes_no_block_of_short_ones_wide():
+    lengths = [128] + [10] * 60
+    for group in lay_out(lengths, 384):
+        assert group.width == 128 or group.width <= 32
+        assert (group.width == 128) == (group.blocks == ((0,),))
+
+
 def test_rows_of_one_length_need_no_padding_and_no_bias():
     packed = pack([32] * 20)
     assert packed.size == packed.pieces == 640
