@@ -101,7 +101,7 @@ class FirstPieceLayerOnStates(FirstPieceLayer):
     """The same without a key or a value of any piece, as `encoder_layers` trains it: each query is multiplied by the
     key's weights, and what it saw by the value's. The key's bias moves all scores of a query alike, and is left out.
 
-    Its attention is by products always: N queries of width H a row share their keys, which the fused kernel knows not.
+    Its attention, N queries of width H a row over the same states, is by products: the fused kernel was not tried.
     """
 
     share = FIRST_PIECE_SHARE

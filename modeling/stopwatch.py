@@ -22,11 +22,6 @@ def least_seconds(ways: Mapping[Way, Callable[[], object]], times: int) -> dict[
     return least
 
 
-def fastest(seconds: Mapping[Way, float], *, usual: Way, worth: float) -> Way:
-    """The usual way unless another is so many times as fast, lest a busy machine decides."""
-    return min(seconds, key=lambda way: seconds[way] * (1.0 if way is usual else worth))
-
-
 def least_seconds_of_a_lane(ways: Mapping[Way, Callable[[], object]], times: int) -> dict[Way, float]:
     """The same on one thread of torch's and of numpy's, without gradients, as a lane answers."""
 
@@ -38,3 +33,8 @@ def least_seconds_of_a_lane(ways: Mapping[Way, Callable[[], object]], times: int
     # torch counts threads for each of its callers, numpy for the process.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as thread:
         return thread.submit(timed).result()
+
+
+def fastest(seconds: Mapping[Way, float], *, usual: Way, worth: float) -> Way:
+    """The usual way unless another is so many times as fast, lest a busy machine decides."""
+    return min(seconds, key=lambda way: seconds[way] * (1.0 if way is usual else worth))

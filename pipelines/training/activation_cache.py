@@ -34,9 +34,9 @@ from registry.domain.manifests import Reading
 from registry.progress import Report
 
 TOKENISATION = "raw text, longest first, 2"
+"""Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently."""
 _TEACHING = "2"
 """How a teacher's layers are computed; raised when its answers are rounded otherwise, as `trials.TRIAL_FORMAT` is."""
-"""Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _COLLATED_TO = 8
@@ -220,12 +220,8 @@ class ActivationCache:
             answer: a batch of the teacher's inputs -> [B, width], or [B, W, width] at word level.
             kind: what the answer is; with the module's digest it says where it is kept.
         """
-        fields = {
-            "module": module_digest,
-            "reading": teacher.head.reading,
-            "teaching": _TEACHING,
-            **self._group(depth, precision).fields,
-        }
+        fields = {"module": module_digest, "reading": teacher.head.reading, "teaching": _TEACHING}
+        fields |= self._group(depth, precision).fields
         counts = place_counts(rows.encoded, token_level=token_level)
 
         def reads(of: EncodedRows) -> _TeacherReads:

@@ -149,8 +149,10 @@ def test_what_the_first_piece_sees_is_dropped_as_in_the_whole_layer(monkeypatch:
     last, (hidden, mask) = layers[1:].train(), random_inputs()
     hidden.requires_grad_()
     rows, length, heads = 3, 7, config.num_attention_heads
-    of_weights = dropout_mask((rows, heads, length, length), ATTENTION_RATE, dtype=torch.float64, device=CPU)
-    of_states = dropout_mask((rows, length, 24), HIDDEN_RATE, dtype=torch.float64, device=CPU)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        of_weights = dropout_mask((rows, heads, length, length), ATTENTION_RATE, dtype=torch.float64, device=CPU)
+        of_states = dropout_mask((rows, length, 24), HIDDEN_RATE, dtype=torch.float64, device=CPU)
 
     def mask_of(shape: tuple[int, ...], rate: float, **kind: Any) -> Tensor:
         """Of a layer for the first piece what the whole one drops there."""
