@@ -148,8 +148,8 @@ class Pass:
 
     @property
     def padding(self) -> int:
-        """Pieces that are computed beside those of the texts, in the trunk."""
-        return self._packed.size - self._packed.pieces
+        """Places of attention's blocks, in the trunk, that no piece of a text fills."""
+        return self._packed.places_left_over
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for task in self._asked:
@@ -200,5 +200,5 @@ class Pass:
 
     def _embedded(self, packed: Packed) -> Tensor:
         trunk = self._model.trunk.embeddings
-        ids, types, positions = packed.inputs(pad_id=trunk.pad_id, first_position=trunk.first_position)
+        ids, types, positions = packed.inputs(first_position=trunk.first_position)
         return trunk.embedded(ids[None], types[None], positions[None])[0].to(self._model.form.dtype)

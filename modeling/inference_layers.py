@@ -44,10 +44,9 @@ class InferenceLayer:
         projected = self._query_key_value(hidden)
         context = []
         for group in packed.groups:
-            own = projected[group.start : group.start + group.blocks * group.width]
-            query, key, value = _by_head(own, 3, group.blocks, self._heads)
+            query, key, value = _by_head(group.taken_from(projected), 3, group.blocks, self._heads)
             context.append(self._attended(query, key, value, group.bias))
-        return self._after_attention(hidden, _joined(context))
+        return self._after_attention(hidden, _in_order(_joined(context), packed.context_order))
 
     def _prepare_attention(self, parts: LayerParts, scale: float) -> None:
         self._query_key_value = self._prepared(
@@ -84,8 +83,7 @@ class FirstPieceLayer(InferenceLayer):
         for group in packed.groups:
             asking = queries[asked : asked + len(group.first_pieces)]
             asked += len(asking)
-            own = projected[group.start : group.start + group.blocks * group.width]
-            key, value = _by_head(own, 2, group.blocks, self._heads)
+            key, value = _by_head(group.taken_from(projected), 2, group.blocks, self._heads)
             (query,) = _by_head(asking, 1, group.blocks, self._heads)
             context.append(self._attended(query, key, value, group.first_bias))
         return _joined(context)
@@ -114,7 +112,7 @@ class FirstPieceLayerOnStates(FirstPieceLayer):
         for group in packed.groups:
             own = asking[asked : asked + heads * len(group.first_pieces)]
             asked += len(own)
-            states = hidden[group.start : group.start + group.blocks * group.width].view(group.blocks, 1, -1, width)
+            states = group.taken_from(hidden).view(group.blocks, 1, -1, width)
             bias = None if group.first_bias is None else group.first_bias.repeat_interleave(heads, dim=2)
             seen.append(attention_by_products(own.view(group.blocks, 1, -1, width), states, states, bias))
         of_heads = _joined(seen).view(-1, heads, width).transpose(0, 1)
@@ -203,3 +201,7 @@ def _seconds(dtype: torch.dtype) -> dict[Attention, float]:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _in_order(context: Tensor, order: Tensor | None) -> Tensor:
+    return context if order is None else context.index_select(0, order)

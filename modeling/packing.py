@@ -1,11 +1,12 @@
-"""Rows of different lengths on one line of pieces, so that hardly any matrix product is spent on padding.
+"""Rows of different lengths on one line of pieces, so that no matrix product is spent on padding.
 
 A linear layer or a norm does not care which row a piece belongs to; attention does. So the line is cut into blocks of a
 few rows each, and blocks of about the same width are attended to at once, with a bias that keeps every piece to its
-own row. One call for many short rows is several times faster than one call a length, and what it computes in vain is a
-few scores, not a layer's products.
+own row. One call for many short rows is several times faster than one call a length. Attention takes its queries, keys
+and values from the line into blocks of one width, and what it gives goes back to the line: what is computed in vain is
+a few scores, not a layer's products.
 
-P = pieces on the line, padding and all; R = rows; H = hidden size.
+P = pieces on the line; R = rows; H = hidden size.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ from registry.domain.manifests import Reading
 
 _CAPACITIES = (16, 24, 32, 48, 64, 96, 128)
 _JOINED_FROM = 7 / 8
-"""A block joins a group of wider ones from this share of their width on: the rest is padding."""
+"""A block joins a group of wider ones from this share of their width on: the rest is scores in vain."""
 
 # In pieces through a layer of width 384, estimated from attention alone in blocks of 32 to 128, two cores, AVX-512
-# (docs/serving_speed.md): what a further group costs, and a piece of a block for each piece of the block's width. Both
+# (docs/serving_speed.md): what a further group costs, and a place of a block for each piece of the block's width. Both
 # shrink with a layer's products. For narrower blocks they are extrapolated; whole layers with them were measured since.
 _GROUP_COST = 20.0
 _SCORE_COST = 0.0027
@@ -34,28 +35,25 @@ _COSTS_AT_WIDTH = 384
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Blocks of one width, one after the other on the line."""
+    """Blocks that are attended to at once."""
 
-    start: int
-    """The first block's first piece."""
     width: int
+    """Places of each: the pieces of the fullest."""
     blocks: tuple[tuple[int, ...], ...]
     """The rows of each block, by their place in the lengths that were laid out."""
 
 
 def lay_out(lengths: Sequence[int], hidden_size: int) -> list[Group]:
-    """Where rows of these lengths are best put for a layer of this width.
+    """Where rows of these lengths are best put for a layer of this width: group after group, block after block.
 
-    Tries the rows' own greatest length and others as the width of a block, and takes what is estimated cheapest: every
-    piece, padding too, goes through the layer's products, and a wide block computes more scores. A row that is longer
-    has a block to itself, so that a width below the longest row's serves the many that are short.
+    Tries the rows' own greatest length and others as the width of a block, and takes what is estimated cheapest. A row
+    that is longer has a block to itself, so that a width below the longest row's serves the many that are short.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     scale = (_COSTS_AT_WIDTH / hidden_size) ** 2
 
     def cost(groups: Sequence[Group]) -> float:
-        pieces = ((len(group.blocks) * group.width, group.width) for group in groups)
-        return sum(count * (1 + scale * _SCORE_COST * width) + scale * _GROUP_COST for count, width in pieces)
+        return scale * sum(_GROUP_COST + len(group.blocks) * _SCORE_COST * group.width**2 for group in groups)
 
     capacities = sorted({max(lengths), *_CAPACITIES}) if len(order) > 1 else [1]
     return min((_groups(_blocks(order, lengths, capacity), lengths) for capacity in capacities), key=cost)
@@ -95,30 +93,31 @@ def _groups(blocks: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[Gro
             together[-1][1].append(tuple(block))
         else:
             together.append((pieces, [tuple(block)]))
-    groups, start = [], 0
-    for width, members in together:
-        groups.append(Group(start, width, tuple(members)))
-        start += width * len(members)
-    return groups
+    return [Group(width, tuple(members)) for width, members in together]
 
 
 @dataclass(frozen=True, slots=True)
 class AttendedGroup:
-    """A group as attention needs it. M = most rows in one of its blocks.
+    """A group as attention needs it. B = blocks, W = their width, M = most rows in one of them.
 
     Each bias, fp32, is 0 where a piece may look and the least number where it may not, or None where every block is
     one row that fills it.
     """
 
-    start: int
     blocks: int
-    width: int
+    places: slice | Tensor
+    """Of the line, one for each place of each block: a range where all blocks are full, else [B · W] int64, on which
+    a place that is left over has a piece of whatever lies next."""
     bias: Tensor | None
-    """[blocks, 1, width, width]."""
+    """[B, 1, W, W]."""
     first_pieces: Tensor
-    """[blocks · M] int64: where on the line each row of a block begins; of a row that is not there, any piece."""
+    """[B · M] int64: where on the line each row of a block begins; of a row that is not there, any piece."""
     first_bias: Tensor | None
-    """[blocks, 1, M, width], for the rows' first pieces alone."""
+    """[B, 1, M, W], for the rows' first pieces alone."""
+
+    def taken_from(self, line: Tensor) -> Tensor:
+        """What lies on the line, [P, width], in the group's places, [B · W, width]."""
+        return line[self.places] if isinstance(self.places, slice) else line.index_select(0, self.places)
 
 
 class Packed:
@@ -142,46 +141,37 @@ class Packed:
         self.rows = tuple(rows)
         self.lengths = [len(encoded[row].input_ids) for row in self.rows]
         self._layout = lay_out(self.lengths, hidden_size)
-        last = self._layout[-1]
-        self.size = last.start + last.width * len(last.blocks)
-        """P."""
+        self._order = [place for group in self._layout for block in group.blocks for place in block]
+        """The rows' places in the order in which they lie on the line."""
         self._starts = np.zeros(len(self.rows), dtype=np.int64)
-        for group in self._layout:
-            for number, block in enumerate(group.blocks):
-                start = group.start + number * group.width
-                for place in block:
-                    self._starts[place] = start
-                    start += self.lengths[place]
+        self._starts[self._order[1:]] = np.cumsum([self.lengths[place] for place in self._order[:-1]])
         self._place_of = {row: place for place, row in enumerate(self.rows)}
 
     @property
     def pieces(self) -> int:
-        """Of texts, without padding."""
+        """P."""
         return sum(self.lengths)
+
+    @property
+    def places_left_over(self) -> int:
+        """Of attention's blocks, beside the pieces that are in them."""
+        return sum(group.width * len(group.blocks) for group in self._layout) - self.pieces
 
     def only(self, rows: Sequence[int]) -> "Packed":
         """Some of the rows, laid out anew."""
         return Packed(self._encoded, rows, hidden_size=self._hidden_size, device=self._device)
 
     def gathered(self, hidden: Tensor, target: "Packed") -> Tensor:
-        """hidden [P, H] of this line -> that of a line of some of its rows; padding is some piece's."""
-        index = np.zeros(target.size, dtype=np.int64)
-        index[target._places] = np.concatenate(
-            [
-                np.arange(self._starts[place], self._starts[place] + length)
-                for place, length in zip((self._place_of[row] for row in target.rows), target.lengths, strict=True)
-            ]
-        )
-        return hidden.index_select(0, self._tensor(index))
+        """hidden [P, H] of this line -> that of a line of some of its rows."""
+        places = [self._place_of[row] for row in target.rows]
+        return hidden.index_select(0, self._tensor(self._pieces_of([places[place] for place in target._order])))
 
-    def inputs(self, *, pad_id: int, first_position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Piece ids, type ids and positions, [P] int64 each; padding is at the first position."""
-        ids, types = np.full(self.size, pad_id, dtype=np.int64), np.zeros(self.size, dtype=np.int64)
-        positions = np.full(self.size, first_position, dtype=np.int64)
-        chosen = [self._encoded[row] for row in self.rows]
-        ids[self._places] = np.fromiter(chain.from_iterable(row.input_ids for row in chosen), np.int64)
-        types[self._places] = np.fromiter(chain.from_iterable(row.type_ids for row in chosen), np.int64)
-        positions[self._places] = np.concatenate([np.arange(length) for length in self.lengths]) + first_position
+    def inputs(self, *, first_position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Piece ids, type ids and positions, [P] int64 each."""
+        chosen = [self._encoded[self.rows[place]] for place in self._order]
+        ids = np.fromiter(chain.from_iterable(row.input_ids for row in chosen), np.int64)
+        types = np.fromiter(chain.from_iterable(row.type_ids for row in chosen), np.int64)
+        positions = np.concatenate([np.arange(len(row.input_ids)) for row in chosen]) + first_position
         return self._tensor(ids), self._tensor(types), self._tensor(positions)
 
     def read(self, hidden: Tensor, reading: Reading, rows: Sequence[int]) -> Tensor:
@@ -202,8 +192,7 @@ class Packed:
             ]
             return hidden.index_select(0, self._tensor(np.array(index, dtype=np.int64))).float()
         lengths = np.array([self.lengths[place] for place in places])
-        index = [np.arange(self._starts[place], self._starts[place] + self.lengths[place]) for place in places]
-        whole = hidden.index_select(0, self._tensor(np.concatenate(index))).float()
+        whole = hidden.index_select(0, self._tensor(self._pieces_of(places))).float()
         owners = self._tensor(np.repeat(np.arange(len(places)), lengths))
         sums = torch.zeros(len(places), hidden.shape[1], device=self._device).index_add_(0, owners, whole)
         return sums / self._tensor(lengths)[:, None]
@@ -230,29 +219,45 @@ class Packed:
         return self._tensor(order)
 
     @cached_property
-    def _places(self) -> np.ndarray:
-        """Where on the line each row's pieces are, row after row."""
+    def context_order(self) -> Tensor | None:
+        """[P] int64: where each piece's context is among those of the groups, one group after the other; None where
+        they are in the line's order."""
+        if not self.places_left_over:
+            return None
+        order, offset = [], 0
+        for group in self._layout:
+            for block in group.blocks:
+                order.append(np.arange(offset, offset + self._filled(block)))
+                offset += group.width
+        return self._tensor(np.concatenate(order))
+
+    def _filled(self, block: Sequence[int]) -> int:
+        return sum(self.lengths[place] for place in block)
+
+    def _pieces_of(self, places: Sequence[int]) -> np.ndarray:
+        """Where on the line these rows' pieces are, row after row."""
         return np.concatenate(
-            [np.arange(start, start + length) for start, length in zip(self._starts, self.lengths, strict=True)]
+            [np.arange(self._starts[place], self._starts[place] + self.lengths[place]) for place in places]
         )
 
     def _attended(self, group: Group) -> AttendedGroup:
         most = max(map(len, group.blocks))
+        begins = self._starts[[block[0] for block in group.blocks]]
         owners = np.full((len(group.blocks), group.width), -1, dtype=np.int64)
         askers = np.full((len(group.blocks), most), -1, dtype=np.int64)
-        firsts = np.full((len(group.blocks), most), group.start, dtype=np.int64)
+        firsts = np.full((len(group.blocks), most), begins[0], dtype=np.int64)
         for number, block in enumerate(group.blocks):
-            begin = group.start + number * group.width
             for place, row in enumerate(block):
-                offset = int(self._starts[row]) - begin
+                offset = int(self._starts[row] - begins[number])
                 owners[number, offset : offset + self.lengths[row]] = row
                 askers[number, place] = row
                 firsts[number, place] = self._starts[row]
-        whole = most == 1 and bool((owners >= 0).all())
+        full = bool((owners >= 0).all())
+        whole = most == 1 and full
+        places = (begins[:, None] + np.arange(group.width)).clip(max=self.pieces - 1).reshape(-1)
         return AttendedGroup(
-            start=group.start,
             blocks=len(group.blocks),
-            width=group.width,
+            places=slice(int(places[0]), int(places[-1]) + 1) if full else self._tensor(places),
             bias=None if whole else self._bias(owners, owners),
             first_pieces=self._tensor(firsts.reshape(-1)),
             first_bias=None if whole else self._bias(askers, owners),

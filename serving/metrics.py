@@ -46,7 +46,9 @@ class ServerMetrics:
         self._batch_texts = histogram("batch_texts", "Texts in a batch.", buckets=TEXTS)
         self._batch_tokens = histogram("batch_tokens", "Tokens of texts in a batch.", buckets=TOKENS)
         self._text_tokens = counter("text_tokens", "Tokens of texts that were computed.")
-        self._padding_tokens = counter("padding_tokens", "Tokens that the trunk computed beside those of texts.")
+        self._padding_tokens = counter(
+            "padding_tokens", "Places of attention's blocks, in the trunk, that no token of a text filled."
+        )
         self._hits = counter("cache_hits", "Answers found in the cache.")
         self._misses = counter("cache_misses", "Answers looked for in the cache and not found.")
         self._swaps = counter("swaps", "Releases taken over from a channel while serving.", ["result"])

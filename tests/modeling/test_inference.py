@@ -251,7 +251,7 @@ def test_both_last_layers_see_the_same_whatever_rows_lie_together(one_layer, len
     layer, config = one_layer
     rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
     packed = Packed(rows, range(len(rows)), hidden_size=config.hidden_size, device=CPU)
-    hidden = torch.randn(packed.size, config.hidden_size, generator=torch.Generator().manual_seed(2))
+    hidden = torch.randn(packed.pieces, config.hidden_size, generator=torch.Generator().manual_seed(2))
     kinds = (InferenceLayer, FirstPieceLayer, FirstPieceLayerOnStates)
     with torch.inference_mode():
         whole, *last = (kind(layer, config, dtype=torch.float32, device=CPU)(hidden, packed) for kind in kinds)

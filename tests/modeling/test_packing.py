@@ -24,16 +24,32 @@ def pack(lengths: list[int], rows: list[int] | None = None, hidden_size: int = 3
 def test_every_row_has_a_place_of_its_own_inside_one_block(lengths, hidden_size):
     groups = lay_out(lengths, hidden_size)
     assert sorted(place for group in groups for block in group.blocks for place in block) == list(range(len(lengths)))
-    assert all(sum(lengths[place] for place in block) <= group.width for group in groups for block in group.blocks)
-    starts = [group.start for group in groups]
-    assert starts == [sum(g.width * len(g.blocks) for g in groups[:number]) for number in range(len(groups))]
+    for group in groups:
+        assert max(sum(lengths[place] for place in block) for block in group.blocks) == group.width
 
 
 @given(LENGTHS)
-def test_padding_is_at_most_an_eighth(lengths):
+def test_a_line_has_the_pieces_of_its_rows_and_no_others(lengths):
+    packed = pack(lengths)
+    ids, _, _ = packed.inputs(first_position=0)
+    expected = [1000 * number + piece for number, length in enumerate(lengths) for piece in range(length)]
+    assert sorted(ids.tolist()) == expected
+
+
+@given(LENGTHS)
+def test_places_left_over_are_at_most_an_eighth(lengths):
     """A block joins only blocks that it nearly fills, and the widest of each group is full."""
     packed = pack(lengths)
-    assert packed.size - packed.pieces <= packed.size / 8
+    assert packed.places_left_over <= (packed.pieces + packed.places_left_over) / 8
+
+
+@given(LENGTHS)
+def test_what_is_taken_into_blocks_comes_back_in_the_lines_order(lengths):
+    packed = pack(lengths)
+    line = torch.arange(packed.pieces)[:, None]
+    taken = torch.cat([group.taken_from(line) for group in packed.groups])
+    back = taken if packed.context_order is None else taken[packed.context_order]
+    assert torch.equal(back, line)
 
 
 def test_one_long_row_makes_no_block_of_short_ones_wide():
@@ -43,10 +59,10 @@ def test_one_long_row_makes_no_block_of_short_ones_wide():
         assert (group.width == 128) == (group.blocks == ((0,),))
 
 
-def test_rows_of_one_length_need_no_padding_and_no_bias():
+def test_rows_of_one_length_need_no_bias_and_no_order():
     packed = pack([32] * 20)
-    assert packed.size == packed.pieces == 640
-    assert [(group.blocks, group.width, group.bias) for group in packed.groups] == [(20, 32, None)]
+    assert packed.context_order is None
+    assert [(group.blocks, group.places, group.bias) for group in packed.groups] == [(20, slice(0, 640), None)]
 
 
 def test_many_short_rows_of_different_lengths_are_few_groups():
@@ -59,43 +75,42 @@ def test_a_line_of_some_rows_holds_their_pieces_in_the_order_asked(lengths, data
     packed = pack(lengths)
     some = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
     target = packed.only(some)
-    ids, _, _ = packed.inputs(pad_id=0, first_position=0)
-    hidden = ids[:, None].float()
-    expected, _, _ = target.inputs(pad_id=0, first_position=0)
-    kept = target.read(packed.gathered(hidden, target), "first", some)
-    assert kept[:, 0].tolist() == [1000 * number for number in some]
-    gathered = packed.gathered(hidden, target)[:, 0].long()
-    is_text = torch.zeros(target.size, dtype=torch.bool)
-    is_text[torch.from_numpy(target._places)] = True
-    assert torch.equal(gathered[is_text], expected[is_text])
+    ids, _, _ = packed.inputs(first_position=0)
+    gathered = packed.gathered(ids[:, None], target)
+    assert torch.equal(gathered[:, 0], target.inputs(first_position=0)[0])
+    assert target.read(gathered, "first", some)[:, 0].tolist() == [1000 * number for number in some]
 
 
 @given(LENGTHS)
 def test_the_bias_keeps_every_piece_to_its_own_row(lengths):
     packed = pack(lengths)
-    ids, _, _ = packed.inputs(pad_id=-1, first_position=0)
-    owners = torch.where(ids >= 0, ids // 1000, -1)
+    ids, _, _ = packed.inputs(first_position=0)
+    filled = torch.zeros(packed.pieces + packed.places_left_over, dtype=torch.bool)
+    filled[slice(None) if packed.context_order is None else packed.context_order] = True
+    offset = 0
     for group in packed.groups:
-        own = owners[group.start : group.start + group.blocks * group.width].view(group.blocks, group.width)
-        same = own[:, :, None] == own[:, None, :]
+        owners = (group.taken_from(ids[:, None]) // 1000).view(group.blocks, -1)
+        by_right = filled[offset : offset + owners.numel()].view_as(owners)
+        offset += owners.numel()
+        same = (owners[:, :, None] == owners[:, None, :]) & by_right[:, None, :]
         if group.bias is None:
             assert bool(same.all())
         else:
-            assert torch.equal(group.bias[:, 0] == 0, same)
+            assert torch.equal((group.bias[:, 0] == 0)[by_right], same[by_right])
 
 
 @given(LENGTHS)
 def test_first_pieces_of_the_groups_are_those_of_the_rows(lengths):
     packed = pack(lengths)
-    ids, _, _ = packed.inputs(pad_id=0, first_position=0)
+    ids, _, _ = packed.inputs(first_position=0)
     firsts = torch.cat([group.first_pieces for group in packed.groups])[packed.first_order]
     assert ids[firsts].tolist() == [1000 * number for number in range(len(lengths))]
 
 
 def test_positions_count_within_each_row_from_the_first_position():
     packed = pack([3, 2])
-    ids, _, positions = packed.inputs(pad_id=-1, first_position=2)
-    assert {int(i): int(p) for i, p in zip(ids, positions, strict=True) if i >= 0} == {
+    ids, _, positions = packed.inputs(first_position=2)
+    assert {int(i): int(p) for i, p in zip(ids, positions, strict=True)} == {
         0: 2,
         1: 3,
         2: 4,
@@ -110,7 +125,7 @@ def test_heads_read_first_pieces_means_and_words():
         EncodedText((4, 5), (0, 0), (), (1,), 1),
     ]
     packed = Packed(encoded, [0, 1], hidden_size=8, device=torch.device("cpu"))
-    hidden = packed.inputs(pad_id=0, first_position=0)[0][:, None].float()
+    hidden = packed.inputs(first_position=0)[0][:, None].float()
     assert packed.read(hidden, "first", [1, 0])[:, 0].tolist() == [4.0, 1.0]
     assert packed.read(hidden, "mean", [1, 0])[:, 0].tolist() == [4.5, 2.0]
     assert packed.read(hidden, "words", [0, 1])[:, 0].tolist()[::2] == [2.0, 5.0]
@@ -120,4 +135,4 @@ def test_heads_read_first_pieces_means_and_words():
 @pytest.mark.parametrize("length", [1, 5, 512])
 def test_one_row_alone_is_one_block_without_padding(length):
     packed = pack([length])
-    assert (packed.size, len(packed.groups)) == (length, 1)
+    assert (packed.pieces, packed.places_left_over, len(packed.groups)) == (length, 0, 1)
