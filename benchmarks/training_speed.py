@@ -54,6 +54,7 @@ CONSOLE = Console(width=150)
 CPU = torch.device("cpu")
 BATCH_SIZE, TEXTS = 32, 3200
 HEAD = HeadConfig(type=TaskType.CLASSIFICATION, outputs=2)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 PARTS = {
     "products": ("aten::addmm", "aten::mm"),
@@ -134,79 +135,106 @@ def plain_step(module: TaskModule, optimiser: AdamW, train: TrainingRows, batch:
     optimiser.zero_grad()
 
 
+class Measured:
+    """The encoder that steps are measured on: pinned in a store of its own, its trunk loaded."""
+
+    def __init__(self, model: Path, store: LocalArtifactStore) -> None:
+        self.store = store
+        self.backbone = store_backbone(model, name="measured", max_length=None, store=store)
+        self.encoder = load_text_encoder(self.backbone, store)
+        self.trunk = load_trunk(
+            config=self.backbone.config, embeddings=self.backbone.embeddings, layers=[], store=store
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        config = self.trunk.config
+        return {
+            "width": config.hidden_size,
+            "inner": config.intermediate_size,
+            "heads": config.num_attention_heads,
+        }
+
+    def module(self, layers: int) -> TaskModule:
+        """A classifier on so many of the encoder's last layers."""
+        made = new_task_module(config=self.backbone.config, head=HEAD, task_layers=layers, seed=0)
+        first = self.backbone.layer_count - layers + 1
+        copy_backbone_layers(made, first_layer=first, layer_blobs=self.backbone.layers, store=self.store)
+        return made
+
+    def training_rows(self, rows: EncodedRows, used: Sequence[int], dtype: torch.dtype) -> TrainingRows:
+        """With what the trunk gives for the rows that are used, as a cache would hold it."""
+        encoded = rows.encoded
+        values: dict[int, Tensor] = {
+            row: self.trunk(self.encoder.collate([encoded[row]]), [0])[0][0].to(dtype) for row in used
+        }
+        lengths = [rows.lengths[row] if row in values else 0 for row in range(len(encoded))]
+        return TrainingRows(
+            activations=PackedRows(torch.cat([values[row] for row in used]), [0, *itertools.accumulate(lengths)]),
+            rows=rows,
+            targets=[torch.tensor([row % 2]) for row in range(len(encoded))],
+            objective=Objective(type=HEAD.type, target_scale=1.0),
+            teacher_outputs=None,
+        )
+
+
+def three_batches(rows: EncodedRows) -> list[list[int]]:
+    """Batches of an epoch at a quarter, a half and three quarters of their order by pieces."""
+    by_size = sorted(
+        epoch_batches(rows.lengths, batch_size=BATCH_SIZE, seed=0, epoch=1),
+        key=lambda batch: sum(rows.lengths[row] for row in batch),
+    )
+    return [list(by_size[len(by_size) * part // 4]) for part in (1, 2, 3)]
+
+
 def measure(setting: Setting) -> list[dict[str, object]]:
     """One result a text set and number of layers; run in a process of its own."""
     torch.set_num_threads(setting.threads)
-    now = clock(setting.threads)
     results: list[dict[str, object]] = []
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.precision]
     with tempfile.TemporaryDirectory() as scratch:
-        store = LocalArtifactStore(Path(scratch))
-        backbone = store_backbone(Path(setting.model), name="measured", max_length=None, store=store)
-        encoder = load_text_encoder(backbone, store)
-        trunk = load_trunk(config=backbone.config, embeddings=backbone.embeddings, layers=[], store=store)
-        width, inner = trunk.config.hidden_size, trunk.config.intermediate_size
-        heads = trunk.config.num_attention_heads
+        measured = Measured(Path(setting.model), LocalArtifactStore(Path(scratch)))
         for name in setting.sets:
-            encoded = encoder.encode(texts_of(Path(setting.data) / name / "train.jsonl.gz"))
+            encoded = measured.encoder.encode(texts_of(Path(setting.data) / name / "train.jsonl.gz"))
             rows = EncodedRows(encoded, [str(number) for number in range(len(encoded))])
-            by_size = sorted(
-                epoch_batches(rows.lengths, batch_size=BATCH_SIZE, seed=0, epoch=1),
-                key=lambda batch: sum(rows.lengths[row] for row in batch),
+            batches = three_batches(rows)
+            train = measured.training_rows(
+                rows, sorted({row for batch in batches for row in batch}), DTYPES[setting.precision]
             )
-            batches = [by_size[len(by_size) * part // 4] for part in (1, 2, 3)]
-            used = sorted({row for batch in batches for row in batch})
-            values: dict[int, Tensor] = {
-                row: trunk(encoder.collate([encoded[row]]), [0])[0][0].to(dtype) for row in used
-            }
-            lengths = [rows.lengths[row] if row in values else 0 for row in range(len(encoded))]
-            train = TrainingRows(
-                activations=PackedRows(torch.cat([values[row] for row in used]), [0, *itertools.accumulate(lengths)]),
-                rows=rows,
-                targets=[torch.tensor([row % 2]) for row in range(len(encoded))],
-                objective=Objective(type=HEAD.type, target_scale=1.0),
-                teacher_outputs=None,
-            )
+            pieces = sum(rows.lengths[row] for batch in batches for row in batch) / len(batches) / BATCH_SIZE
             for layers in setting.layers:
-                recipe = Recipe(learning_rate=1e-5, precision=setting.precision)
-                modules = [
-                    new_task_module(config=backbone.config, head=HEAD, task_layers=layers, seed=0) for _ in range(2)
-                ]
-                for module in modules:
-                    first = backbone.layer_count - layers + 1
-                    copy_backbone_layers(module, first_layer=first, layer_blobs=backbone.layers, store=store)
-                own, plain = modules
-                fused, usual = new_optimiser(own, recipe), AdamW(plain.parameters(), lr=1e-5)
-                sides: dict[str, list[Callable[[], object]]] = defaultdict(list)
-                flops, plain_flops, peak_flops = 0.0, 0.0, 0.0
-                for batch in batches:
-                    of_batch = [rows.lengths[row] for row in batch]
-                    sizes = {"width": width, "inner": inner, "heads": heads}
-                    flops += step_flops(of_batch, layers, **sizes, first_piece_only=True)
-                    plain_flops += step_flops(of_batch, layers, **sizes, first_piece_only=False)
-                    operations, run = products(sum(of_batch), width, inner, dtype)
-                    peak_flops += operations
-                    sides["peak"].append(run)
-                    sides["own"].append(
-                        partial(training_step, own, fused, train, batch, recipe=recipe, seed=1, device=CPU)
-                    )
-                    sides["plain"].append(partial(plain_step, plain, usual, train, batch, recipe))
-                least = least_seconds(sides, setting.rounds, now)
-                peak = peak_flops / least["peak"]
-                results.append(
-                    {
-                        "set": name,
-                        "pieces_a_text": sum(sum(rows.lengths[row] for row in b) for b in batches) / 3 / BATCH_SIZE,
-                        "layers": layers,
-                        "peak_gflops": peak / 1e9,
-                        "own_ms": 1000 * least["own"] / 3,
-                        "plain_ms": 1000 * least["plain"] / 3,
-                        "own_share": flops / least["own"] / peak,
-                        "plain_share": plain_flops / least["plain"] / peak,
-                        "parts": breakdown(sides["own"][1], setting.rounds) if setting.threads == 1 else None,
-                    }
-                )
+                found = measure_steps(setting, measured, train, batches, layers)
+                results.append({"set": name, "pieces_a_text": pieces, "layers": layers} | found)
     return results
+
+
+def measure_steps(
+    setting: Setting, measured: Measured, train: TrainingRows, batches: Sequence[Sequence[int]], layers: int
+) -> dict[str, object]:
+    """Own steps, plain ones and the products alone, in turn over the batches; milliseconds are a step's."""
+    recipe = Recipe(learning_rate=1e-5, precision=setting.precision)
+    own, plain = measured.module(layers), measured.module(layers)
+    fused, usual = new_optimiser(own, recipe), AdamW(plain.parameters(), lr=recipe.learning_rate)
+    sides: dict[str, list[Callable[[], object]]] = defaultdict(list)
+    flops: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        lengths = [train.rows.lengths[row] for row in batch]
+        flops["own"] += step_flops(lengths, layers, **measured.sizes, first_piece_only=True)
+        flops["plain"] += step_flops(lengths, layers, **measured.sizes, first_piece_only=False)
+        operations, run = products(
+            sum(lengths), measured.sizes["width"], measured.sizes["inner"], DTYPES[setting.precision]
+        )
+        flops["peak"] += operations
+        sides["peak"].append(run)
+        sides["own"].append(partial(training_step, own, fused, train, batch, recipe=recipe, seed=1, device=CPU))
+        sides["plain"].append(partial(plain_step, plain, usual, train, batch, recipe))
+    least = least_seconds(sides, setting.rounds, clock(setting.threads))
+    peak = flops["peak"] / least["peak"]
+    return {
+        "peak_gflops": peak / 1e9,
+        **{f"{side}_ms": 1000 * least[side] / len(batches) for side in ("own", "plain")},
+        **{f"{side}_share": flops[side] / least[side] / peak for side in ("own", "plain")},
+        "parts": breakdown(sides["own"][1], setting.rounds) if setting.threads == 1 else None,
+    }
 
 
 def least_seconds(

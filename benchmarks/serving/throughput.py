@@ -104,7 +104,7 @@ def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
     for number in range(plan.rounds):
         for side, run in runs.items():
             rates[side].append(len(asked) / run())
-        say(f"{texts.name}: engine, round {number + 1} of {plan.rounds}")
+        say(f"{texts.name}: engine, round {number + 1} of {plan.rounds}: {latest(rates)}")
     runs.clear()
     gc.collect()
     return rates, best
@@ -132,9 +132,13 @@ def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
             with hosted(command, port) as server:
                 rates.setdefault(f"{name}, at once", []).append(_rate(plan, server, at_once))
                 rates.setdefault(f"{name}, one a task", []).append(_rate(plan, server, one_a_task))
-        latest = ", ".join(f"{side} {found[-1]:.1f}" for side, found in rates.items())
-        say(f"{texts.name}: HTTP, round {number + 1} of {plan.rounds}: {latest}")
+        say(f"{texts.name}: HTTP, round {number + 1} of {plan.rounds}: {latest(rates)}")
     return rates
+
+
+def latest(rates: Rates) -> str:
+    """The last round's, so that a run that is cut off has told what it measured."""
+    return ", ".join(f"{side} {found[-1]:.1f}" for side, found in rates.items())
 
 
 def _rate(plan: Plan, server: str, asked: Sequence[Question]) -> float:
