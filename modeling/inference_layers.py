@@ -3,11 +3,11 @@
 The function is that of transformers' layers. What differs is the form: query, key and value are one product, the scale
 of the scores is in the query's weights, and every product is computed as it is fastest here (`modeling/products.py`).
 
-P = pieces on a line, R = rows, M = most rows in a block of a group, A = first pieces that all groups ask for: of each
-M a block. H = hidden size, N = heads, D = size of a head.
+P = pieces on a line, R = rows, B = blocks of a group, W = their width, L = how many of a block's places look.
+H = hidden size, N = heads, D = size of a head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from modeling.encoder_layers import FIRST_PIECE_SHARE, LayerParts
-from modeling.packing import Packed
+from modeling.packing import AttendedGroup, Packed
 from modeling.products import PreparedLinear, best_linear, multiplies_by_amx
 from modeling.stopwatch import fastest, least_seconds_of_a_lane
 
@@ -72,20 +72,17 @@ class FirstPieceLayer(InferenceLayer):
     share = 1 / 6
 
     def __call__(self, hidden: Tensor, packed: Packed) -> Tensor:
-        firsts = hidden.index_select(0, _joined([group.first_pieces for group in packed.groups]))
-        context, order = self._seen_by(firsts, hidden, packed), packed.first_order
-        return self._after_attention(firsts.index_select(0, order), context.index_select(0, order))
+        firsts = hidden.index_select(0, packed.first_pieces)
+        return self._after_attention(firsts, self._seen_by(firsts, hidden, packed)).index_select(0, packed.first_order)
 
     def _seen_by(self, firsts: Tensor, hidden: Tensor, packed: Packed) -> Tensor:
-        """The context [A, N·D] of the groups' first pieces [A, H] among all pieces."""
+        """The context [R, N·D] of the first pieces [R, H] among all pieces, both in the order of the row groups."""
         queries, projected = self._query(firsts), self._key_value(hidden)
-        context, asked = [], 0
-        for group in packed.groups:
-            asking = queries[asked : asked + len(group.first_pieces)]
-            asked += len(asking)
+        context = []
+        for group, asking in _apart(queries, packed.row_groups):
             key, value = _by_head(group.taken_from(projected), 2, group.blocks, self._heads)
             (query,) = _by_head(asking, 1, group.blocks, self._heads)
-            context.append(self._attended(query, key, value, group.first_bias))
+            context.append(self._attended(query, key, value, group.bias))
         return _joined(context)
 
     def _prepare_attention(self, parts: LayerParts, scale: float) -> None:
@@ -107,14 +104,10 @@ class FirstPieceLayerOnStates(FirstPieceLayer):
     def _seen_by(self, firsts: Tensor, hidden: Tensor, packed: Packed) -> Tensor:
         heads, width = self._heads, hidden.shape[1]
         queries = self._query(firsts).view(len(firsts), heads, -1).transpose(0, 1)
-        asking = torch.bmm(queries, self._key).transpose(0, 1).reshape(-1, width)
-        seen, asked = [], 0
-        for group in packed.groups:
-            own = asking[asked : asked + heads * len(group.first_pieces)]
-            asked += len(own)
+        seen = []
+        for group, asking in _apart(torch.bmm(queries, self._key).transpose(0, 1), packed.row_groups):
             states = group.taken_from(hidden).view(group.blocks, 1, -1, width)
-            bias = None if group.first_bias is None else group.first_bias.repeat_interleave(heads, dim=2)
-            seen.append(attention_by_products(own.view(group.blocks, 1, -1, width), states, states, bias))
+            seen.append(attention_by_products(asking[:, None], states, states, group.bias))
         of_heads = _joined(seen).view(-1, heads, width).transpose(0, 1)
         return torch.baddbmm(self._value_bias, of_heads, self._value).transpose(0, 1).reshape(len(firsts), -1)
 
@@ -146,14 +139,14 @@ class _Norm:
 
 
 def _by_head(projected: Tensor, count: int, blocks: int, heads: int) -> Sequence[Tensor]:
-    """[blocks · M, count·N·D] -> count views of it, [blocks, N, M, D]."""
+    """[B · W, count·N·D] -> count views of it, [B, N, W, D]."""
     apart = projected.view(blocks, -1, count, heads, projected.shape[1] // (count * heads))
     return apart.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""The context [blocks · M, N·D] of queries [blocks, N, M, D] among keys and values [blocks, N, width, D]; the last one
-is the bias, [blocks, 1, M, width] fp32, added to the scores. The scale is in the queries."""
+"""The context [B · L, N·D] of queries [B, N, L, D] among keys and values [B, N, W, D]; the last one is the bias,
+[B, 1, L, W] fp32, added to the scores. The scale is in the queries."""
 
 
 def attention_by_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -201,6 +194,11 @@ def _seconds(dtype: torch.dtype) -> dict[Attention, float]:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _apart(firsts: Tensor, groups: Sequence[AttendedGroup]) -> Iterable[tuple[AttendedGroup, Tensor]]:
+    """Each group with what is its own of the first pieces of all, [R, …]."""
+    return zip(groups, firsts.split([group.blocks for group in groups]), strict=True)
 
 
 def _in_order(context: Tensor, order: Tensor | None) -> Tensor:

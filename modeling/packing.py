@@ -24,6 +24,8 @@ from registry.domain.manifests import Reading
 _CAPACITIES = (16, 24, 32, 48, 64, 96, 128)
 _JOINED_FROM = 7 / 8
 """A block joins a group of wider ones from this share of their width on: the rest is scores in vain."""
+_ALIKE_FROM = 1 / 2
+"""The same for rows that are looked at from their first pieces alone, where a place costs next to nothing."""
 
 # In pieces through a layer of width 384, estimated from attention alone in blocks of 32 to 128, two cores, AVX-512
 # (docs/serving_speed.md): what a further group costs, and a place of a block for each piece of the block's width. Both
@@ -56,7 +58,7 @@ def lay_out(lengths: Sequence[int], hidden_size: int) -> list[Group]:
         return scale * sum(_GROUP_COST + len(group.blocks) * _SCORE_COST * group.width**2 for group in groups)
 
     capacities = sorted({max(lengths), *_CAPACITIES}) if len(order) > 1 else [1]
-    return min((_groups(_blocks(order, lengths, capacity), lengths) for capacity in capacities), key=cost)
+    return min((_groups(_blocks(order, lengths, capacity), lengths, _JOINED_FROM) for capacity in capacities), key=cost)
 
 
 def _blocks(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -85,11 +87,11 @@ def _blocks(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list
     return blocks
 
 
-def _groups(blocks: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[Group]:
+def _groups(blocks: Sequence[Sequence[int]], lengths: Sequence[int], joined_from: float) -> list[Group]:
     filled = sorted(((sum(lengths[row] for row in block), block) for block in blocks), key=lambda one: -one[0])
     together: list[tuple[int, list[tuple[int, ...]]]] = []
     for pieces, block in filled:
-        if together and pieces >= _JOINED_FROM * together[-1][0]:
+        if together and pieces >= joined_from * together[-1][0]:
             together[-1][1].append(tuple(block))
         else:
             together.append((pieces, [tuple(block)]))
@@ -98,22 +100,14 @@ def _groups(blocks: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[Gro
 
 @dataclass(frozen=True, slots=True)
 class AttendedGroup:
-    """A group as attention needs it. B = blocks, W = their width, M = most rows in one of them.
-
-    Each bias, fp32, is 0 where a piece may look and the least number where it may not, or None where every block is
-    one row that fills it.
-    """
+    """A group as attention needs it. B = blocks, W = their width, L = places of each that look: all, or the first."""
 
     blocks: int
     places: slice | Tensor
-    """Of the line, one for each place of each block: a range where all blocks are full, else [B · W] int64, on which
-    a place that is left over has a piece of whatever lies next."""
+    """Of the line, one for each place of each block: a range where they lie one behind the other, else [B · W] int64,
+    on which a place that is left over has a piece of whatever lies next."""
     bias: Tensor | None
-    """[B, 1, W, W]."""
-    first_pieces: Tensor
-    """[B · M] int64: where on the line each row of a block begins; of a row that is not there, any piece."""
-    first_bias: Tensor | None
-    """[B, 1, M, W], for the rows' first pieces alone."""
+    """[B, 1, L, W] fp32, 0 where a place may look and the least number where it may not; None where all may."""
 
     def taken_from(self, line: Tensor) -> Tensor:
         """What lies on the line, [P, width], in the group's places, [B · W, width]."""
@@ -204,19 +198,22 @@ class Packed:
 
     @cached_property
     def groups(self) -> list[AttendedGroup]:
-        return [self._attended(group) for group in self._layout]
+        return [self._attended(group, looking=group.width) for group in self._layout]
+
+    @cached_property
+    def row_groups(self) -> list[AttendedGroup]:
+        """Every row a block of its own, rows of like length together, where nobody looks but first pieces."""
+        return [self._attended(group, looking=1) for group in self._row_layout]
+
+    @cached_property
+    def first_pieces(self) -> Tensor:
+        """[R] int64: where on the line the rows of the row groups begin, one group after the other."""
+        return self._tensor(self._starts[self._row_order])
 
     @cached_property
     def first_order(self) -> Tensor:
-        """[R] int64: where each row's first piece is among the groups' `first_pieces`, one group after the other."""
-        order, offset = np.zeros(len(self.rows), dtype=np.int64), 0
-        for group in self._layout:
-            most = max(map(len, group.blocks))
-            for number, block in enumerate(group.blocks):
-                for place, row in enumerate(block):
-                    order[row] = offset + number * most + place
-            offset += most * len(group.blocks)
-        return self._tensor(order)
+        """[R] int64: where each row is among those of the row groups."""
+        return self._tensor(np.argsort(self._row_order))
 
     @cached_property
     def context_order(self) -> Tensor | None:
@@ -240,32 +237,31 @@ class Packed:
             [np.arange(self._starts[place], self._starts[place] + self.lengths[place]) for place in places]
         )
 
-    def _attended(self, group: Group) -> AttendedGroup:
-        most = max(map(len, group.blocks))
-        begins = self._starts[[block[0] for block in group.blocks]]
+    @cached_property
+    def _row_layout(self) -> list[Group]:
+        longest_first = sorted(range(len(self.rows)), key=self.lengths.__getitem__, reverse=True)
+        return _groups([[place] for place in longest_first], self.lengths, _ALIKE_FROM)
+
+    @cached_property
+    def _row_order(self) -> list[int]:
+        return [place for group in self._row_layout for block in group.blocks for place in block]
+
+    def _attended(self, group: Group, *, looking: int) -> AttendedGroup:
+        """With so many first places of each block looking at all of its places."""
         owners = np.full((len(group.blocks), group.width), -1, dtype=np.int64)
-        askers = np.full((len(group.blocks), most), -1, dtype=np.int64)
-        firsts = np.full((len(group.blocks), most), begins[0], dtype=np.int64)
         for number, block in enumerate(group.blocks):
-            for place, row in enumerate(block):
-                offset = int(self._starts[row] - begins[number])
-                owners[number, offset : offset + self.lengths[row]] = row
-                askers[number, place] = row
-                firsts[number, place] = self._starts[row]
-        full = bool((owners >= 0).all())
-        whole = most == 1 and full
+            owners[number, : self._filled(block)] = np.repeat(block, [self.lengths[place] for place in block])
+        begins = self._starts[[block[0] for block in group.blocks]]
         places = (begins[:, None] + np.arange(group.width)).clip(max=self.pieces - 1).reshape(-1)
+        as_range = slice(int(places[0]), int(places[0]) + len(places))
+        in_order = np.array_equal(places, np.arange(as_range.start, as_range.stop))
+        own = torch.from_numpy(owners[:, None, :looking, None] == owners[:, None, None, :])
+        bias = torch.zeros(own.shape).masked_fill_(~own, torch.finfo(torch.float32).min).to(self._device)
         return AttendedGroup(
             blocks=len(group.blocks),
-            places=slice(int(places[0]), int(places[-1]) + 1) if full else self._tensor(places),
-            bias=None if whole else self._bias(owners, owners),
-            first_pieces=self._tensor(firsts.reshape(-1)),
-            first_bias=None if whole else self._bias(askers, owners),
+            places=as_range if in_order else self._tensor(places),
+            bias=None if bool(own.all()) else bias,
         )
-
-    def _bias(self, asking: np.ndarray, asked: np.ndarray) -> Tensor:
-        same = torch.from_numpy(asking[:, None, :, None] == asked[:, None, None, :])
-        return torch.zeros(same.shape).masked_fill_(~same, torch.finfo(torch.float32).min).to(self._device)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)

@@ -100,11 +100,23 @@ def test_the_bias_keeps_every_piece_to_its_own_row(lengths):
 
 
 @given(LENGTHS)
-def test_first_pieces_of_the_groups_are_those_of_the_rows(lengths):
+def test_the_first_piece_of_each_row_looks_at_that_row_alone(lengths):
     packed = pack(lengths)
     ids, _, _ = packed.inputs(first_position=0)
-    firsts = torch.cat([group.first_pieces for group in packed.groups])[packed.first_order]
-    assert ids[firsts].tolist() == [1000 * number for number in range(len(lengths))]
+    assert ids[packed.first_pieces[packed.first_order]].tolist() == [1000 * number for number in range(len(lengths))]
+    seen = []
+    for group in packed.row_groups:
+        pieces = group.taken_from(ids).view(group.blocks, -1)
+        bias = torch.zeros(pieces.shape) if group.bias is None else group.bias.view(pieces.shape)
+        seen += [row[may_look].tolist() for row, may_look in zip(pieces, bias == 0, strict=True)]
+    assert seen == [list(range(first, first + lengths[first // 1000])) for first in ids[packed.first_pieces].tolist()]
+
+
+@given(LENGTHS)
+def test_rows_in_one_group_are_at_least_half_as_long_as_its_longest(lengths):
+    packed = pack(lengths)
+    places = sum(len(group.taken_from(torch.zeros(packed.pieces))) for group in packed.row_groups)
+    assert places <= 2 * packed.pieces
 
 
 def test_positions_count_within_each_row_from_the_first_position():
