@@ -198,7 +198,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _apart(firsts: Tensor, groups: Sequence[AttendedGroup]) -> Iterable[tuple[AttendedGroup, Tensor]]:
     """Each group with what is its own of the first pieces of all, [R, …]."""
-    return zip(groups, firsts.split([group.blocks for group in groups]), strict=True)
+    return zip(groups, torch.split(firsts, [group.blocks for group in groups]), strict=True)
 
 
 def _in_order(context: Tensor, order: Tensor | None) -> Tensor:
