@@ -139,7 +139,7 @@ def batches(width: int, precision: Precision) -> Iterator[tuple[str, Packed, Ten
     for name, lengths in BATCHES.items():
         rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
         packed = Packed(rows, range(len(rows)), hidden_size=width, device=CPU)
-        yield name, packed, torch.randn(packed.size, width).to(DTYPES[precision])
+        yield name, packed, torch.randn(packed.pieces, width).to(DTYPES[precision])
 
 
 def last_layers(setting: Setting, precision: Precision, rounds: int) -> list[str]:
