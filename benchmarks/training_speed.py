@@ -166,7 +166,8 @@ class Measured:
         """With what the trunk gives for the rows that are used, as a cache would hold it."""
         encoded = rows.encoded
         values: dict[int, Tensor] = {
-            row: self.trunk(self.encoder.collate([encoded[row]]), [0])[0][0].to(dtype) for row in used
+            row: self.trunk(self.encoder.collate([encoded[row]]), [0])[0][0, : rows.lengths[row]].to(dtype)
+            for row in used
         }
         lengths = [rows.lengths[row] if row in values else 0 for row in range(len(encoded))]
         return TrainingRows(
@@ -216,13 +217,12 @@ def measure_steps(
     fused, usual = new_optimiser(own, recipe), AdamW(plain.parameters(), lr=recipe.learning_rate)
     sides: dict[str, list[Callable[[], object]]] = defaultdict(list)
     flops: dict[str, float] = defaultdict(float)
+    sizes = measured.sizes
     for batch in batches:
         lengths = [train.rows.lengths[row] for row in batch]
-        flops["own"] += step_flops(lengths, layers, **measured.sizes, first_piece_only=True)
-        flops["plain"] += step_flops(lengths, layers, **measured.sizes, first_piece_only=False)
-        operations, run = products(
-            sum(lengths), measured.sizes["width"], measured.sizes["inner"], DTYPES[setting.precision]
-        )
+        flops["own"] += step_flops(lengths, layers, **sizes, first_piece_only=True)
+        flops["plain"] += step_flops(lengths, layers, **sizes, first_piece_only=False)
+        operations, run = products(sum(lengths), sizes["width"], sizes["inner"], DTYPES[setting.precision])
         flops["peak"] += operations
         sides["peak"].append(run)
         sides["own"].append(partial(training_step, own, fused, train, batch, recipe=recipe, seed=1, device=CPU))

@@ -129,12 +129,7 @@ class Pass:
             depth = model.branches[task].frozen_depth
             for row in own:
                 self._deepest[row] = max(depth, self._deepest.get(row, 0))
-        self._packed = Packed(
-            encoded,
-            sorted(self._deepest),
-            hidden_size=model.trunk.embeddings.config.hidden_size,
-            device=model.form.device,
-        )
+        self._packed = Packed(encoded, sorted(self._deepest), device=model.form.device)
         self._below: dict[str, list[Tensor]] = {task: [] for task in rows if model.branches[task].states_below}
         self._states: list[tuple[Tensor, Packed]] = []
         """Of the rows that go on, by depth."""
@@ -148,7 +143,7 @@ class Pass:
 
     @property
     def padding(self) -> int:
-        """Places of attention's blocks, in the trunk, that no piece of a text fills."""
+        """Places that attention's blocks leave over, as all rows are laid out where the pass begins."""
         return self._packed.places_left_over
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:

@@ -3,7 +3,7 @@
 The function is that of transformers' layers. What differs is the form: query, key and value are one product, the scale
 of the scores is in the query's weights, and every product is computed as it is fastest here (`modeling/products.py`).
 
-P = pieces on a line, R = rows, B = blocks of a group, W = their width, L = how many of a block's places look.
+P = pieces on a line, R = rows, B = blocks of a group, W = their width, L = queries a block and head.
 H = hidden size, N = heads, D = size of a head.
 """
 
@@ -96,7 +96,8 @@ class FirstPieceLayerOnStates(FirstPieceLayer):
     """The same without a key or a value of any piece, as `encoder_layers` trains it: each query is multiplied by the
     key's weights, and what it saw by the value's. The key's bias moves all scores of a query alike, and is left out.
 
-    Its attention, N queries of width H a row over the same states, is by products: the fused kernel was not tried.
+    Its attention, N queries of width H a row over the same states (L = N), is by products: the fused kernel was not
+    tried.
     """
 
     share = FIRST_PIECE_SHARE

@@ -1,4 +1,4 @@
-"""Rows of different lengths on one line of pieces, so that no matrix product is spent on padding.
+"""Rows of different lengths on one line of pieces, so that no product with a layer's weights is spent on padding.
 
 A linear layer or a norm does not care which row a piece belongs to; attention does. So the line is cut into blocks of a
 few rows each, and blocks of about the same width are attended to at once, with a bias that keeps every piece to its
@@ -6,7 +6,7 @@ own row. One call for many short rows is several times faster than one call a le
 and values from the line into blocks of one width, and what it gives goes back to the line: what is computed in vain is
 a few scores, not a layer's products.
 
-P = pieces on the line; R = rows; H = hidden size.
+P = pieces on the line; R = rows; H = hidden size. A *place* is a block's, and holds a piece or is left over.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,9 @@ _JOINED_FROM = 7 / 8
 """A block joins a group of wider ones from this share of their width on: the rest is scores in vain."""
 _ALIKE_FROM = 1 / 2
 """The same for rows that are looked at from their first pieces alone, where a place costs next to nothing."""
-
-# In pieces through a layer of width 384, estimated from attention alone in blocks of 32 to 128, two cores, AVX-512
-# (docs/serving_speed.md): what a further group costs, and a place of a block for each piece of the block's width. Both
-# shrink with a layer's products. For narrower blocks they are extrapolated; whole layers with them were measured since.
-_GROUP_COST = 20.0
-_SCORE_COST = 0.0027
-_COSTS_AT_WIDTH = 384
+_SCORES_A_GROUP = 7400
+"""As many scores of a head as take the time of a further group's calls, estimated from attention alone in blocks of 32
+to 128, two cores, AVX-512; whole layers with what it chooses were measured since (docs/serving_speed.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +38,20 @@ class Group:
     width: int
     """Places of each: the pieces of the fullest."""
     blocks: tuple[tuple[int, ...], ...]
-    """The rows of each block, by their place in the lengths that were laid out."""
+    """The rows of each block, by their number in the lengths that were laid out."""
 
 
-def lay_out(lengths: Sequence[int], hidden_size: int) -> list[Group]:
-    """Where rows of these lengths are best put for a layer of this width: group after group, block after block.
+def lay_out(lengths: Sequence[int]) -> list[Group]:
+    """Where rows of these lengths are best put: group after group, block after block.
 
-    Tries the rows' own greatest length and others as the width of a block, and takes what is estimated cheapest. A row
-    that is longer has a block to itself, so that a width below the longest row's serves the many that are short.
+    Tries the rows' own greatest length and others as the width of a block, and takes what is estimated cheapest: fewer
+    groups are fewer calls, narrower blocks fewer scores. A row that is longer has a block to itself, so that a width
+    below the longest row's serves the many that are short.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    scale = (_COSTS_AT_WIDTH / hidden_size) ** 2
 
-    def cost(groups: Sequence[Group]) -> float:
-        return scale * sum(_GROUP_COST + len(group.blocks) * _SCORE_COST * group.width**2 for group in groups)
+    def cost(groups: Sequence[Group]) -> int:
+        return sum(_SCORES_A_GROUP + len(group.blocks) * group.width**2 for group in groups)
 
     capacities = sorted({max(lengths), *_CAPACITIES}) if len(order) > 1 else [1]
     return min((_groups(_blocks(order, lengths, capacity), lengths, _JOINED_FROM) for capacity in capacities), key=cost)
@@ -98,20 +94,26 @@ def _groups(blocks: Sequence[Sequence[int]], lengths: Sequence[int], joined_from
     return [Group(width, tuple(members)) for width, members in together]
 
 
+def _rows_of(groups: Sequence[Group]) -> list[int]:
+    """Their rows, one block after the other."""
+    return [number for group in groups for block in group.blocks for number in block]
+
+
 @dataclass(frozen=True, slots=True)
 class AttendedGroup:
-    """A group as attention needs it. B = blocks, W = their width, L = places of each that look: all, or the first."""
+    """A group as attention needs it. B = blocks, W = their width, L = places of each that have queries: all, or the
+    first."""
 
     blocks: int
-    places: slice | Tensor
-    """Of the line, one for each place of each block: a range where they lie one behind the other, else [B · W] int64,
-    on which a place that is left over has a piece of whatever lies next."""
+    pieces: slice | Tensor
+    """Of the line, in the places: a range where they lie one behind the other, else [B · W] int64. A place that is
+    left over has the block's last piece, so that what is wrong with one block's rows reaches no other."""
     bias: Tensor | None
     """[B, 1, L, W] fp32, 0 where a place may look and the least number where it may not; None where all may."""
 
     def taken_from(self, line: Tensor) -> Tensor:
-        """What lies on the line, [P, width], in the group's places, [B · W, width]."""
-        return line[self.places] if isinstance(self.places, slice) else line.index_select(0, self.places)
+        """What lies on the line, [P, …], in the group's places, [B · W, …]."""
+        return line[self.pieces] if isinstance(self.pieces, slice) else line.index_select(0, self.pieces)
 
 
 class Packed:
@@ -123,46 +125,38 @@ class Packed:
         device: of all tensors.
     """
 
-    def __init__(
-        self,
-        encoded: Sequence[EncodedText],
-        rows: Sequence[int],
-        *,
-        hidden_size: int,
-        device: torch.device,
-    ) -> None:
-        self._encoded, self._hidden_size, self._device = encoded, hidden_size, device
+    def __init__(self, encoded: Sequence[EncodedText], rows: Sequence[int], *, device: torch.device) -> None:
+        self._encoded, self._device = encoded, device
         self.rows = tuple(rows)
         self.lengths = [len(encoded[row].input_ids) for row in self.rows]
-        self._layout = lay_out(self.lengths, hidden_size)
-        self._order = [place for group in self._layout for block in group.blocks for place in block]
-        """The rows' places in the order in which they lie on the line."""
+        self._layout = lay_out(self.lengths)
+        self._on_line = _rows_of(self._layout)
         self._starts = np.zeros(len(self.rows), dtype=np.int64)
-        self._starts[self._order[1:]] = np.cumsum([self.lengths[place] for place in self._order[:-1]])
-        self._place_of = {row: place for place, row in enumerate(self.rows)}
+        self._starts[self._on_line[1:]] = np.cumsum([self.lengths[number] for number in self._on_line[:-1]])
+        self._number_of = {row: number for number, row in enumerate(self.rows)}
 
     @property
     def pieces(self) -> int:
-        """P."""
+        """P, those of all rows."""
         return sum(self.lengths)
 
     @property
     def places_left_over(self) -> int:
-        """Of attention's blocks, beside the pieces that are in them."""
+        """Of the groups' blocks, beside the places that hold a piece."""
         return sum(group.width * len(group.blocks) for group in self._layout) - self.pieces
 
     def only(self, rows: Sequence[int]) -> "Packed":
         """Some of the rows, laid out anew."""
-        return Packed(self._encoded, rows, hidden_size=self._hidden_size, device=self._device)
+        return Packed(self._encoded, rows, device=self._device)
 
     def gathered(self, hidden: Tensor, target: "Packed") -> Tensor:
         """hidden [P, H] of this line -> that of a line of some of its rows."""
-        places = [self._place_of[row] for row in target.rows]
-        return hidden.index_select(0, self._tensor(self._pieces_of([places[place] for place in target._order])))
+        numbers = [self._number_of[target.rows[number]] for number in target._on_line]
+        return hidden.index_select(0, self._tensor(self._pieces_of(numbers)))
 
     def inputs(self, *, first_position: int) -> tuple[Tensor, Tensor, Tensor]:
         """Piece ids, type ids and positions, [P] int64 each."""
-        chosen = [self._encoded[self.rows[place]] for place in self._order]
+        chosen = [self._encoded[self.rows[number]] for number in self._on_line]
         ids = np.fromiter(chain.from_iterable(row.input_ids for row in chosen), np.int64)
         types = np.fromiter(chain.from_iterable(row.type_ids for row in chosen), np.int64)
         positions = np.concatenate([np.arange(len(row.input_ids)) for row in chosen]) + first_position
@@ -175,20 +169,20 @@ class Packed:
         Args:
             rows: of this line, in the order in which they come out.
         """
-        places = [self._place_of[row] for row in rows]
+        numbers = [self._number_of[row] for row in rows]
         if reading == "first":
-            return hidden.index_select(0, self._tensor(self._starts[places])).float()
+            return hidden.index_select(0, self._tensor(self._starts[numbers])).float()
         if reading == "words":
             index = [
-                self._starts[place] + max(token, 0)
-                for place, row in zip(places, rows, strict=True)
+                self._starts[number] + max(token, 0)
+                for number, row in zip(numbers, rows, strict=True)
                 for token in self._encoded[row].word_tokens
             ]
             return hidden.index_select(0, self._tensor(np.array(index, dtype=np.int64))).float()
-        lengths = np.array([self.lengths[place] for place in places])
-        whole = hidden.index_select(0, self._tensor(self._pieces_of(places))).float()
-        owners = self._tensor(np.repeat(np.arange(len(places)), lengths))
-        sums = torch.zeros(len(places), hidden.shape[1], device=self._device).index_add_(0, owners, whole)
+        lengths = np.array([self.lengths[number] for number in numbers])
+        whole = hidden.index_select(0, self._tensor(self._pieces_of(numbers))).float()
+        owners = self._tensor(np.repeat(np.arange(len(numbers)), lengths))
+        sums = torch.zeros(len(numbers), hidden.shape[1], device=self._device).index_add_(0, owners, whole)
         return sums / self._tensor(lengths)[:, None]
 
     def word_tokens(self, rows: Sequence[int]) -> Tensor:
@@ -198,22 +192,23 @@ class Packed:
 
     @cached_property
     def groups(self) -> list[AttendedGroup]:
-        return [self._attended(group, looking=group.width) for group in self._layout]
+        """Where every piece looks."""
+        return [self._attended(group, self._same_row(group)) for group in self._layout]
 
     @cached_property
     def row_groups(self) -> list[AttendedGroup]:
-        """Every row a block of its own, rows of like length together, where nobody looks but first pieces."""
-        return [self._attended(group, looking=1) for group in self._row_layout]
+        """Where first pieces alone look: every row a block of its own, rows of like length together."""
+        return [self._attended(group, self._filled(group)[:, None, :]) for group in self._row_layout]
 
     @cached_property
     def first_pieces(self) -> Tensor:
         """[R] int64: where on the line the rows of the row groups begin, one group after the other."""
-        return self._tensor(self._starts[self._row_order])
+        return self._tensor(self._starts[_rows_of(self._row_layout)])
 
     @cached_property
     def first_order(self) -> Tensor:
         """[R] int64: where each row is among those of the row groups."""
-        return self._tensor(np.argsort(self._row_order))
+        return self._tensor(np.argsort(_rows_of(self._row_layout)))
 
     @cached_property
     def context_order(self) -> Tensor | None:
@@ -221,46 +216,47 @@ class Packed:
         they are in the line's order."""
         if not self.places_left_over:
             return None
-        order, offset = [], 0
-        for group in self._layout:
-            for block in group.blocks:
-                order.append(np.arange(offset, offset + self._filled(block)))
-                offset += group.width
-        return self._tensor(np.concatenate(order))
-
-    def _filled(self, block: Sequence[int]) -> int:
-        return sum(self.lengths[place] for place in block)
-
-    def _pieces_of(self, places: Sequence[int]) -> np.ndarray:
-        """Where on the line these rows' pieces are, row after row."""
-        return np.concatenate(
-            [np.arange(self._starts[place], self._starts[place] + self.lengths[place]) for place in places]
-        )
+        filled = np.concatenate([self._filled(group).reshape(-1) for group in self._layout])
+        return self._tensor(np.flatnonzero(filled))
 
     @cached_property
     def _row_layout(self) -> list[Group]:
-        longest_first = sorted(range(len(self.rows)), key=self.lengths.__getitem__, reverse=True)
-        return _groups([[place] for place in longest_first], self.lengths, _ALIKE_FROM)
+        return _groups([[number] for number in range(len(self.rows))], self.lengths, _ALIKE_FROM)
 
-    @cached_property
-    def _row_order(self) -> list[int]:
-        return [place for group in self._row_layout for block in group.blocks for place in block]
+    def _pieces_of(self, numbers: Sequence[int]) -> np.ndarray:
+        """Where on the line these rows' pieces are, row after row."""
+        return np.concatenate(
+            [np.arange(self._starts[number], self._starts[number] + self.lengths[number]) for number in numbers]
+        )
 
-    def _attended(self, group: Group, *, looking: int) -> AttendedGroup:
-        """With so many first places of each block looking at all of its places."""
+    def _pieces_in(self, group: Group) -> np.ndarray:
+        """[B] int64: how many each block holds."""
+        return np.array([sum(self.lengths[number] for number in block) for block in group.blocks])
+
+    def _filled(self, group: Group) -> np.ndarray:
+        """[B, W] bool: the places that hold a piece."""
+        return np.arange(group.width) < self._pieces_in(group)[:, None]
+
+    def _same_row(self, group: Group) -> np.ndarray:
+        """[B, W, W] bool: which places hold pieces of one row; those left over are as one row."""
         owners = np.full((len(group.blocks), group.width), -1, dtype=np.int64)
-        for number, block in enumerate(group.blocks):
-            owners[number, : self._filled(block)] = np.repeat(block, [self.lengths[place] for place in block])
-        begins = self._starts[[block[0] for block in group.blocks]]
-        places = (begins[:, None] + np.arange(group.width)).clip(max=self.pieces - 1).reshape(-1)
-        as_range = slice(int(places[0]), int(places[0]) + len(places))
-        in_order = np.array_equal(places, np.arange(as_range.start, as_range.stop))
-        own = torch.from_numpy(owners[:, None, :looking, None] == owners[:, None, None, :])
-        bias = torch.zeros(own.shape).masked_fill_(~own, torch.finfo(torch.float32).min).to(self._device)
+        numbers = _rows_of([group])
+        owners[self._filled(group)] = np.repeat(numbers, [self.lengths[number] for number in numbers])
+        return np.equal(owners[:, :, None], owners[:, None, :])
+
+    def _attended(self, group: Group, may_look: np.ndarray) -> AttendedGroup:
+        """With may_look [B, L, W]."""
+        begins = self._starts[[block[0] for block in group.blocks]][:, None]
+        pieces = np.minimum(begins + np.arange(group.width), begins + self._pieces_in(group)[:, None] - 1).reshape(-1)
+        in_order = bool((np.diff(pieces) == 1).all())
+        bias = None
+        if not may_look.all():
+            own = torch.from_numpy(may_look[:, None])
+            bias = torch.zeros(own.shape).masked_fill_(~own, torch.finfo(torch.float32).min).to(self._device)
         return AttendedGroup(
             blocks=len(group.blocks),
-            places=as_range if in_order else self._tensor(places),
-            bias=None if bool(own.all()) else bias,
+            pieces=slice(int(pieces[0]), int(pieces[-1]) + 1) if in_order else self._tensor(pieces),
+            bias=bias,
         )
 
     def _tensor(self, values: np.ndarray) -> Tensor:

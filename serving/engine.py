@@ -31,7 +31,7 @@ class EngineObserver(Protocol):
     """What is told about the engine's work; called from its threads, so it must be quick."""
 
     def batch(self, *, texts: int, tokens: int, padding: int, seconds: float) -> None:
-        """A batch was computed: tokens of texts, and places of attention's blocks beside them."""
+        """A batch was computed: tokens of texts, and places of attention's blocks that they did not fill."""
 
     def tokenised(self, *, texts: int, seconds: float) -> None:
         """So many texts of a request were turned into tokens."""

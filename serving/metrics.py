@@ -47,7 +47,7 @@ class ServerMetrics:
         self._batch_tokens = histogram("batch_tokens", "Tokens of texts in a batch.", buckets=TOKENS)
         self._text_tokens = counter("text_tokens", "Tokens of texts that were computed.")
         self._padding_tokens = counter(
-            "padding_tokens", "Places of attention's blocks, in the trunk, that no token of a text filled."
+            "padding_tokens", "Places of attention's blocks that no token filled, as batches were first laid out."
         )
         self._hits = counter("cache_hits", "Answers found in the cache.")
         self._misses = counter("cache_misses", "Answers looked for in the cache and not found.")

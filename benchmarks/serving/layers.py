@@ -138,7 +138,7 @@ def batches(width: int, precision: Precision) -> Iterator[tuple[str, Packed, Ten
     """Each of `BATCHES`: its name, its line and a state of it."""
     for name, lengths in BATCHES.items():
         rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
-        packed = Packed(rows, range(len(rows)), hidden_size=width, device=CPU)
+        packed = Packed(rows, range(len(rows)), device=CPU)
         yield name, packed, torch.randn(packed.pieces, width).to(DTYPES[precision])
 
 

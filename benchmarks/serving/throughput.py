@@ -137,7 +137,7 @@ def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
 
 
 def latest(rates: Rates) -> str:
-    """The last round's, so that a run that is cut off has told what it measured."""
+    """Each side's in the last round, to be told at once: a run may be cut off."""
     return ", ".join(f"{side} {found[-1]:.1f}" for side, found in rates.items())
 
 

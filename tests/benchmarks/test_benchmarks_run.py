@@ -99,6 +99,18 @@ def test_the_growth_of_a_trial_is_measured_stage_by_stage(place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_speed_of_training_is_measured_for_each_number_of_layers(place: Path) -> None:
+    sizes = ("--sets", "trec", "--layers", "1,2", "--threads", "1", "--rounds", "1", "--precision", "fp32", "--json")
+    done = started("training_speed.py", place, *sizes)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["1"]
+    assert [(one["set"], one["layers"]) for one in found] == [("trec", 1), ("trec", 2)]
+    for one in found:
+        assert one["own_share"] > 0
+        assert sum(one["parts"].values()) == pytest.approx(1)
+
+
+@pytest.mark.slow
 def test_the_scale_of_a_release_is_measured_by_the_command_itself(tmp_path: Path) -> None:
     sizes = ("--tasks", "3", "--shared", "2", "--task-layers", "4", "--layers", "4", "--width", "64")
     done = subprocess.run(

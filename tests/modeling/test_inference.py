@@ -246,14 +246,38 @@ def one_layer():
     return layers_of(model, config.to_dict())[0], config
 
 
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12))
-def test_both_last_layers_see_the_same_whatever_rows_lie_together(one_layer, lengths):
-    layer, config = one_layer
+def line_of(lengths):
     rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
-    packed = Packed(rows, range(len(rows)), hidden_size=config.hidden_size, device=CPU)
+    return Packed(rows, range(len(rows)), device=CPU)
+
+
+KINDS = (InferenceLayer, FirstPieceLayer, FirstPieceLayerOnStates)
+
+
+@every_attention
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12))
+def test_every_layer_sees_of_a_row_what_it_sees_where_the_row_is_alone(one_layer, attention, lengths):
+    layer, config = one_layer
+    packed = line_of(lengths)
     hidden = torch.randn(packed.pieces, config.hidden_size, generator=torch.Generator().manual_seed(2))
-    kinds = (InferenceLayer, FirstPieceLayer, FirstPieceLayerOnStates)
+    with pytest.MonkeyPatch.context() as patched, torch.inference_mode():
+        patched.setattr(inference_layers, "best_attention", lambda dtype, device: attention)
+        whole, *last = (kind(layer, config, dtype=torch.float32, device=CPU) for kind in KINDS)
+        together = packed.read(whole(hidden, packed), "first", packed.rows)
+        alone = [whole(packed.gathered(hidden, row), row)[:1] for row in map(packed.only, zip(packed.rows))]
+        torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+        for found in last:
+            torch.testing.assert_close(found(hidden, packed), together, atol=1e-5, rtol=1e-5)
+
+
+@every_attention
+def test_what_is_no_number_in_one_block_reaches_no_other(one_layer, monkeypatch, attention):
+    monkeypatch.setattr(inference_layers, "best_attention", lambda dtype, device: attention)
+    layer, config = one_layer
+    packed = line_of([128, 120, 60])
+    hidden = torch.randn(packed.pieces, config.hidden_size)
+    hidden[packed._pieces_of([2])] = math.nan
     with torch.inference_mode():
-        whole, *last = (kind(layer, config, dtype=torch.float32, device=CPU)(hidden, packed) for kind in kinds)
-    for found in last:
-        torch.testing.assert_close(found, packed.read(whole, "first", packed.rows), atol=1e-5, rtol=1e-5)
+        whole, *last = (kind(layer, config, dtype=torch.float32, device=CPU)(hidden, packed) for kind in KINDS)
+    for found in (packed.read(whole, "first", packed.rows), *last):
+        assert found.isnan().any(1).tolist() == [False, False, True]

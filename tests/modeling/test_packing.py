@@ -6,24 +6,24 @@ from hypothesis import strategies as st
 from modeling.packing import Packed, lay_out
 from modeling.text import NO_TOKEN, EncodedText
 
-LENGTHS = st.lists(st.integers(min_value=2, max_value=140), min_size=1, max_size=60)
+LENGTHS = st.lists(st.integers(min_value=1, max_value=140), min_size=1, max_size=60)
 
 
 def row(length: int, number: int = 0) -> EncodedText:
+    """Piece ids and, of every other row, types tell whose they are."""
     ids = tuple(range(1000 * number, 1000 * number + length))
-    return EncodedText(ids, (0,) * length, (), (), 0)
+    return EncodedText(ids, (number % 2,) * length, (), (), 0)
 
 
-def pack(lengths: list[int], rows: list[int] | None = None, hidden_size: int = 384) -> Packed:
+def pack(lengths: list[int]) -> Packed:
     encoded = [row(length, number) for number, length in enumerate(lengths)]
-    numbers = list(range(len(lengths))) if rows is None else rows
-    return Packed(encoded, numbers, hidden_size=hidden_size, device=torch.device("cpu"))
+    return Packed(encoded, range(len(lengths)), device=torch.device("cpu"))
 
 
-@given(LENGTHS, st.sampled_from([24, 384, 768]))
-def test_every_row_has_a_place_of_its_own_inside_one_block(lengths, hidden_size):
-    groups = lay_out(lengths, hidden_size)
-    assert sorted(place for group in groups for block in group.blocks for place in block) == list(range(len(lengths)))
+@given(LENGTHS)
+def test_every_row_is_inside_one_block_of_its_own_width_at_most(lengths):
+    groups = lay_out(lengths)
+    assert sorted(number for group in groups for block in group.blocks for number in block) == list(range(len(lengths)))
     for group in groups:
         assert max(sum(lengths[place] for place in block) for block in group.blocks) == group.width
 
@@ -31,9 +31,11 @@ def test_every_row_has_a_place_of_its_own_inside_one_block(lengths, hidden_size)
 @given(LENGTHS)
 def test_a_line_has_the_pieces_of_its_rows_and_no_others(lengths):
     packed = pack(lengths)
-    ids, _, _ = packed.inputs(first_position=0)
+    ids, types, positions = packed.inputs(first_position=2)
     expected = [1000 * number + piece for number, length in enumerate(lengths) for piece in range(length)]
     assert sorted(ids.tolist()) == expected
+    assert torch.equal(types, ids // 1000 % 2)
+    assert torch.equal(positions, ids % 1000 + 2)
 
 
 @given(LENGTHS)
@@ -54,7 +56,7 @@ def test_what_is_taken_into_blocks_comes_back_in_the_lines_order(lengths):
 
 def test_one_long_row_makes_no_block_of_short_ones_wide():
     lengths = [128] + [10] * 60
-    for group in lay_out(lengths, 384):
+    for group in lay_out(lengths):
         assert group.width == 128 or group.width <= 32
         assert (group.width == 128) == (group.blocks == ((0,),))
 
@@ -62,12 +64,14 @@ def test_one_long_row_makes_no_block_of_short_ones_wide():
 def test_rows_of_one_length_need_no_bias_and_no_order():
     packed = pack([32] * 20)
     assert packed.context_order is None
-    assert [(group.blocks, group.places, group.bias) for group in packed.groups] == [(20, slice(0, 640), None)]
+    for groups in (packed.groups, packed.row_groups):
+        assert [(group.blocks, group.pieces, group.bias) for group in groups] == [(20, slice(0, 640), None)]
 
 
 def test_many_short_rows_of_different_lengths_are_few_groups():
-    lengths = [6 + number % 15 for number in range(80)]
-    assert len(pack(lengths).groups) <= 3
+    packed = pack([6 + number % 15 for number in range(80)])
+    assert len(packed.groups) <= 3
+    assert len(packed.row_groups) <= 2
 
 
 @given(LENGTHS, st.data())
@@ -113,22 +117,9 @@ def test_the_first_piece_of_each_row_looks_at_that_row_alone(lengths):
 
 
 @given(LENGTHS)
-def test_rows_in_one_group_are_at_least_half_as_long_as_its_longest(lengths):
-    packed = pack(lengths)
-    places = sum(len(group.taken_from(torch.zeros(packed.pieces))) for group in packed.row_groups)
-    assert places <= 2 * packed.pieces
-
-
-def test_positions_count_within_each_row_from_the_first_position():
-    packed = pack([3, 2])
-    ids, _, positions = packed.inputs(first_position=2)
-    assert {int(i): int(p) for i, p in zip(ids, positions, strict=True)} == {
-        0: 2,
-        1: 3,
-        2: 4,
-        1000: 2,
-        1001: 3,
-    }
+def test_the_rows_of_a_group_are_at_least_half_as_long_as_its_longest(lengths):
+    for group in pack(lengths)._row_layout:
+        assert all(group.width <= 2 * lengths[number] for (number,) in group.blocks)
 
 
 def test_heads_read_first_pieces_means_and_words():
@@ -136,7 +127,7 @@ def test_heads_read_first_pieces_means_and_words():
         EncodedText((1, 2, 3), (0, 0, 0), (), (1, NO_TOKEN), 2),
         EncodedText((4, 5), (0, 0), (), (1,), 1),
     ]
-    packed = Packed(encoded, [0, 1], hidden_size=8, device=torch.device("cpu"))
+    packed = Packed(encoded, [0, 1], device=torch.device("cpu"))
     hidden = packed.inputs(first_position=0)[0][:, None].float()
     assert packed.read(hidden, "first", [1, 0])[:, 0].tolist() == [4.0, 1.0]
     assert packed.read(hidden, "mean", [1, 0])[:, 0].tolist() == [4.5, 2.0]
