@@ -38,6 +38,7 @@ from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
 from modeling.backbone import attention_mask, load_text_encoder, load_trunk
+from modeling.inference import DTYPES
 from modeling.task_module import TaskModule, copy_backbone_layers, new_task_module
 from pipelines.training.activation_cache import EncodedRows, computing_in
 from pipelines.training.batches import cached_batch, epoch_batches
@@ -54,7 +55,6 @@ CONSOLE = Console(width=150)
 CPU = torch.device("cpu")
 BATCH_SIZE, TEXTS = 32, 3200
 HEAD = HeadConfig(type=TaskType.CLASSIFICATION, outputs=2)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 PARTS = {
     "products": ("aten::addmm", "aten::mm"),
