@@ -238,6 +238,13 @@ def test_every_way_to_multiply_gives_the_same(merged, monkeypatch, linear):
     assert_same(packed_outputs(prepared(model), encoded, rows), merged_outputs(model, encoder, encoded, rows), rows)
 
 
+def test_a_pass_tells_its_pieces_and_the_places_that_they_leave_over(merged):
+    model, _ = merged
+    rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in (128, 120)]
+    one_pass = prepared(model).one_pass(rows, dict.fromkeys(model.frozen_depths, (0, 1)))
+    assert (one_pass.pieces, one_pass.padding) == (248, 8)
+
+
 @pytest.fixture(scope="module")
 def one_layer():
     config = AutoConfig.for_model(**family_config("bert"))
@@ -275,7 +282,7 @@ def test_what_is_no_number_in_one_block_reaches_no_other(one_layer, monkeypatch,
     monkeypatch.setattr(inference_layers, "best_attention", lambda dtype, device: attention)
     layer, config = one_layer
     packed = line_of([128, 120, 60])
-    hidden = torch.randn(packed.pieces, config.hidden_size)
+    hidden = torch.randn(packed.pieces, config.hidden_size, generator=torch.Generator().manual_seed(3))
     hidden[packed._pieces_of([2])] = math.nan
     with torch.inference_mode():
         whole, *last = (kind(layer, config, dtype=torch.float32, device=CPU)(hidden, packed) for kind in KINDS)

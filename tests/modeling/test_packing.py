@@ -21,11 +21,11 @@ def pack(lengths: list[int]) -> Packed:
 
 
 @given(LENGTHS)
-def test_every_row_is_inside_one_block_of_its_own_width_at_most(lengths):
+def test_every_row_is_in_one_block_and_a_group_is_as_wide_as_its_fullest_block(lengths):
     groups = lay_out(lengths)
     assert sorted(number for group in groups for block in group.blocks for number in block) == list(range(len(lengths)))
     for group in groups:
-        assert max(sum(lengths[place] for place in block) for block in group.blocks) == group.width
+        assert max(sum(lengths[number] for number in block) for block in group.blocks) == group.width
 
 
 @given(LENGTHS)
