@@ -7,6 +7,9 @@ plain loop's counts whole, as it computes it.
 The peak is that of a layer's products alone (forward, both gradients) at the step's own number of pieces, in the same
 precision on the same threads, measured in turn with the steps.
 
+*Own products*: what all products of the step take alone, each at its own shape, over what the step takes. A last
+layer's have one row a text, and no processor multiplies 32 rows as fast as 384.
+
     .venv/bin/python benchmarks/training_speed.py --model FOLDER --data FOLDER
 
 The data folder holds `NAME/train.jsonl.gz` with `text`, perhaps `text_pair`. `own` is a step as trials run it; `plain`
@@ -25,10 +28,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -104,21 +108,69 @@ def step_flops(
     return 3 * ((layers - 1) * whole + (last if first_piece_only else whole)) - frozen
 
 
-def products(pieces: int, width: int, inner: int, dtype: torch.dtype) -> tuple[float, Callable[[], object]]:
-    """The products of one layer over so many pieces, forward and backward: operations, and what runs them."""
-    shapes = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
-    tensors = [
-        (torch.randn(pieces, n).to(dtype), torch.randn(m, n).to(dtype), torch.randn(pieces, m).to(dtype))
-        for n, m in shapes
+@dataclass(frozen=True)
+class Product:
+    """x [batch, rows, inputs] by a weight [batch, inputs, outputs], and the gradients of them that a step computes."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    batch: int = 1
+    gradients: tuple[Literal["x", "weight"], ...] = ("x", "weight")
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.batch * self.rows * self.inputs * self.outputs * (1 + len(self.gradients))
+
+
+def layer_products(pieces: int, width: int, inner: int) -> list[Product]:
+    """A layer's products with its weights: query, key and value, attention's output, expansion, contraction."""
+    return [Product(pieces, n, m) for n, m in ((width, 3 * width), (width, width), (width, inner), (inner, width))]
+
+
+def step_products(
+    texts: int, length: int, layers: int, *, width: int, inner: int, heads: int, pieces: int | None = None
+) -> list[Product]:
+    """All products of a step over texts of this length whose head reads the first piece only; the head's are left out.
+
+    Args:
+        pieces: of all texts, where they are not of one length: attention is then as wide as the longest.
+    """
+    pieces, size = pieces or texts * length, width // heads
+    attention = [Product(length, size, length, texts * heads), Product(length, length, size, texts * heads)]
+    whole = [*layer_products(pieces, width, inner), *attention]
+    query, output, expansion, contraction = [
+        Product(texts, n, m) for n, m in ((width, width), (width, width), (width, inner), (inner, width))
     ]
+    keys, values = Product(texts, size, width, heads), Product(texts, width, size, heads)
+    scores, seen = Product(heads, width, length, texts), Product(heads, length, width, texts)
+    if layers == 1:
+        query = replace(query, gradients=("weight",))
+        scores, seen = (replace(one, gradients=("x",)) for one in (scores, seen))
+    last = [query, keys, scores, seen, values, output, expansion, contraction]
+    if layers > 1:
+        first = [replace(whole[0], gradients=("weight",)), *whole[1:]]
+        return [*first, *whole * (layers - 2), *last]
+    return last
+
+
+def multiplying(products: Sequence[Product], dtype: torch.dtype) -> Callable[[], object]:
+    """What multiplies them, one after the other, forward and backward; weights lie as those of linear layers do."""
+    tensors = []
+    for one in products:
+        shapes = ((one.rows, one.inputs), (one.outputs, one.inputs), (one.rows, one.outputs))
+        batch = () if one.batch == 1 else (one.batch,)
+        tensors.append((one, *(torch.randn(*batch, *shape).to(dtype) for shape in shapes)))
 
     def run() -> None:
-        for x, weight, gradient in tensors:
-            nn.functional.linear(x, weight)
-            gradient.mm(weight)
-            gradient.t().mm(x)
+        for one, x, weight, gradient in tensors:
+            torch.matmul(x, weight.mT)
+            if "x" in one.gradients:
+                torch.matmul(gradient, weight)
+            if "weight" in one.gradients:
+                torch.matmul(gradient.mT, x)
 
-    return sum(6.0 * pieces * n * m for n, m in shapes), run
+    return run
 
 
 def plain_step(module: TaskModule, optimiser: AdamW, train: TrainingRows, batch: Sequence[int], recipe: Recipe) -> None:
@@ -222,9 +274,12 @@ def measure_steps(
         lengths = [train.rows.lengths[row] for row in batch]
         flops["own"] += step_flops(lengths, layers, **sizes, first_piece_only=True)
         flops["plain"] += step_flops(lengths, layers, **sizes, first_piece_only=False)
-        operations, run = products(sum(lengths), sizes["width"], sizes["inner"], DTYPES[setting.precision])
-        flops["peak"] += operations
-        sides["peak"].append(run)
+        dtype = DTYPES[setting.precision]
+        of_a_layer = layer_products(sum(lengths), sizes["width"], sizes["inner"])
+        flops["peak"] += sum(one.flops for one in of_a_layer)
+        sides["peak"].append(multiplying(of_a_layer, dtype))
+        of_a_step = step_products(len(lengths), max(lengths), layers, pieces=sum(lengths), **sizes)
+        sides["products"].append(multiplying(of_a_step, dtype))
         sides["own"].append(partial(training_step, own, fused, train, batch, recipe=recipe, seed=1, device=CPU))
         sides["plain"].append(partial(plain_step, plain, usual, train, batch, recipe))
     least = least_seconds(sides, setting.rounds, clock(setting.threads))
@@ -233,6 +288,7 @@ def measure_steps(
         "peak_gflops": peak / 1e9,
         **{f"{side}_ms": 1000 * least[side] / len(batches) for side in ("own", "plain")},
         **{f"{side}_share": flops[side] / least[side] / peak for side in ("own", "plain")},
+        "products_share": least["products"] / least["own"],
         "parts": breakdown(sides["own"][1], setting.rounds) if setting.threads == 1 else None,
     }
 
@@ -275,13 +331,13 @@ def measure_in_processes(setting: Setting, processes: int) -> list[dict[str, obj
 def show(results: Sequence[dict[str, object]], title: str) -> None:
     table = Table(
         "texts", "pieces", "layers", "peak GFLOP/s", "plain ms", "own ms", "faster", "plain share", "own share",
-        title=title,
+        "own products", title=title,
     )  # fmt: skip
     for r in results:
         table.add_row(
             f"{r['set']}", f"{r['pieces_a_text']:.0f}", f"{r['layers']}", f"{r['peak_gflops']:.0f}",
             f"{r['plain_ms']:.1f}", f"{r['own_ms']:.1f}", f"{r['plain_ms'] / r['own_ms']:.2f}",
-            f"{r['plain_share']:.0%}", f"{r['own_share']:.0%}",
+            f"{r['plain_share']:.0%}", f"{r['own_share']:.0%}", f"{r['products_share']:.0%}",
         )  # fmt: skip
     CONSOLE.print(table)
     if parted := [r for r in results if r["parts"]]:

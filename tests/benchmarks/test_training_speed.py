@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from training_speed import step_flops
+from training_speed import multiplying, step_flops, step_products
 from transformers import AutoConfig, AutoModel
 
 from modeling.backbone import layers_of
@@ -35,4 +35,15 @@ def test_the_operations_of_a_step_are_those_that_torch_counts(layers: int, first
         heads=config["num_attention_heads"],
         first_piece_only=first_piece_only,
     )
+    assert counted.get_total_flops() == expected
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_what_multiplies_a_step_s_products_alone_does_all_of_them_and_no_more(layers: int) -> None:
+    sizes = {"width": 32, "inner": 128, "heads": 4}
+    products = step_products(ROWS, PIECES, layers, **sizes)
+    expected = step_flops([PIECES] * ROWS, layers, **sizes, first_piece_only=True)
+    with FlopCounterMode(display=False) as counted:
+        multiplying(products, torch.float32)()
+    assert sum(one.flops for one in products) == expected
     assert counted.get_total_flops() == expected
