@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from cli.application import Context
 from cli.processes import is_gone
+from cli.search_captions import printable
 from pipelines.execution.trial_file import TrialFile, TrialOutcome
 from pipelines.tracking import LoggedTrial, Tracking
 from registry.domain.records import Version
@@ -103,7 +104,12 @@ class RegistryLedger:
     def give_back(self, trial: LedgerTrial, *, seconds: float, error: str | None) -> None:
         with self.context.database.write() as session:
             trials.give_back_trial(
-                session, self.search.task, trial.key, worker=self._runner, seconds=seconds, error=error
+                session,
+                self.search.task,
+                trial.key,
+                worker=self._runner,
+                seconds=seconds,
+                error=None if error is None else printable(error),
             )
 
     def fail(self, trial: LedgerTrial, *, seconds: float, error: str, broke_off: bool) -> None:
@@ -114,7 +120,7 @@ class RegistryLedger:
                 trial.key,
                 worker=self._runner,
                 seconds=seconds,
-                error=error,
+                error=printable(error),
                 broke_off=broke_off,
             )
         self.tracking.log_trial(self._logged(trial, None, failed=True), parent=self.search.mlflow_run)

@@ -22,6 +22,7 @@ from pipelines.execution.executor import Ended, Event, Progressed, Warned
 from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialRequest, TrialResult
 from registry.artifacts.atomic_file import write_atomically
 from registry.fault_points import reached
+from registry.progress import WAITING
 
 HANGS_AFTER_SECONDS = 600.0
 """A process that says nothing at all for so long is given up: a thread of its own says every few seconds that it
@@ -29,8 +30,8 @@ lives, so that one which is silent was stopped, or waits in the system."""
 
 STUCK_AFTER_SECONDS = 7200.0
 """One that lives and comes no further for so long is given up too. Tokenising, scoring and checking report nothing
-while they last, which grows with the data: so this is far above what they should need, and only an endless wait
-reaches it."""
+while they last, which grows with the data: so this is far above what they should need. Whoever waits for another
+process is not given up for it: that one is watched by whoever started it."""
 
 _LAST_WORDS = 2000  # characters of a dead process's stderr that are shown
 _WARNING = 500  # characters of a warning that are passed on
@@ -67,6 +68,7 @@ class LocalProcesses:
         self._idle: list[_Process] = []
         self._busy: dict[str, _Process] = {}
         self._count = count
+        self._asked_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +100,7 @@ class LocalProcesses:
                 found += self._translated(*self._events.get_nowait())
         except queue.Empty:
             pass
+        self._forgive_own_absence(seconds)
         return found + self._given_up()
 
     def close(self) -> None:
@@ -140,6 +143,14 @@ class LocalProcesses:
         if result.failure is None or result.failure.kind != "broken":
             self._remove_files(process.key)
         return [Ended(process.key, result)]
+
+    def _forgive_own_absence(self, waited: float) -> None:
+        """Nobody is judged by what was not heard while this process itself was stopped, as by Ctrl-Z."""
+        now = time.monotonic()
+        if now - self._asked_at - waited > self._hangs_after / 2:
+            for process in self._busy.values():
+                process.heard_at = process.moved_at = now
+        self._asked_at = now
 
     def _given_up(self) -> list[Event]:
         now, given_up = time.monotonic(), list[Event]()
@@ -252,8 +263,10 @@ class _Process:
             return  # a library's own word on stdout
         if not isinstance(said, dict) or "alive" in said:
             return
-        if "stage" in said and (progress := (said["stage"], said.get("done"))) != self._progress:
-            self._progress, self.moved_at = progress, self.heard_at
+        if "stage" in said:
+            progress = said["stage"], said.get("done")
+            if progress != self._progress or str(said["stage"]).startswith(WAITING):
+                self._progress, self.moved_at = progress, self.heard_at
         events.put((self, said))
 
     def _overhear(self, _: object) -> None:

@@ -22,7 +22,7 @@ from pipelines.training.cache_segments import (
 )
 from pipelines.training.packed_rows import RowTensors
 from registry.errors import StorageError
-from registry.progress import Report, silent
+from registry.progress import WAITING, Report, silent
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class RowCache:
 
     def _hold(self, groups: Sequence[RowGroup], held: ExitStack) -> None:
         """In one order everywhere, so that no two processes wait for each other."""
-        stage = f"waiting for another process's {groups[0].kind.replace('_', ' ')}"
+        stage = f"{WAITING}another process's {groups[0].kind.replace('_', ' ')}"
         for path in sorted({self.room.folder / group.path for group in groups}):
             try:
                 held.enter_context(locked_folder(path, lambda: self.report(stage, 0, 1)))

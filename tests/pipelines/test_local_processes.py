@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,28 @@ def test_one_that_comes_further_is_not_given_up(processes, file):
 """
     executor = processes(slow + WELL, stuck_after=1.2)
     executor.start(file("a"))
+    assert outcome_of(until_ended(executor)[1][0])
+
+
+def test_one_that_waits_for_another_process_is_not_given_up(processes, file):
+    waits = """
+    for number in range(8):
+        say(stage="waiting for another process's activations", done=0, total=1)
+        time.sleep(0.2)
+"""
+    executor = processes(waits + WELL, stuck_after=0.8)
+    executor.start(file("a"))
+    assert outcome_of(until_ended(executor)[1][0])
+
+
+def test_what_was_not_heard_while_this_process_itself_was_stopped_is_held_against_nobody(processes, file):
+    quiet = """
+    time.sleep(1.5)
+"""
+    executor = processes(quiet + WELL, hangs_after=1.0)
+    executor.start(file("a"))
+    executor.events(seconds=0.0)
+    time.sleep(1.2)
     assert outcome_of(until_ended(executor)[1][0])
 
 
