@@ -123,12 +123,11 @@ class ActivationCache:
         groups = {self._group(one, precision): one for one in (depth, *also)}
 
         def compute(numbers: Sequence[int], wanted: Sequence[RowGroup]) -> Iterator[_BatchOfGroups]:
-            depths = [groups[group] for group in wanted]
-            deepest, done = max(depths), 0
-            for batch, hidden in self._hidden_states(rows, numbers, depths, precision):
-                yield batch, hidden
-                done += len(batch)
-                self.report(f"{stage}: {f'layers 1-{deepest}' if deepest else 'embeddings'}", done, len(numbers))
+            return self._hidden_states(rows, numbers, [groups[group] for group in wanted], precision)
+
+        def named(wanted: Sequence[RowGroup]) -> str:
+            deepest = max(groups[group] for group in wanted)
+            return f"{stage}: {f'layers 1-{deepest}' if deepest else 'embeddings'}"
 
         def on_the_fly(numbers: Sequence[int]) -> list[Tensor]:
             return _in_order(
@@ -137,7 +136,7 @@ class ActivationCache:
             )
 
         return self._cached_rows.rows(
-            list(groups), rows.digest_rows, rows.lengths, compute=compute, on_the_fly=on_the_fly
+            list(groups), rows.digest_rows, rows.lengths, compute=compute, on_the_fly=on_the_fly, stage=named
         )
 
     def below(
@@ -151,7 +150,6 @@ class ActivationCache:
         kept, counts = features_group(group, reading), features_lengths(rows, reading, depth)
 
         def batches(numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[Tensor]]]:
-            done = 0
             for batch in batches_of_one_width(rows.lengths, numbers, padded_to=_COLLATED_TO):
                 inputs = self.encoder.collate([rows.encoded[row] for row in batch]).to(self.device)
                 with torch.no_grad(), computing_in(precision, self.device):
@@ -159,8 +157,6 @@ class ActivationCache:
                     features = [read(hidden, inputs.mask, inputs.word_tokens) for hidden in states]
                 packed = packed_places(torch.stack(features, dim=-2), inputs.word_tokens, reading)
                 yield batch, torch.split(packed.to(group.dtype).cpu(), [counts[row] for row in batch])
-                done += len(batch)
-                self.report(f"{stage}: what the head reads below", done, len(numbers))
 
         return TrunkFeatures(
             self._cached_rows.rows(
@@ -169,6 +165,7 @@ class ActivationCache:
                 counts,
                 compute=lambda numbers, _: ((batch, [values]) for batch, values in batches(numbers)),
                 on_the_fly=lambda numbers: _in_order(numbers, batches(numbers)),
+                stage=lambda _: f"{stage}: what the head reads below",
             ),
             depth,
             reading,
@@ -238,12 +235,10 @@ class ActivationCache:
             return list(torch.split(answered, of_rows))
 
         def compute(numbers: Sequence[int], _: Sequence[RowGroup]) -> Iterator[_BatchOfGroups]:
-            missing, done = rows.only(numbers), 0
+            missing = rows.only(numbers)
             read = reads(missing)
             for batch in batches_of_one_width(missing.lengths, range(len(missing)), padded_to=1):
                 yield [numbers[row] for row in batch], [answers(read, missing.encoded, batch)]
-                done += len(batch)
-                self.report(stage, done, len(missing))
 
         all_read: list[_TeacherReads] = []
 
@@ -259,6 +254,7 @@ class ActivationCache:
             counts,
             compute=compute,
             on_the_fly=on_the_fly,
+            stage=lambda _: stage,
         )
 
     @property

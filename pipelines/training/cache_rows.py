@@ -38,12 +38,18 @@ quarter of `_SEGMENT_BYTES`."""
 Compute = Callable[[Sequence[int], Sequence[RowGroup]], Iterable[tuple[Sequence[int], Sequence[Sequence[Tensor]]]]]
 """Row numbers and groups -> batches: some of the numbers, and for each group their values. Every row once."""
 
+Stage = Callable[[Sequence[RowGroup]], str]
+"""What computing these groups is called where progress is told."""
+
 OnTheFly = Callable[[Sequence[int]], list[Tensor]]
 """Values of some rows, in their order; a row may be asked for several times."""
 
 
 WantedRows = tuple[RowGroup, Digests, Sequence[int]]
 """A group, and of each row the digest of its input and its length."""
+
+_Run = dict[RowGroup, tuple[NDArray[np.int64], SegmentWriter]]
+"""Rows that are computed together and kept in one segment a group: of each group those that it lacks."""
 
 
 class CachedRows:
@@ -100,7 +106,8 @@ class RowCache:
 
     room: CacheRoom
     report: Report = silent
-    """Hears of it while another process computes the rows: whoever is not heard of for long is taken for hung."""
+    """Hears how far computing is, and of it while another process computes the rows: whoever is not heard of for long
+    is taken for hung."""
 
     def rows(
         self,
@@ -110,12 +117,13 @@ class RowCache:
         *,
         compute: Compute,
         on_the_fly: OnTheFly,
+        stage: Stage,
     ) -> RowTensors:
         """The rows of the first group: looked up, and what is missing computed and kept.
 
         Where something must be computed, what the other groups lack of these rows is computed and kept with it, as far
-        as there is room. Of two processes that want the same, the second waits and reads. Where nothing can be kept,
-        the rows are computed whenever they are asked for, and a warning says so.
+        as there is room: segment by segment, so that whoever is killed loses one. Of two processes that want the same,
+        the second waits and reads. What cannot be kept is computed whenever it is asked for, and a warning says so.
 
         Args:
             digests: of each row's input.
@@ -124,8 +132,9 @@ class RowCache:
         found = self._find(groups[0], digests)
         if len(found.missing):
             try:
-                found = self._complete(groups, digests, lengths, compute)
+                found = self._complete(groups, digests, lengths, compute, stage)
             except StorageError as error:
+                found = self._find(groups[0], digests)  # some segments may have been finished
                 logger.warning(
                     "%s. %s of %s rows of %s are computed again whenever they are needed, which takes longer",
                     *(str(error), f"{len(found.missing):,}", f"{len(digests):,}", groups[0].kind.replace("_", " ")),
@@ -148,7 +157,7 @@ class RowCache:
         return total, missing, self.room.outlook()
 
     def _complete(
-        self, groups: Sequence[RowGroup], digests: Digests, lengths: Sequence[int], compute: Compute
+        self, groups: Sequence[RowGroup], digests: Digests, lengths: Sequence[int], compute: Compute, stage: Stage
     ) -> _Found:
         with ExitStack() as held:
             self._hold(groups, held)
@@ -158,14 +167,23 @@ class RowCache:
             missing = {group: _once(digests, found.missing) for group in groups[:1]}
             for group in groups[1:]:
                 missing[group] = _once(digests, self._find(group, digests, mend=True).missing)
-            writers = self._writers(missing, digests, lengths, held)
-            wanted = np.unique(np.concatenate([missing[group] for group in writers]))
-            for numbers, of_groups in compute(wanted.tolist(), list(writers)):
-                for of_group, values in zip(writers.values(), of_groups, strict=True):
-                    for rows, writer in of_group:
-                        _write(writer, rows, numbers, values)
-            written = {writer.finish() for of_group in writers.values() for _, writer in of_group}
+            written = self._fill(self._runs(missing, digests, lengths, held), compute, stage)
             return self._find(groups[0], digests, trusted=written)
+
+    def _fill(self, runs: Sequence["_Run"], compute: Compute, stage: Stage) -> set[Path]:
+        """Computes what is missing run by run, and finishes each one's segments before the next one begins."""
+        wanted = [np.unique(np.concatenate([rows for rows, _ in run.values()])) for run in runs]
+        done, total = 0, sum(map(len, wanted))
+        written: set[Path] = set()
+        for run, rows_of_run in zip(runs, wanted, strict=True):
+            groups = list(run)
+            for numbers, of_groups in compute(rows_of_run.tolist(), groups):
+                for (rows, writer), values in zip(run.values(), of_groups, strict=True):
+                    _write(writer, rows, numbers, values)
+                done += len(numbers)
+                self.report(stage(groups), done, total)
+            written |= {writer.finish() for _, writer in run.values()}
+        return written
 
     def _hold(self, groups: Sequence[RowGroup], held: ExitStack) -> None:
         """In one order everywhere, so that no two processes wait for each other."""
@@ -176,40 +194,48 @@ class RowCache:
             except OSError as error:
                 raise cannot_write(path, error) from error
 
-    def _writers(
+    def _runs(
         self,
         missing: dict[RowGroup, NDArray[np.int64]],
         digests: Digests,
         lengths: Sequence[int],
         held: ExitStack,
-    ) -> dict[RowGroup, list[tuple[NDArray[np.int64], SegmentWriter]]]:
-        """For the first group, and for as many of the others as there is room for: of each the rows of its segments."""
-        writers: dict[RowGroup, list[tuple[NDArray[np.int64], SegmentWriter]]] = {}
+    ) -> list["_Run"]:
+        """For the first group, and for as many of the others as there is room for. All of it is reserved here."""
+        widest = max(missing, key=lambda group: group.width * group.dtype.itemsize)
+        cut = _parts(widest, np.unique(np.concatenate(list(missing.values()))), lengths)
+        runs: list[_Run] = [{} for _ in cut]
         for group, numbers in missing.items():
-            if not len(numbers):
+            parts = {place: part for place, one in enumerate(cut) if len(part := numbers[np.isin(numbers, one)])}
+            if not parts:
                 continue
-            parts = _parts(group, numbers, lengths)
             try:
-                files = self.room.reserve(
-                    self.room.folder / group.path, [_size(group, part, lengths) for part in parts]
-                )
-                for descriptor, path in files:
-                    held.callback(os.close, descriptor)
-                    held.callback(path.unlink, missing_ok=True)
-                writers[group] = [
-                    (
-                        part,
-                        SegmentWriter(
-                            *file, group=group, digests=digests[part], lengths=[lengths[number] for number in part]
-                        ),
-                    )
-                    for part, file in zip(parts, files, strict=True)
-                ]
+                writers = self._segment_writers(group, list(parts.values()), digests, lengths, held)
             except StorageError:
-                if not writers:
+                if not any(runs):
                     raise
                 break
-        return writers
+            for (place, part), writer in zip(parts.items(), writers, strict=True):
+                runs[place][group] = part, writer
+        return [run for run in runs if run]
+
+    def _segment_writers(
+        self,
+        group: RowGroup,
+        parts: Sequence[NDArray[np.int64]],
+        digests: Digests,
+        lengths: Sequence[int],
+        held: ExitStack,
+    ) -> list[SegmentWriter]:
+        """One for the rows of each part."""
+        files = self.room.reserve(self.room.folder / group.path, [_size(group, part, lengths) for part in parts])
+        for descriptor, path in files:
+            held.callback(os.close, descriptor)
+            held.callback(path.unlink, missing_ok=True)
+        return [
+            SegmentWriter(*file, group=group, digests=digests[part], lengths=[lengths[number] for number in part])
+            for part, file in zip(parts, files, strict=True)
+        ]
 
     def _find(
         self,

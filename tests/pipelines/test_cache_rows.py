@@ -79,6 +79,7 @@ class Cache:
             [length(text) for text in texts],
             compute=compute,
             on_the_fly=on_the_fly,
+            stage=lambda _: "computing",
         )
 
     @property
@@ -230,8 +231,37 @@ def test_a_computation_that_fails_leaves_nothing(cache):
 
     digests = digest_rows([hashlib.sha256(text.encode()).hexdigest() for text in ("one", "two")])
     with pytest.raises(RuntimeError, match="out of luck"):
-        RowCache(CacheRoom(cache.folder, None)).rows([group()], digests, [3, 3], compute=fail, on_the_fly=lambda _: [])
+        RowCache(CacheRoom(cache.folder, None)).rows(
+            [group()], digests, [3, 3], compute=fail, on_the_fly=lambda _: [], stage=lambda _: "computing"
+        )
     assert not [path for path in cache.folder.rglob("*") if path.is_file()]
+
+
+def test_whoever_is_stopped_loses_no_segment_that_was_finished(cache, monkeypatch):
+    monkeypatch.setattr(cache_rows, "_SEGMENT_BYTES", 2 * 5 * 3 * 4)  # two texts of five places
+    texts = [f"text{number}" for number in range(6)]
+    digests = digest_rows([hashlib.sha256(text.encode()).hexdigest() for text in texts])
+    told: list[tuple[str, int, int]] = []
+
+    def until_the_fourth(numbers, _):
+        for number in numbers:
+            if number == 4:
+                raise KeyboardInterrupt
+            yield [number], [[value(texts[number])]]
+
+    with pytest.raises(KeyboardInterrupt):
+        RowCache(CacheRoom(cache.folder, None), lambda *said: told.append(said)).rows(
+            [group()],
+            digests,
+            [length(text) for text in texts],
+            compute=until_the_fourth,
+            on_the_fly=lambda _: [],
+            stage=lambda _: "computing",
+        )
+    assert told == [("computing", done, 6) for done in range(1, 5)]
+    check(cache.rows(texts), texts)
+    assert {text for _, text in cache.computed} <= set(texts[3:])
+    assert not list(cache.folder.rglob(f"{UNFINISHED}*"))
 
 
 WORKERS, KEYS = 4, 10
@@ -270,7 +300,7 @@ def test_whoever_waits_for_the_rows_of_another_is_heard_of(cache):
 
     def rows(**named):
         found = RowCache(CacheRoom(cache.folder, None), **named).rows(
-            [group()], digests, [3], compute=compute, on_the_fly=lambda _: []
+            [group()], digests, [3], compute=compute, on_the_fly=lambda _: [], stage=lambda _: "computing"
         )
         check(found, ["one"])
 
@@ -479,7 +509,7 @@ logging.basicConfig(format="warning: %(message)s")
 rows = RowCache(cache_room.CacheRoom(Path(sys.argv[1]), None)).rows(
     [RowGroup("activations", {}, 3, torch.float32)], digest_rows([hashlib.sha256(b"").hexdigest()]), [5000],
     compute=lambda numbers, groups: [([0], [[torch.zeros(5000, 3)]])],
-    on_the_fly=lambda numbers: [torch.ones(5000, 3)] * len(numbers),
+    on_the_fly=lambda numbers: [torch.ones(5000, 3)] * len(numbers), stage=lambda groups: "computing",
 )
 assert rows.rows([0])[0].sum() == 15000
 """
