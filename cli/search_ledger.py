@@ -1,10 +1,13 @@
 """A search's ledger in the registry: each method one short transaction."""
 
 import shutil
-import time
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+
+import filelock
 
 from cli.application import Context
 from cli.processes import is_gone
@@ -31,16 +34,21 @@ class RegistryLedger:
     tracking: Tracking
     files: dict[str, TrialFile] = field(default_factory=dict)
     """Of the trials that were described, by key: what MLflow is told of them."""
-    _held_at: float = field(default_factory=time.monotonic)
+    _lost: Exception | None = field(default=None, repr=False)
+    """What putting off the leases met."""
 
     @property
     def _runner(self) -> str:
         assert self.search.runner is not None  # noqa: S101 - this process took it
         return self.search.runner
 
-    def trials(self) -> Sequence[LedgerTrial]:
+    def stand(self) -> Search:
+        """The search as it stands."""
         with self.context.database.read() as session:
-            return searches.get_search(session, self.search.task, self.search.number).trials
+            return searches.get_search(session, self.search.task, self.search.number)
+
+    def trials(self) -> Sequence[LedgerTrial]:
+        return self.stand().trials
 
     def version(self, number: int) -> Version:
         with self.context.database.read() as session:
@@ -63,14 +71,33 @@ class RegistryLedger:
                 at=now,
             )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Puts the leases off for as long as the context lasts, whatever this thread waits for meanwhile: a server of
+        MLflow's that is away, or the cost of a large data set."""
+        over = threading.Event()
+        holder = threading.Thread(target=self._hold_until, args=(over,), name="leases", daemon=True)
+        holder.start()
+        try:
+            yield
+        finally:
+            over.set()
+            holder.join()
+
     def hold(self) -> None:
-        if time.monotonic() - self._held_at < LEASE.total_seconds() / 4:
-            return
-        until = self.context.now() + LEASE
-        with self.context.database.write() as session:
-            searches.hold_search(session, self.search, until=until)
-            trials.hold_trials(session, self.search.task, worker=self._runner, until=until)
-        self._held_at = time.monotonic()
+        if self._lost is not None:
+            raise self._lost
+
+    def _hold_until(self, over: threading.Event) -> None:
+        while not over.wait(LEASE.total_seconds() / 4):
+            try:
+                until = self.context.now() + LEASE
+                with self.context.database.write() as session:
+                    searches.hold_search(session, self.search, until=until)
+                    trials.hold_trials(session, self.search.task, worker=self._runner, until=until)
+            except Exception as error:  # noqa: BLE001 - `hold` raises it, where the search can end by it
+                self._lost = error
+                return
 
     def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
         assert outcome.version is not None  # noqa: S101 - it was run to its end
@@ -125,20 +152,23 @@ class RegistryLedger:
             )
         self.tracking.log_trial(self._logged(trial, None, failed=True), parent=self.search.mlflow_run)
 
-    def forget_stopped(self) -> None:
-        """Removes the saved states of the trials that the search stopped early, unless another search may go on.
+    def forget_ended(self) -> None:
+        """Removes the saved states that the search will not read again: of what it stopped early, and of what a killed
+        process registered without removing it. Those that another search may go on with stay.
 
-        A later search that wants one begins it again.
+        A later search that wants one of them begins it again.
         """
         with self.context.database.read() as session:
             kept = trials.keys_wanted_elsewhere(session, self.search)
-            stopped = [trial.key for trial in self.trials() if trial.state is TrialState.PAUSED]
-        for key in stopped:
-            if key not in kept:
-                self._forget(key)
+        for trial in self.trials():
+            if trial.state is TrialState.FINISHED or trial.key not in kept:
+                self._forget(trial.key)
 
     def _forget(self, key: str) -> None:
-        shutil.rmtree(self.context.settings.home / "trials" / key, ignore_errors=True)
+        folder = self.context.settings.home / "trials" / key
+        # Who runs it just now, for a search that was begun meanwhile, keeps it.
+        with suppress(filelock.Timeout, OSError), filelock.FileLock(folder.with_suffix(".lock"), blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _progress(self, outcome: TrialOutcome) -> TrialProgress:
         metric = self.search.metric

@@ -16,6 +16,7 @@ from cli.devices import chosen_device
 from cli.processes import is_gone, own_name
 from cli.progress import progress_bar
 from cli.rendering import print_note, print_warning
+from cli.search_captions import printable
 from cli.search_figures import Spread
 from cli.training import warn_of_weak_student
 from registry.domain.manifests import HeadConfig
@@ -53,16 +54,18 @@ def run_search(
     if search.choice is not None:
         print_note(f"{search.task}#{search.number} was searched before; with other options it would be another search")
         _close_run(ledger, search)
+        ledger.forget_ended()
         return search
     count = workers or _default_workers(device)
     writer = TrialWriter(problem, options, _place(context, device, count), ledger.files)
     try:
-        _open_run(context, ledger)
-        _say_cost(context, problem, options, writer.most_depths)
-        _warn_of_short_rung(problem, options)
-        choice = _chosen(context, writer, ledger, count)
+        with ledger.held():
+            _open_run(context, ledger)
+            _say_cost(context, problem, options, writer.most_depths)
+            _warn_of_short_rung(problem, options)
+            choice = _chosen(context, writer, ledger, count)
     except TrainingFailed:
-        _close_run(ledger, search)
+        _close_run(ledger, ledger.stand())
         raise
     finally:
         with context.database.write() as session:
@@ -71,12 +74,10 @@ def run_search(
         search = searches.finish_search(session, ledger.search, choice, actor=context.actor, at=context.now())
     reached("search.finished")
     _close_run(ledger, search)
-    ledger.forget_stopped()
+    ledger.forget_ended()
     shutil.rmtree(_exchange(context, search), ignore_errors=True)
     for layers in sorted(set(options.students) - choice.students.keys()):
-        print_warning(
-            f"no student of {layers} layers fits above the teacher that was chosen, which has {choice.layers}"
-        )
+        print_warning(_why_no_student(search, choice, layers))
     for student in choice.students.values():
         warn_of_weak_student(
             ledger.version(student),
@@ -85,6 +86,15 @@ def run_search(
             epochs=options.student_recipe["epochs"],
         )
     return search
+
+
+def _why_no_student(search: Search, choice: SearchChoice, layers: int) -> str:
+    """Of so many layers."""
+    tried = [one for one in search.trials if one.shape.teacher == choice.teacher and one.shape.task_layers == layers]
+    if not tried:
+        return f"no student of {layers} layers fits above the teacher that was chosen, which has {choice.layers}"
+    errors = sorted({printable(one.error) for one in tried if one.error})
+    return f"no student of {layers} layers reached the end: {'; '.join(errors)}"
 
 
 def _begun(context: Context, problem: "Problem", options: SearchOptions) -> Search:

@@ -133,7 +133,7 @@ class Tracking:
             from mlflow.entities import Metric, RunTag
 
             found = client.get_run(run).info
-            if found.status != "RUNNING":
+            if found.status == "FINISHED":  # one that failed may have been gone on with
                 return
             client.log_batch(
                 run,
@@ -204,6 +204,8 @@ class Tracking:
             parameters = [Param(key, value) for key, value in trial.parameters.items()]
         epochs = max(trial.losses, default=0)
         if epochs <= known and earlier and not trial.failed:
+            if parent and _PARENT_TAG not in earlier[0].data.tags:  # `train` had run it
+                client.set_tag(run, _PARENT_TAG, parent)
             return run
         curves = [Metric("train_loss", loss, 0, epoch) for epoch, loss in trial.losses.items() if epoch > known]
         for epoch, metrics in trial.metrics.items():

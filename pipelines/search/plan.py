@@ -93,9 +93,14 @@ class _Standing:
         return trial is not None and has_reached(trial, run)
 
     def values(self, configuration: Configuration, rung: Rung) -> list[float]:
-        """The configuration's metric at a rung, of every seed that did not fail."""
+        """The configuration's metric at a rung, of every seed that reached it, whatever became of it later."""
         runs = (self.trials[configuration.shape(seed)] for seed in range(rung.seeds))
-        return [_value(trial, rung.until_epoch) for trial in runs if trial.state is not TrialState.FAILED]
+        return [_value(trial, rung.until_epoch) for trial in runs if _has_value(trial, rung.until_epoch)]
+
+    def cannot_reach(self, configuration: Configuration, rung: Rung) -> bool:
+        """Whether every run of it failed before it was there."""
+        runs = [self.trials.get(configuration.shape(seed)) for seed in range(rung.seeds)]
+        return all(trial is not None and not _has_value(trial, rung.until_epoch) for trial in runs)
 
     def finished(self, configuration: Configuration, seeds: int) -> list[LedgerTrial]:
         found = (self.trials.get(configuration.shape(seed)) for seed in range(seeds))
@@ -199,9 +204,9 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
         ]
         picked = _chosen(candidates, standing, options.seeds, "mean")
         if picked is None:
-            if candidates:
+            if candidates and any(one.attempts for one in _failed_of(candidates, standing, options.seeds)):
                 return Step(failure=_failure(f"student of {layers} layers", trials))
-            continue
+            continue  # none fits, or all of them diverged, which they would again
         run = _best_run(standing.finished(picked.configuration, options.seeds))
         assert run.version is not None  # noqa: S101 - it is finished
         students[layers] = run.version
@@ -320,7 +325,7 @@ class _Stage:
     def _at(self, number: int, standing: _Standing) -> list[Configuration]:
         configurations = list(self.configurations)
         for before, rung in zip(self.rungs[:number], self.rungs[1:], strict=False):
-            configurations = _promoted(configurations, before, rung.configurations, standing, smooth=self.smooth)
+            configurations = _promoted(configurations, before, rung, standing, smooth=self.smooth)
         return configurations
 
 
@@ -346,15 +351,18 @@ def _measured(configurations: Sequence[Configuration], rung: Rung) -> list[Confi
 
 
 def _promoted(
-    configurations: Sequence[Configuration], rung: Rung, count: int, standing: _Standing, *, smooth: bool
+    configurations: Sequence[Configuration], rung: Rung, later: Rung, standing: _Standing, *, smooth: bool
 ) -> list[Configuration]:
-    """The best `count` configurations of a rung by their mean, in their order; of equals the one with fewer layers."""
+    """The best configurations of a rung by their mean, as many as the later one has; of equals the one with fewer
+    layers. They are in their order."""
     values = {one: standing.values(one, rung) for one in _measured(configurations, rung)}
     scores = {one: _smoothed(one, values, rung.stride) if smooth else _mean(values[one]) for one in configurations}
+    # Its place goes to the next best one, its value here stays with its neighbours.
+    scores |= {one: -math.inf for one in configurations if standing.cannot_reach(one, later)}
     best = sorted(
         configurations,
         key=lambda one: (-scores[one], one.layers, one.learning_rate, one.frozen_depth),
-    )[:count]
+    )[: later.configurations]
     return [one for one in configurations if one in best]
 
 
@@ -427,6 +435,11 @@ def _statistic(name: Literal["mean", "max"], scores: Sequence[float]) -> str:
     return "one run" if len(scores) == 1 else f"{name} of {len(scores)} seeds"
 
 
+def _has_value(trial: LedgerTrial, epoch: int) -> bool:
+    """Of a trial that has reached the epoch, or failed on its way."""
+    return trial.state is not TrialState.FAILED or (epoch < trial.epochs and epoch in trial.curve)
+
+
 def _value(trial: LedgerTrial, epoch: int) -> float:
     """The metric when the trial had reached an epoch, whatever it reached later: a rung compares like with like."""
     return _score(trial) if epoch >= trial.epochs else trial.curve[epoch]
@@ -444,6 +457,12 @@ def _best_run(trials: Sequence[LedgerTrial]) -> LedgerTrial:
 
 def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else -math.inf
+
+
+def _failed_of(configurations: Sequence[Configuration], standing: _Standing, seeds: int) -> Iterator[LedgerTrial]:
+    shapes = (one.shape(seed) for one in configurations for seed in range(seeds))
+    found = (standing.trials.get(shape) for shape in shapes)
+    return (trial for trial in found if trial is not None and trial.state is TrialState.FAILED)
 
 
 def _longest_first(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -110,7 +110,7 @@ def optimise(
         from `recipe.evaluate_from` on.
 
     Raises:
-        TrainingFailed: the loss is no number any more.
+        TrainingFailed: the loss or a weight is no number any more.
         StorageError: the state cannot be written.
         ValueError: `until_epoch` is below 1.
     """
@@ -139,6 +139,7 @@ def optimise(
                 folder.save(state, module, optimiser)
                 saved_at = time.monotonic()
         losses.read()
+        _refuse_broken_weights(module, recipe)
         state.epoch_losses[epoch], state.loss_sum = state.loss_sum / steps, 0.0
         _score_epoch(state, module, epoch=epoch, score=score)
         if epoch >= recipe.evaluate_from:
@@ -229,11 +230,18 @@ class _Losses:
         self._unread.clear()
         for value in values:
             if not math.isfinite(value):
-                raise TrainingFailed(
-                    f"training diverged: the loss became {value} at learning rate {self._recipe.learning_rate:g}; "
-                    "choose a lower --lr"
-                )
+                raise _diverged(f"the loss became {value}", self._recipe)
             self._state.loss_sum += value
+
+
+def _refuse_broken_weights(module: TaskModule, recipe: Recipe) -> None:
+    """The loss of a step says nothing of the weights that it leaves: those of an epoch's last step nobody has used."""
+    if not all(parameter.isfinite().all() for parameter in module.parameters()):
+        raise _diverged("weights became no numbers", recipe)
+
+
+def _diverged(what: str, recipe: Recipe) -> TrainingFailed:
+    return TrainingFailed(f"training diverged: {what} at learning rate {recipe.learning_rate:g}; choose a lower --lr")
 
 
 def _score_epoch(state: TrialState, module: TaskModule, *, epoch: int, score: Score) -> None:

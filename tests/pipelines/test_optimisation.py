@@ -11,9 +11,10 @@ import torch
 from modeling.heads import SCALARS
 from modeling.task_module import TaskModule, copy_backbone_layers, new_task_module
 from modeling.text import EncodedText
+from pipelines.training import optimisation
 from pipelines.training.activation_cache import EncodedRows
 from pipelines.training.objectives import Objective
-from pipelines.training.optimisation import TrainingRows, optimise
+from pipelines.training.optimisation import TrainingRows, optimise, training_step
 from pipelines.training.packed_rows import PackedRows
 from pipelines.training.recipes import Precision, Recipe
 from pipelines.training.trial_state import TrialFolder, TrialState
@@ -171,6 +172,21 @@ def test_a_pause_where_a_run_that_was_to_go_further_stopped_has_its_score(train)
 def test_a_loss_that_is_no_number_fails_and_says_what_to_do(train):
     with pytest.raises(TrainingFailed, match=r"at learning rate 1e\+30; choose a lower --lr"):
         train(learning_rate=1e30)
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_fail_the_training_too(train, monkeypatch):
+    done = []
+
+    def breaking(module: TaskModule, *arguments: Any, **named: Any) -> torch.Tensor | None:
+        loss = training_step(module, *arguments, **named)
+        done.append(loss)
+        if len(done) == 4 * STEPS:
+            module.head.linear.bias.data.fill_(torch.nan)
+        return loss
+
+    monkeypatch.setattr(optimisation, "training_step", breaking)
+    with pytest.raises(TrainingFailed, match=r"weights became no numbers at learning rate 0\.01; choose a lower --lr"):
+        train()
 
 
 def test_pausing_before_the_first_epoch_is_refused(train):

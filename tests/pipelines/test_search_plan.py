@@ -53,8 +53,19 @@ def rising(shape: TrialShape, epoch: int) -> float:
 class Simulated:
     """A ledger whose trials end as a metric says."""
 
-    def __init__(self, wanted: SearchOptions, metric: Metric, *, fails: Callable[[TrialShape], bool] = lambda _: False):
-        self.options, self.metric, self.fails = wanted, metric, fails
+    def __init__(
+        self,
+        wanted: SearchOptions,
+        metric: Metric,
+        *,
+        fails: Callable[[TrialShape], bool] = lambda _: False,
+        attempts: int = 0,
+    ):
+        """
+        Args:
+            attempts: of a trial that fails: 0 where it diverged.
+        """
+        self.options, self.metric, self.fails, self.attempts = wanted, metric, fails, attempts
         self.trials: dict[TrialShape, LedgerTrial] = {}
         self.epochs_run = 0
         self.versions = 0
@@ -70,17 +81,19 @@ class Simulated:
             state = TrialState.FAILED
         if state is TrialState.FINISHED:
             self.versions += 1
+        reached = known if state is TrialState.FAILED else run.until_epoch
         self.trials[run.shape] = LedgerTrial(
             key=str(hash(run.shape)),
             shape=run.shape,
             state=state,
             epochs=recipe["epochs"],
-            epochs_done=run.until_epoch,
-            curve={epoch: self.metric(run.shape, epoch) for epoch in range(1, run.until_epoch + 1)},
+            epochs_done=reached,
+            curve={epoch: self.metric(run.shape, epoch) for epoch in range(1, reached + 1)},
             score=self.metric(run.shape, run.until_epoch) if state is TrialState.FINISHED else None,
             # A name that does not depend on when it ended, as a digest would be.
             version=_number(run.shape) if state is TrialState.FINISHED else None,
             error="the loss became nan" if state is TrialState.FAILED else None,
+            attempts=self.attempts if state is TrialState.FAILED else 0,
         )
 
     def search(
@@ -261,9 +274,29 @@ def test_a_search_whose_teachers_all_fail_says_why():
     )
 
 
-def test_a_search_whose_students_of_one_size_all_fail_says_so():
-    fails = Simulated(options(), rising, fails=lambda shape: shape.teacher is not None and shape.task_layers == 2)
-    assert fails.search() == "no student of 2 layers reached the end: the loss became nan"
+def of_two_layers(shape: TrialShape) -> bool:
+    return shape.teacher is not None and shape.task_layers == 2
+
+
+def test_where_all_students_of_one_size_diverge_the_search_goes_on_without_them():
+    choice = Simulated(options(), rising, fails=of_two_layers).search()
+    assert isinstance(choice, SearchChoice)
+    assert choice.students.keys() == {1, 3}
+
+
+def test_where_all_students_of_one_size_break_off_the_search_says_so_and_may_be_gone_on_with():
+    broken = Simulated(options(), rising, fails=of_two_layers, attempts=3)
+    assert broken.search() == "no student of 2 layers reached the end: the loss became nan"
+
+
+@given(seed=st.integers(0, 1000), chosen=st.randoms(use_true_random=False))
+def test_what_becomes_of_trials_after_they_were_stopped_changes_no_choice(seed, chosen):
+    simulated = Simulated(options(), noisy(seed))
+    choice = simulated.search()
+    for shape, trial in simulated.trials.items():
+        if trial.state is TrialState.PAUSED and chosen.random() < 0.5:
+            simulated.trials[shape] = trial.model_copy(update={"state": TrialState.FAILED, "error": "later"})
+    assert next_step(simulated.options, DEPTH, list(simulated.trials.values())).choice == choice
 
 
 def test_of_learning_rates_the_better_one_wins():
