@@ -1,0 +1,137 @@
+"""The ledger of a search in the registry: what it holds, what it keeps of errors, and what it removes."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import filelock
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from cli import search_ledger
+from cli.application import Context
+from cli.search_ledger import RegistryLedger
+from pipelines.tracking import Tracking
+from registry.domain.searches import LedgerTrial, NewSearch, PlannedTrial, SearchOptions, TrialShape
+from registry.errors import LostRace
+from registry.services import searches
+
+KEY = "ab" * 32
+SHAPE = TrialShape(frozen_depth=2, task_layers=2, learning_rate=1e-4, seed=0, teacher=None, initialisation=None)
+
+
+@pytest.fixture
+def ledger(trunkline, pinned, labelled) -> RegistryLedger:
+    """Of a search that this process drives, with one trial."""
+    trunkline.done("backbone", "pin", "small", pinned.backbone.source)
+    trunkline.done("team", "create", "nlu")
+    content = labelled("classification").fields
+    path = trunkline.folder / "topic.yaml"
+    path.write_text(
+        yaml.safe_dump(content | {"task": "topic", "data": labelled("classification").write(trunkline.folder)})
+    )
+    trunkline.done("task", "register", path, "--team", "nlu")
+    environ = trunkline.environ | {"TRUNKLINE_HOME": str(trunkline.home)}
+    context = Context(environ=environ, cwd=trunkline.folder, clock=lambda: datetime.now(UTC))
+    ledger = RegistryLedger(context, begun(context, "first"), Tracking(f"sqlite:///{trunkline.home}/mlflow.db", None))
+    ledger.ask_for([PlannedTrial(key=KEY, shape=SHAPE, epochs=5)])
+    return ledger
+
+
+def begun(context: Context, runner: str, *, taken_over: bool = False, **changes: Any) -> Any:
+    options = SearchOptions(
+        layers=(2,),
+        seeds=1,
+        learning_rates=(1e-4,),
+        students=(),
+        recipe={"epochs": 5},
+        student_recipe={"epochs": 10, "learning_rate": 1e-4},
+        head={},
+    )
+    values = {
+        "task": "topic",
+        "spec_revision": 1,
+        "backbone": "small",
+        "key": "01" * 32,
+        "train_digest": "02" * 32,
+        "dev_digest": "03" * 32,
+        "options": options,
+        "exhaustive_layer_passes": 1.0,
+    }
+    now = context.now()
+    with context.database.write() as session:
+        return searches.begin_search(
+            session,
+            NewSearch.model_validate(values | changes),
+            runner=runner,
+            until=now + timedelta(minutes=2),
+            is_gone=lambda _: taken_over,
+            actor="ann",
+            at=now,
+        )
+
+
+def the_trial(ledger: RegistryLedger) -> LedgerTrial:
+    (trial,) = ledger.trials()
+    return trial
+
+
+def test_leases_are_put_off_while_the_search_waits_for_something_else(ledger, monkeypatch):
+    monkeypatch.setattr(search_ledger, "LEASE", timedelta(seconds=0.4))
+    assert ledger.claim(KEY)
+    first = the_trial(ledger).lease_until
+    with ledger.held():
+        time.sleep(0.6)
+    ledger.hold()
+    assert the_trial(ledger).lease_until > first
+
+
+def test_a_search_that_was_taken_over_meanwhile_ends_at_its_next_word(ledger, monkeypatch):
+    monkeypatch.setattr(search_ledger, "LEASE", timedelta(seconds=0.4))
+    begun(ledger.context, "second", taken_over=True)
+    with ledger.held():
+        time.sleep(0.6)
+        with pytest.raises(LostRace, match="taken over"):
+            ledger.hold()
+
+
+def test_an_error_is_kept_whatever_characters_are_in_it(ledger):
+    assert ledger.claim(KEY)
+    ledger.give_back(the_trial(ledger), seconds=1.0, error="died:\0\x1b[31m\nand no more")
+    trial = the_trial(ledger)
+    assert (trial.attempts, trial.error) == (
+        1,
+        "died:\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m and no more",
+    )
+
+
+def test_a_state_that_nobody_will_read_is_removed_and_one_that_somebody_writes_is_not(ledger):
+    folder = ledger.context.settings.home / "trials" / KEY
+    folder.mkdir(parents=True)
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        ledger.forget_ended()
+        assert folder.exists()
+    ledger.forget_ended()
+    assert not folder.exists()
+
+
+def test_a_state_that_another_search_may_go_on_with_stays(ledger):
+    folder = ledger.context.settings.home / "trials" / KEY
+    folder.mkdir(parents=True)
+    other = RegistryLedger(ledger.context, begun(ledger.context, "other", key="04" * 32), ledger.tracking)
+    other.ask_for([PlannedTrial(key=KEY, shape=SHAPE, epochs=5)])
+    ledger.forget_ended()
+    assert folder.exists()
+
+
+def test_the_run_of_a_search_that_failed_once_ends_well_when_it_is_gone_on_with(ledger):
+    tracking = ledger.tracking
+    run = tracking.open_search("topic", "topic#1", key="01" * 32, options={"rule": "best"})
+    tracking.close_search(run, metrics={"layer_passes": 3.0}, tags={}, failed=True)
+    tracking.close_search(run, metrics={"layer_passes": 5.0}, tags={"trunkline.teacher": "topic/1"})
+    tracking.close_search(run, metrics={"layer_passes": 7.0}, tags={})
+    found = MlflowClient(tracking_uri=tracking.uri).get_run(run)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics["layer_passes"] == 5.0
+    assert found.data.tags["trunkline.teacher"] == "topic/1"
