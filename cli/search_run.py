@@ -19,6 +19,7 @@ from cli.rendering import print_note, print_warning
 from cli.search_captions import printable
 from cli.search_figures import Spread
 from cli.training import warn_of_weak_student
+from pipelines.search.own_part import own_part
 from registry.domain.manifests import HeadConfig
 from registry.domain.searches import NewSearch, Search, SearchChoice, SearchOptions
 from registry.errors import TrainingFailed
@@ -225,7 +226,7 @@ def _close_run(ledger: "RegistryLedger", search: Search) -> None:
     run, choice = ledger.search.mlflow_run, search.choice
     if run is None:
         return
-    spent = {"layer_passes": sum(trial.layer_passes for trial in search.trials)}
+    spent = {"layer_passes": sum(trial.layer_passes for trial in own_part(search).trials)}
     if choice is None:
         ledger.tracking.close_search(run, metrics=spent, tags={}, failed=True)
         return

@@ -17,6 +17,7 @@ from cli.search_options import STUDENT_EPOCHS, search_options
 from cli.search_run import run_search
 from cli.search_svg import search_svg
 from cli.training import backbone_of, chosen_distillation, chosen_head, refuse_retired
+from pipelines.search.own_part import own_part
 from registry.domain.references import check_name
 from registry.domain.searches import Search, SearchChoice
 from registry.errors import UsageError
@@ -134,7 +135,7 @@ def run(
         head=chosen_head(problem.spec, pooling=pooling, gather=gather, crf=crf),
     )
     found = run_search(context, problem, options, device=device, workers=workers)
-    _show(found, as_json=as_json)
+    _show(own_part(found), as_json=as_json)
     if found.choice is not None:
         _say_what_promotes(context, found, found.choice)
 
@@ -169,7 +170,7 @@ def show(
     """Show what a search found and what it cost, in figures; also of one that still runs."""
     context: Context = ctx.obj
     with context.database.read() as session:
-        found = searches.get_search(session, task, number).driven(_is_driving(context))
+        found = own_part(searches.get_search(session, task, number).driven(_is_driving(context)))
     if svg is not None:
         _draw_into(context.cwd / svg, found)
         print_note(f"drawn into {svg}")

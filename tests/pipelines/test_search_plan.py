@@ -5,12 +5,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.search.own_part import own_part
 from pipelines.search.plan import (
     Run,
     Rung,
@@ -23,7 +25,15 @@ from pipelines.search.plan import (
     student_rungs,
     teacher_rungs,
 )
-from registry.domain.searches import LedgerTrial, SearchChoice, SearchOptions, TrialShape, TrialState
+from registry.domain.searches import (
+    LedgerTrial,
+    Search,
+    SearchChoice,
+    SearchOptions,
+    SearchState,
+    TrialShape,
+    TrialState,
+)
 
 DEPTH = 12
 Metric = Callable[[TrialShape, int], float]
@@ -94,6 +104,7 @@ class Simulated:
             version=_number(run.shape) if state is TrialState.FINISHED else None,
             error="the loss became nan" if state is TrialState.FAILED else None,
             attempts=self.attempts if state is TrialState.FAILED else 0,
+            layer_passes=3.0 * run.shape.task_layers * reached,
         )
 
     def search(
@@ -297,6 +308,56 @@ def test_what_becomes_of_trials_after_they_were_stopped_changes_no_choice(seed, 
         if trial.state is TrialState.PAUSED and chosen.random() < 0.5:
             simulated.trials[shape] = trial.model_copy(update={"state": TrialState.FAILED, "error": "later"})
     assert next_step(simulated.options, DEPTH, list(simulated.trials.values())).choice == choice
+
+
+@given(seed=st.integers(0, 1000), chosen=st.randoms(use_true_random=False))
+def test_what_other_searches_did_with_its_trials_is_no_part_of_a_search(seed, chosen):
+    simulated = Simulated(options(), noisy(seed))
+    choice = simulated.search()
+    own = tuple(simulated.trials.values())
+    for trial in own:
+        if trial.state is TrialState.PAUSED and chosen.random() < 0.5:
+            simulated.run_one(Run(trial.shape, chosen.choice([trial.epochs_done + 1, trial.epochs])))
+    search = found_by(simulated, choice)
+    assert own_part(search).trials == own
+    assert own_part(search.model_copy(update={"trials": own})).trials == own
+
+
+def test_a_search_that_is_not_finished_or_would_choose_otherwise_now_is_left_as_it_is():
+    simulated = Simulated(options(), rising)
+    choice = simulated.search()
+    search = found_by(simulated, choice)
+    for other in (None, choice.model_copy(update={"layers": 3})):
+        changed = search.model_copy(update={"choice": other})
+        assert own_part(changed) is changed
+    fewer = search.model_copy(update={"trials": search.trials[1:]})
+    assert own_part(fewer) is fewer
+
+
+def found_by(simulated: Simulated, choice: SearchChoice) -> Search:
+    noon = datetime(2026, 5, 2, 12, tzinfo=UTC)
+    return Search(
+        task="topic",
+        spec_revision=1,
+        backbone="small",
+        key="k",
+        train_digest="0" * 64,
+        dev_digest="1" * 64,
+        options=simulated.options,
+        exhaustive_layer_passes=1.0,
+        number=1,
+        backbone_layers=DEPTH,
+        metric="accuracy",
+        state=SearchState.FINISHED,
+        choice=choice,
+        mlflow_run=None,
+        runner=None,
+        runner_until=None,
+        created_at=noon,
+        created_by="ann",
+        finished_at=noon,
+        trials=tuple(simulated.trials.values()),
+    )
 
 
 def test_of_learning_rates_the_better_one_wins():
