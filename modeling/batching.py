@@ -28,6 +28,14 @@ def row_outputs(outputs: Tensor, rows: Sequence[EncodedText]) -> list[Tensor]:
     return [outputs[place, : len(row.words)] for place, row in enumerate(rows)]
 
 
+def all_words(outputs: Tensor, row: EncodedText) -> Tensor:
+    """Of one row: from its words that have a piece, [words, O], to all, [W, O], with zeros for one without, as heads
+    answer."""
+    of_all = outputs.new_zeros(len(row.words), outputs.shape[1])
+    of_all[[number for number, token in enumerate(row.word_tokens) if token != NO_TOKEN]] = outputs
+    return of_all
+
+
 def places(outputs: Tensor, word_tokens: Tensor) -> Tensor:
     """The predicted places of a batch: texts as they are [B, O], or words that have a token, out of [B, W, O].
 

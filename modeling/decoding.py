@@ -72,9 +72,6 @@ def decode(
 ) -> Answer:
     """One row's answer.
 
-    With a CRF a word's tag is that of the likeliest sequence (Viterbi), which is always legal BIO, and its probability
-    is the word's own: that of all sequences that give it this tag (forward-backward).
-
     Args:
         outputs: raw, [outputs], or [W, outputs] with W at least the row's number of words.
         labels: what each output stands for (`TaskSpec.output_labels`).
@@ -87,7 +84,34 @@ def decode(
         probabilities = dict(zip(labels, probabilities_of(outputs).tolist(), strict=True))
         label = max(probabilities, key=probabilities.__getitem__)
         return LabelAnswer(label=label, probability=probabilities[label], probabilities=probabilities)
-    emissions = _of_words_with_a_piece(outputs, encoded)
+    return decode_words(
+        _of_words_with_a_piece(outputs, encoded),
+        labels=labels,
+        tag_scheme=tag_scheme,
+        text=text,
+        encoded=encoded,
+        transitions=transitions,
+    )
+
+
+def decode_words(
+    outputs: Tensor,
+    *,
+    labels: Sequence[str],
+    tag_scheme: TagScheme | None,
+    text: str,
+    encoded: EncodedText,
+    transitions: Transitions | None = None,
+) -> SpansAnswer | TagsAnswer:
+    """One row's answer of a task that answers words.
+
+    With a CRF a word's tag is that of the likeliest sequence (Viterbi), which is always legal BIO, and its probability
+    is the word's own: that of all sequences that give it this tag (forward-backward).
+
+    Args:
+        outputs: raw, of the words that have a piece alone, [words with a piece, outputs]; the rest as `decode` has it.
+    """
+    emissions = outputs.to("cpu", torch.float64)
     chosen = _chosen(emissions, transitions)
     bio = tag_scheme is TagScheme.BIO
     tags = _tags(chosen, labels, encoded, bio)

@@ -76,7 +76,7 @@ class InferenceBranch:
         return self.head.transitions
 
     def outputs(self, hidden: Tensor, packed: Packed, below: Sequence[Tensor]) -> Tensor:
-        """Raw outputs of all rows of the line, fp32, on the CPU: [rows, O], or [words, O] of all words.
+        """Raw outputs of all rows of the line, fp32, on the CPU: [rows, O], or [words, O] of all words with a piece.
 
         Args:
             hidden: [P, H], the trunk's state at the branch's depth.
@@ -93,7 +93,8 @@ class InferenceBranch:
             features = self.head.mix(torch.stack([*mixed, features], dim=-2))
         if reading != "words":
             return cast(Tensor, self.head(features, torch.empty(0))).cpu()
-        return cast(Tensor, self.head(features[None], packed.word_tokens(rows))[0]).cpu()
+        all_have_a_piece = torch.zeros(1, len(features), dtype=torch.int64, device=features.device)
+        return cast(Tensor, self.head(features[None], all_have_a_piece)[0]).cpu()
 
 
 class InferenceModel:
@@ -114,7 +115,7 @@ class InferenceModel:
 
 class Pass:
     """A batch's way up the trunk. Iterated over, it yields each task's raw outputs as soon as its branch is computed:
-    task and outputs, fp32 on the CPU, [rows, O] or [words of its rows, O].
+    task and outputs, fp32 on the CPU, [rows, O] or [words of its rows that have a piece, O].
 
     The trunk goes on only when the next branch needs a deeper state, and from there on only with the rows that
     somebody still asks about.

@@ -163,8 +163,8 @@ class Packed:
         return self._tensor(ids), self._tensor(types), self._tensor(positions)
 
     def read(self, hidden: Tensor, reading: Reading, rows: Sequence[int]) -> Tensor:
-        """What a head reads of hidden [P, H], in fp32: one vector a row, [rows, H], or one a word of every row,
-        [words, H], a word without a piece having some piece's.
+        """What a head reads of hidden [P, H], in fp32: one vector a row, [rows, H], or one a word of every row that
+        has a piece, [words, H]. A text may have many more words than pieces that are read.
 
         Args:
             rows: of this line, in the order in which they come out.
@@ -174,9 +174,10 @@ class Packed:
             return hidden.index_select(0, self._tensor(self._starts[numbers])).float()
         if reading == "words":
             index = [
-                self._starts[number] + max(token, 0)
+                self._starts[number] + token
                 for number, row in zip(numbers, rows, strict=True)
                 for token in self._encoded[row].word_tokens
+                if token != NO_TOKEN
             ]
             return hidden.index_select(0, self._tensor(np.array(index, dtype=np.int64))).float()
         lengths = np.array([self.lengths[number] for number in numbers])
@@ -184,11 +185,6 @@ class Packed:
         owners = self._tensor(np.repeat(np.arange(len(numbers)), lengths))
         sums = torch.zeros(len(numbers), hidden.shape[1], device=self._device).index_add_(0, owners, whole)
         return sums / self._tensor(lengths)[:, None]
-
-    def word_tokens(self, rows: Sequence[int]) -> Tensor:
-        """[1, words] int64 of all words of these rows: NO_TOKEN where a word has no piece."""
-        tokens = [token for row in rows for token in self._encoded[row].word_tokens]
-        return self._tensor(np.array(tokens, dtype=np.int64).clip(min=NO_TOKEN))[None]
 
     @cached_property
     def groups(self) -> list[AttendedGroup]:

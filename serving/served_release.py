@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from modeling.decoding import Answer, LabelAnswer, NumberAnswer, decode, probabilities_of
+from modeling.batching import all_words, place_counts
+from modeling.decoding import Answer, LabelAnswer, NumberAnswer, decode_words, probabilities_of
 from modeling.inference import InferenceModel
 from modeling.text import EncodedText, TextEncoder
 from registry.domain.manifests import Manifest
@@ -41,16 +42,17 @@ class ServedRelease:
         return self.model.form.precision
 
     def row_outputs(self, task: str, outputs: Tensor, encoded: Sequence[EncodedText]) -> list[Tensor]:
-        """A branch's raw outputs row by row: [O], or [words of the row, O]."""
+        """A branch's raw outputs row by row, as heads give them: [O], or [words of the row, O], those without a piece
+        with them."""
         if self.manifest.tasks[task].type is TaskType.TOKEN_CLASSIFICATION:
-            return list(torch.split(outputs, [len(row.words) for row in encoded]))
+            return [all_words(one, row) for one, row in zip(_by_row(outputs, encoded), encoded, strict=True)]
         return list(outputs)
 
     def decoded(self, task: str, outputs: Tensor, texts: Sequence[str], encoded: Sequence[EncodedText]) -> list[Answer]:
         """A branch's raw outputs as answers, one a row.
 
         Args:
-            outputs: as `InferenceModel.one_pass` gives them: [rows, O], or [words of the rows, O].
+            outputs: as `InferenceModel.one_pass` gives them: [rows, O], or [words of the rows that have a piece, O].
             texts: each row's first text.
         """
         branch = self.manifest.tasks[task]
@@ -70,14 +72,18 @@ class ServedRelease:
             ]
         transitions = self.model.branches[task].transitions
         return [
-            decode(
+            decode_words(
                 one,
-                type=branch.type,
                 labels=branch.labels,
                 tag_scheme=branch.tag_scheme,
                 text=text,
                 encoded=row,
                 transitions=transitions,
             )
-            for one, text, row in zip(self.row_outputs(task, outputs, encoded), texts, encoded, strict=True)
+            for one, text, row in zip(_by_row(outputs, encoded), texts, encoded, strict=True)
         ]
+
+
+def _by_row(outputs: Tensor, encoded: Sequence[EncodedText]) -> Sequence[Tensor]:
+    """Of a batch's words that have a piece to each row's."""
+    return torch.split(outputs, place_counts(encoded, token_level=True))

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling.batching import place_counts, places, row_outputs, token_batches
+from modeling.batching import all_words, place_counts, places, row_outputs, token_batches
 from modeling.text import TextEncoder
 
 
@@ -25,6 +25,11 @@ def test_outputs_are_given_back_row_by_row_without_padding(wordpiece_json: bytes
     assert torch.equal(second, words[1, :1])
     texts = torch.arange(6.0).reshape(2, 3)
     assert all(torch.equal(one, text) for one, text in zip(row_outputs(texts, rows), texts, strict=True))
+
+
+def test_words_without_a_piece_are_answered_by_zeros(wordpiece_json: bytes) -> None:
+    (row,) = TextEncoder(wordpiece_json, max_length=4, pad_id=0).encode([("a \u200b b c", None)])
+    assert all_words(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), row).tolist() == [[1, 2], [0, 0], [3, 4], [0, 0]]
 
 
 def test_predicted_places_are_the_words_that_have_a_token(wordpiece_json: bytes) -> None:

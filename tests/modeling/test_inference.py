@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from modeling import inference, inference_layers
 from modeling.backbone import layers_of, load_text_encoder
-from modeling.batching import row_outputs
+from modeling.batching import all_words, place_counts, row_outputs
 from modeling.inference import Form, InferenceBranch, InferenceModel, InferenceTrunk
 from modeling.inference_layers import (
     FirstPieceLayer,
@@ -59,7 +59,9 @@ def packed_outputs(model, encoded, rows):
     found = {}
     for task, outputs in model.one_pass(encoded, rows):
         if model.branches[task].head.reading == "words":
-            outputs = outputs.split([len(encoded[row].words) for row in rows[task]])
+            of_task = [encoded[row] for row in rows[task]]
+            outputs = outputs.split(place_counts(of_task, token_level=True))
+            outputs = map(all_words, outputs, of_task)
         found[task] = dict(zip(rows[task], outputs, strict=True))
     return found
 
@@ -124,6 +126,16 @@ def test_other_activations_are_applied(pin_model, make_branch, make_manifest, ac
     encoded = encoder.encode(TEXTS)
     rows = {"topic": list(range(len(TEXTS)))}
     assert_same(packed_outputs(prepared(model), encoded, rows), merged_outputs(model, encoder, encoded, rows), rows)
+
+
+@pytest.mark.parametrize("text", ["! " * 1000, "\u200b" * 1000])
+def test_a_word_that_has_no_piece_costs_nothing(merged, text):
+    """Cut off, or swallowed: a text may have a hundred thousand of them."""
+    model, encoder = merged
+    (encoded,) = encoder.encode([(text, None)])
+    pieces = len(encoded.input_ids) - 2
+    for task, outputs in prepared(model).one_pass([encoded], {"cities": [0], "mixed-tags": [0]}):
+        assert len(outputs) == pieces < len(encoded.words), task
 
 
 def test_each_task_answers_for_the_rows_that_asked_in_every_order_of_tasks(merged):

@@ -11,6 +11,7 @@ from registry.domain.golden_examples import parse_golden_examples
 from registry.errors import ArtifactDamaged, ArtifactMissing, GateFailed
 from serving.engine import Engine
 from serving.release_loading import load_served_release
+from tests.serving import conftest
 from tests.serving.conftest import CPU_FP32
 
 
@@ -95,6 +96,16 @@ def test_answers_that_are_not_the_golden_ones_are_refused(pinned, release, store
     digest = pinned.store.put(release.manifest.model_copy(update={"tasks": tasks}).to_bytes())
     with pytest.raises(GateFailed, match=r"r2 does not give its golden answers in fp32: mood/4: outputs differ"):
         load_served_release(digest, pinned.store, name="r2", form=CPU_FP32)
+
+
+def test_golden_answers_cover_words_that_are_not_read(pinned, stored, branches, monkeypatch):
+    """They were recorded with a row for each word."""
+    texts = ("new york " * 100, "she \u200b visited york")
+    monkeypatch.setattr(conftest, "GOLDEN", texts)
+    digest = stored({"city": branches["city"]})
+    new = load_served_release(digest, pinned.store, name="r1", form=CPU_FP32)
+    golden = parse_golden_examples(pinned.store.read(new.manifest.tasks["city"].golden), "golden")
+    assert [len(example.outputs) for example in golden.examples] == [200, 4]
 
 
 def test_a_damaged_module_is_refused(release, store_copy):
