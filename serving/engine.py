@@ -16,7 +16,7 @@ from typing import Protocol
 
 from modeling.decoding import Answer
 from modeling.products import use_threads
-from registry.errors import TrunklineError, UsageError
+from registry.errors import InvalidInput, TrunklineError, UsageError
 from serving.answer_cache import AnswerCache, CachedAnswer, text_key
 from serving.branch_order import BranchWork, best_order
 from serving.errors import DeadlinePassed, EngineFailed
@@ -134,6 +134,7 @@ class Engine:
         timeout: float,
         on_answers: Callable[[Sequence[TextAnswer]], None],
         on_end: Callable[[Exception | None], None],
+        refuse_truncated: bool = False,
     ) -> Asked:
         """Takes a request in, checked as a whole, or refuses it as a whole.
 
@@ -143,6 +144,7 @@ class Engine:
             on_answers: called whenever a branch is done, with its answers; from a thread of the engine, or from this
                 call for what the cache knows.
             on_end: called once, after the last answer, or with what ended the request early.
+            refuse_truncated: whether a text that is longer than `max_length` is refused, instead of losing its end.
 
         Raises:
             NotFound, UsageError, InvalidInput: the request cannot be answered; says all that is wrong with it.
@@ -170,6 +172,8 @@ class Engine:
             truncated[number] = row.truncated
             left = [task for task in of_texts[number] if task not in known[number]]
             request.waiting.append(Question(request, number, texts[number].text, keys[number], row, left))
+        if refuse_truncated:
+            _refuse_truncated(truncated, release.manifest.trunk.max_length)
         request.unanswered = sum(map(len, of_texts))
         found_answers = [
             TextAnswer(number, task, one.answer) for number, found in enumerate(known) for task, one in found.items()
@@ -295,6 +299,15 @@ def _tell(listener: Callable[..., None], *told: object, **by_name: object) -> No
         listener(*told, **by_name)
     except Exception:  # noqa: BLE001 - a lane must outlive whatever a listener does
         _log.exception("a listener failed")
+
+
+def _refuse_truncated(truncated: Sequence[bool], max_length: int) -> None:
+    if problems := [
+        f"text {number}: has more than {max_length} tokens, and this server reads no part of a text for the whole"
+        for number, is_truncated in enumerate(truncated, 1)
+        if is_truncated
+    ]:
+        raise InvalidInput("input", problems)
 
 
 def _said(error: Exception) -> str:

@@ -74,6 +74,7 @@ async def replies_to(
     seconds: float,
     receive: Receive,
     streamed: bool,
+    refuse_truncated: bool,
 ) -> AsyncIterator[Replies]:
     """Asks the engine, and takes the request back if the block ends before it does.
 
@@ -102,7 +103,14 @@ async def replies_to(
         left = until - time.monotonic()
         if left <= 0:  # it waited for a thread
             raise late
-        return engine.ask(texts, tasks, timeout=left, on_answers=replies.put, on_end=on_end)
+        return engine.ask(
+            texts,
+            tasks,
+            timeout=left,
+            on_answers=replies.put,
+            on_end=on_end,
+            refuse_truncated=refuse_truncated,
+        )
 
     try:
         replies.asked = ask() if _is_light(texts) else await asyncio.to_thread(ask)

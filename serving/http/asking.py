@@ -41,11 +41,15 @@ async def ask(
     given = [limits.seconds, _seconds_in_header(request), seconds]
     least = min(one for one in given if one is not None)
     async with replies_to(
-        service.engine, texts, tasks, seconds=least, receive=request.receive, streamed=streamed
+        service.engine,
+        texts,
+        tasks,
+        seconds=least,
+        receive=request.receive,
+        streamed=streamed,
+        refuse_truncated=limits.refuse_long_texts,
     ) as replies:
         asked = replies.asked
-        if limits.refuse_long_texts:
-            _refuse_truncated(asked)
         note(request, texts=len(texts), tasks=asked_tasks(asked), release=asked.release.name)
         service.lifecycle.waiting.add(replies)
         if service.lifecycle.stopped:  # while the engine was asked
@@ -74,16 +78,6 @@ def _refuse_long(texts: Sequence[Text], limits: Limits) -> None:
         f"text {number}: has {longest:,} characters; this server takes {limits.characters:,}"
         for number, text in enumerate(texts, 1)
         if (longest := max(len(text.text), len(text.text_pair or ""))) > limits.characters
-    ]:
-        raise InvalidInput("input", problems)
-
-
-def _refuse_truncated(asked: Asked) -> None:
-    most = asked.release.manifest.trunk.max_length
-    if problems := [
-        f"text {number}: has more than {most} tokens, and this server reads no part of a text for the whole"
-        for number, truncated in enumerate(asked.truncated, 1)
-        if truncated
     ]:
         raise InvalidInput("input", problems)
 

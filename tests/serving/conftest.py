@@ -103,9 +103,18 @@ class Listener:
         return {(one.number, one.task): one.answer for one in self.answers}
 
 
-def ask(engine: Engine, *texts: str | Text, tasks: Any = None, timeout: float = 30.0) -> Listener:
+def ask(
+    engine: Engine, *texts: str | Text, tasks: Any = None, timeout: float = 30.0, refuse_truncated: bool = False
+) -> Listener:
     """Asks without waiting; the listener has what `ask` returned as `asked`."""
     listener = Listener()
     asked = [text if isinstance(text, Text) else Text(text) for text in texts]
-    listener.asked = engine.ask(asked, tasks, timeout=timeout, on_answers=listener.on_answers, on_end=listener.on_end)
+    listener.asked = engine.ask(
+        asked,
+        tasks,
+        timeout=timeout,
+        on_answers=listener.on_answers,
+        on_end=listener.on_end,
+        refuse_truncated=refuse_truncated,
+    )
     return listener

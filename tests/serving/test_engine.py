@@ -178,6 +178,32 @@ def test_a_text_that_is_too_long_is_said_to_be_truncated(start):
     assert ask(start(), "hello", "hello " * 100).asked.truncated == [False, True]
 
 
+def test_a_request_whose_long_text_is_refused_is_not_taken_in(start):
+    observed = Observed()
+    engine = start(observed)
+    with pytest.raises(InvalidInput, match="text 2: has more than 40 tokens"):
+        ask(engine, "hello", "hello " * 100, refuse_truncated=True)
+    assert engine.close(timeout=30)
+    assert (engine.waiting, len(engine.cache)) == (0, 0)
+    assert (observed.batches, observed.answers, observed.hits, observed.misses) == ([], {}, 0, 0)
+
+
+def test_what_is_known_of_a_request_that_is_refused_is_not_told(start):
+    engine = start()
+    ask(engine, "hello " * 100).wait()
+    told = []
+    with pytest.raises(InvalidInput, match="text 1: has more than 40 tokens"):
+        engine.ask(
+            [Text("hello " * 100)],
+            None,
+            timeout=30,
+            on_answers=told.append,
+            on_end=told.append,
+            refuse_truncated=True,
+        )
+    assert told == []
+
+
 def test_a_full_line_refuses_and_says_when_to_come_back(start, gate):
     engine = start(waiting_texts=3)
     gate.hold(engine)
