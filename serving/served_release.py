@@ -54,6 +54,7 @@ class ServedRelease:
         Args:
             outputs: as `InferenceModel.one_pass` gives them: [rows, O], or [words of the rows that have a piece, O].
             texts: each row's first text.
+            encoded: the rows, with their words or without.
         """
         branch = self.manifest.tasks[task]
         if branch.type is TaskType.REGRESSION:
@@ -77,7 +78,7 @@ class ServedRelease:
                 labels=branch.labels,
                 tag_scheme=branch.tag_scheme,
                 text=text,
-                encoded=row,
+                encoded=row.with_words(text),
                 transitions=transitions,
             )
             for one, text, row in zip(_by_row(outputs, encoded), texts, encoded, strict=True)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from modeling import text as text_module
 from modeling.text import NO_TOKEN, EncodedText, TextEncoder, Word, carry_tags, collate, continued_tag, split_words
 from registry.domain.task_specs import TagScheme
 from registry.errors import InvalidInput
@@ -429,6 +430,27 @@ def test_many_texts_are_encoded_as_each_alone(wordpiece_json: bytes) -> None:
     encoder = TextEncoder(wordpiece_json, max_length=64, pad_id=0)
     rows = [("hello", None), ("new", "york"), ("", None), ("a", "")]
     assert encoder.encode(rows) == [encoder.encode([row])[0] for row in rows]
+
+
+def test_many_characters_are_read_in_parts(wordpiece_json: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TextEncoder(wordpiece_json, max_length=64, pad_id=0)
+    rows = [("a b", None), ("hello world", "c"), ("d", None), ("e", "f"), ("hello", None)]
+    together = encoder.encode(rows)
+    for most in (1, 4, 12):
+        monkeypatch.setattr(text_module, "_TOGETHER", most)
+        assert encoder.encode(rows) == together
+        with pytest.raises(InvalidInput, match="text 6: holds half of a surrogate pair"):
+            encoder.encode([*rows, ("a\ud800b", None)])
+    assert encoder.encode([]) == []
+
+
+@settings(max_examples=150)
+@given(text=unicode_texts, max_length=st.integers(4, 20))
+def test_words_that_are_left_out_are_found_again(wordpiece_json: bytes, text: str, max_length: int) -> None:
+    row = encode(wordpiece_json, text, max_length=max_length)
+    small = row.without_words()
+    assert len(small.words) <= len(row.input_ids)
+    assert small.with_words(text) == row
 
 
 def test_half_a_surrogate_pair_is_refused_with_the_texts_number(wordpiece_json: bytes) -> None:

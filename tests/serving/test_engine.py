@@ -1,5 +1,6 @@
 import threading
 import time
+import tracemalloc
 import weakref
 
 import pytest
@@ -202,6 +203,21 @@ def test_what_is_known_of_a_request_that_is_refused_is_not_told(start):
             refuse_truncated=True,
         )
     assert told == []
+
+
+def test_long_texts_that_wait_hold_little_memory(start, gate):
+    """Their words would be 140 bytes each."""
+    engine = start(cache_bytes=0)
+    gate.hold(engine)
+    texts = [f"{number}" + "!" * 20_000 for number in range(10)]
+    tracemalloc.start()
+    try:
+        waiting = ask(engine, *texts)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    waiting.asked.cancel()
+    assert held < 1_000_000
 
 
 def test_a_full_line_refuses_and_says_when_to_come_back(start, gate):

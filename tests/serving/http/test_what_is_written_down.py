@@ -77,7 +77,7 @@ def test_nothing_that_is_written_down_holds_a_text(start, release, log):
     def fail(*_):
         raise ValueError(UNHEARD)
 
-    object.__setattr__(release, "encoder", type("Broken", (), {"encode": fail})())
+    object.__setattr__(release, "encoder", type("Broken", (), {"rows": fail})())
     reply = server.predict(text=UNHEARD + " again")
     assert (reply.status, UNHEARD in reply.error) == (500, False)
     assert reply.headers["x-request-id"] in [line["request"] for line in requests_of(log, 13) if line["status"] == 500]
