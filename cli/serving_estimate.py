@@ -22,8 +22,9 @@ def show_estimate(release: "ServedRelease", found: "Sequence[FormEstimate]", *, 
         )
         rows = [("trunk", str(release.manifest.trunk.depth), f"{form.trunk_share:.1%}", "")]
         rows += [
-            (cost.task, str(cost.layers), f"{cost.share:.1%}", f"{cost.texts_per_second_without:,.0f}")
+            (cost.task, str(cost.layers), f"{cost.share:.1%}", "" if without is None else f"{without:,.0f}")
             for cost in form.tasks
+            for without in [cost.texts_per_second_without]
         ]
         print_table(["", "layers", "of a text's time", "texts/s without it"], rows)
         more = ", ".join(f"{rate:,.0f} with {layers}" for layers, rate in form.with_one_more.items())

@@ -33,8 +33,8 @@ class TaskCost:
     layers: int
     share: float
     """Of the whole pass, from 0 to 1."""
-    texts_per_second_without: float
-    """What the machine would bear if the task were not in the release, or not asked for."""
+    texts_per_second_without: float | None
+    """What the machine would bear if the task were not in the release, or not asked for; None of a form's only task."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,13 @@ def _of_form(release: ServedRelease, form: InputForm, texts: Sequence[Text], set
     deepest = max(release.manifest.tasks[task].frozen_depth for task in tasks)
     last = first_piece_layer(release.model.form.dtype, release.model.form.device).share
 
-    def without(task: str) -> float:
+    def rate_without(task: str) -> float | None:
         """The trunk ends earlier where only this task needed its deepest layers."""
-        left = max((release.manifest.tasks[other].frozen_depth for other in tasks if other != task), default=0)
-        return branches[task] + (trunk * (deepest - left) / deepest if deepest else 0.0)
+        left = [release.manifest.tasks[other].frozen_depth for other in tasks if other != task]
+        if not left:
+            return None
+        saved = branches[task] + (trunk * (deepest - max(left)) / deepest if deepest else 0.0)
+        return rate * whole / (whole - saved)
 
     return FormEstimate(
         form=form,
@@ -105,7 +108,7 @@ def _of_form(release: ServedRelease, form: InputForm, texts: Sequence[Text], set
                 task=task,
                 layers=release.manifest.tasks[task].task_layers,
                 share=branches[task] / whole,
-                texts_per_second_without=rate * whole / max(whole - without(task), whole / 1000),
+                texts_per_second_without=rate_without(task),
             )
             for task in tasks
         ],

@@ -263,3 +263,14 @@ def test_an_estimate_says_what_the_machine_bears_and_serves_nothing(trained, mon
     for form in answer.json["forms"]:
         assert f"{form['form']} texts of " in drawn.out
         assert all(task["task"] in drawn.out for task in form["tasks"])
+
+
+def test_of_an_only_task_no_rate_without_it_is_estimated(trained, monkeypatch):
+    monkeypatch.setattr("serving.estimate._SECONDS", 0.2)
+    assert trained("release", "assemble", "--task", "classification/2").code == 0
+    answer = trained("serve", "r1", "--estimate", "--precision", "fp32", "--json")
+    assert [task["texts_per_second_without"] for task in answer.json["forms"][0]["tasks"]] == [None]
+    drawn = trained("serve", "r1", "--estimate", "--precision", "fp32")
+    assert drawn.code == 0, drawn.err
+    (row,) = (line.split() for line in drawn.out.splitlines() if line.startswith("classification"))
+    assert row[-1].endswith("%"), row
