@@ -28,7 +28,8 @@ class Replies:
         self._streamed = streamed
         self._arrived: deque[Sequence[TextAnswer]] = deque()
         self._news = asyncio.Event()
-        self._error: Exception | None = None
+        self.error: Exception | None = None
+        """What ended the request early, as soon as something has; read by any thread."""
         self.ended = False
 
     def put(self, answers: Sequence[TextAnswer]) -> None:
@@ -43,7 +44,7 @@ class Replies:
     def end_now(self, error: Exception | None) -> None:
         """The first end counts."""
         if not self.ended:
-            self.ended, self._error = True, error
+            self.ended, self.error = True, error
             self._news.set()
 
     async def next(self) -> list[TextAnswer]:
@@ -58,8 +59,8 @@ class Replies:
             await self._news.wait()
             if not self.ended:
                 self._news.clear()
-            if self._error is not None and not (self._streamed and self._arrived):
-                raise self._error
+            if self.error is not None and not (self._streamed and self._arrived):
+                raise self.error
             found = [answer for _ in range(len(self._arrived)) for answer in self._arrived.popleft()]
             if found or self.ended:
                 return found
@@ -103,6 +104,8 @@ async def replies_to(
         left = until - time.monotonic()
         if left <= 0:  # it waited for a thread
             raise late
+        if replies.error is not None:  # its client left meanwhile
+            raise replies.error
         return engine.ask(
             texts,
             tasks,

@@ -9,6 +9,7 @@ import pytest
 from serving.engine import EngineSettings
 from serving.http import answers, open_inference, plain_bodies
 from serving.http.plain_bodies import ManyPredictions, OnePrediction, ReleaseDescription
+from serving.http.refusals import ClientGone
 from tests.serving.http.conftest import eventually
 
 UNHEARD = "xyzzy"
@@ -248,6 +249,32 @@ def test_a_request_whose_time_passes_before_it_has_a_thread_is_not_computed(serv
     monkeypatch.setattr(server.engine, "ask", lambda *_, **__: asked.append(1))
     assert server.predict(text="hello", timeout=0.05).status == 504
     assert not asked
+
+
+def test_a_request_whose_client_left_before_it_has_a_thread_is_not_computed(server, monkeypatch):
+    asked, reached, noticed, to_thread = [], threading.Event(), asyncio.Event(), asyncio.to_thread
+
+    class NoticedGone(ClientGone):
+        def __init__(self):
+            super().__init__()
+            noticed.set()
+
+    async def once_the_client_has_left(call):
+        reached.set()
+        await noticed.wait()
+        return await to_thread(call)
+
+    monkeypatch.setattr(answers, "_TEXTS_ON_THE_LOOP", 0)
+    monkeypatch.setattr(answers, "ClientGone", NoticedGone)
+    monkeypatch.setattr(answers.asyncio, "to_thread", once_the_client_has_left)
+    monkeypatch.setattr(server.engine, "ask", lambda *_, **__: asked.append(1))
+    gone = server.connection()
+    gone.request("POST", "/predict", json.dumps({"text": "hello"}))
+    assert reached.wait(30)
+    gone.close()
+    counted = 'trunkline_errors_total{route="/predict",status="'
+    eventually(lambda: counted in server.get("/metrics").body.decode(), "it has ended")
+    assert (counted + '499"} 1.0' in server.get("/metrics").body.decode(), asked) == (True, [])
 
 
 @pytest.mark.parametrize("timeout", ["soon", "0", "-1", "inf", "nan", ""])
