@@ -1,7 +1,6 @@
 """One run of a search: its ledger, its workers, its trials, and MLflow, put together."""
 
 import math
-import os
 import secrets
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cli.application import Context
 from cli.cache_cost import say_cache_cost
+from cli.cores import own_cores
 from cli.devices import chosen_device
 from cli.processes import is_gone, own_name
 from cli.progress import progress_bar
@@ -182,11 +182,7 @@ def _warn_of_short_rung(problem: "Problem", options: SearchOptions) -> None:
 
 def _default_workers(device: str) -> int:
     """On a GPU one process; else one a core: two of one thread do more than one of two."""
-    return 1 if chosen_device(device).type == "cuda" else min(_cores(), _MOST_WORKERS)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if chosen_device(device).type == "cuda" else min(own_cores(), _MOST_WORKERS)
 
 
 def _place(context: Context, device: str, workers: int) -> "Place":
@@ -200,7 +196,7 @@ def _place(context: Context, device: str, workers: int) -> "Place":
         blob_cache_bytes=settings.blob_cache_bytes,
         activation_cache_bytes=settings.activation_cache_bytes,
         device=str(chosen_device(device)),
-        threads=max(1, _cores() // workers),
+        threads=max(1, own_cores() // workers),
     )
 
 

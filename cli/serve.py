@@ -1,7 +1,6 @@
 """`serve`: answer over HTTP."""
 
 import math
-import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.application import AsJson, Context, example
+from cli.cores import own_cores
 from cli.progress import progress_bar
 from cli.release_source import FromRoot, ReleaseSource, release_source
 from cli.rendering import print_json, print_line
@@ -258,7 +258,7 @@ def _live(context: Context, channel: str) -> tuple[str, str]:
 
 def _use_of_cores(lanes: int | None, threads: int | None, device: str) -> dict[str, int]:
     """Lanes, and threads of each: on two cores two lanes bear more than one on both (docs/serving_speed.md)."""
-    cores = len(os.sched_getaffinity(0))
+    cores = own_cores()
     lanes = lanes or (min(2, cores) if device == "cpu" else 1)
     return {"lanes": lanes, "threads": threads or max(1, cores // lanes)}
 
