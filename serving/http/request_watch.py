@@ -23,7 +23,7 @@ from serving.structured_logs import fields
 UNKNOWN_ROUTE = "unknown"
 """The one label of all paths that are no route: a metric must not grow with what strangers ask for."""
 
-_ALWAYS_ANSWERED = ("/v2/health/", "/metrics")
+_ALWAYS_ANSWERED = re.compile(r"/v2/health/|/metrics|/v2/models/[^/]+(?:/versions/[^/]+)?/ready$")
 """Asked by those who watch the server, every few seconds and until its last: never refused, and logged as debugging."""
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -78,7 +78,7 @@ class RequestWatch:
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         noted = scope["trunkline.noted"] = Noted()
         scope["query_string"] = b""  # no route reads one, and a text that is sent in it would be written on the span
-        is_work = not scope["path"].startswith(_ALWAYS_ANSWERED)
+        is_work = _ALWAYS_ANSWERED.match(scope["path"]) is None
         status = CLIENT_GONE
 
         async def watched_send(message: Message) -> None:

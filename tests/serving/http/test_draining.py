@@ -28,8 +28,9 @@ def test_what_was_taken_in_is_answered_while_what_is_new_is_refused(server):
         assert server.metrics.at_gate.wait(30)
         eventually(lambda: server.service.lifecycle.in_flight == 2, "both are in flight")
         server.drain()
-        for path in ("/v2/health/ready", "/v2/models/trunkline/ready"):
-            assert server.get(path).status == 503
+        for path in ("/v2/health/ready", "/v2/models/trunkline/ready", "/v2/models/trunkline/versions/r1/ready"):
+            reply = server.get(path)
+            assert (reply.status, reply.json["ready"]) == (503, False)
         assert server.get("/v2/health/live").status == 200
         assert server.get("/metrics").status == 200
         open_before.request("POST", "/predict", json.dumps({"text": "new"}))

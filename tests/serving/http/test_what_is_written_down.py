@@ -65,6 +65,15 @@ def test_each_request_is_a_line_with_what_it_asked_and_no_text(server, log):
     }
 
 
+def test_who_watches_the_server_is_not_logged(server, log):
+    for path in ("/v2/health/live", "/v2/health/ready", "/metrics", "/v2/models/trunkline/ready"):
+        assert server.get(path).status == 200
+    assert server.get("/v2/models/trunkline/versions/r1/ready").status == 200
+    server.get("/v2/models/trunkline")
+    (line,) = requests_of(log, 1)
+    assert line["route"] == "/v2/models/{name}"
+
+
 def test_nothing_that_is_written_down_holds_a_text(start, release, log):
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
