@@ -42,7 +42,11 @@ class ServerMetrics:
         self._task_seconds = histogram(
             "task_seconds", "From a request's arrival in the engine to a task's answers.", ["task"], buckets=SECONDS
         )
-        self._answers = counter("answers", "Answers given.", ["task", "version"])
+        self._answers = counter(
+            "answers",
+            "Answers computed, or found in the cache, for a request that waited; it may have ended before it got them.",
+            ["task", "version"],
+        )
         self._batch_texts = histogram("batch_texts", "Texts in a batch.", buckets=TEXTS)
         self._batch_tokens = histogram("batch_tokens", "Tokens of texts in a batch.", buckets=TOKENS)
         self._text_tokens = counter("text_tokens", "Tokens of texts that were computed.")

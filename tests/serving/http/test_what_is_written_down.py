@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import re
+from contextlib import closing
+from threading import Event
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -141,6 +143,28 @@ def test_metrics_count_requests_answers_and_tokens(server):
     assert sample(found.body, "trunkline_padding_tokens_total") >= 0
     release = server.engine.release
     assert f'trunkline_release_info{{digest="{release.digest}",precision="fp32",release="r1"}}' in found.body.decode()
+
+
+def test_answers_that_nobody_got_are_counted_and_the_help_says_so(server, release, monkeypatch):
+    branch, gone = release.model.branches["mood"], Event()
+    outputs = type(branch).outputs
+
+    def held(of, *arguments):
+        assert of is not branch or gone.wait(30)
+        return outputs(of, *arguments)
+
+    monkeypatch.setattr(type(branch), "outputs", held)
+    counted = b'trunkline_answers_total{task="intent",version="1"} 1.0'
+    with closing(server.connection()) as connection:
+        connection.request("POST", "/predict", b'{"text": "hello"}')
+        eventually(lambda: counted in server.get("/metrics").body, "the first answer is there")
+    left = b'trunkline_errors_total{route="/predict",status="499"} 1.0'
+    eventually(lambda: left in server.get("/metrics").body, "the client has left")
+    gone.set()
+    found = server.get("/metrics").body
+    assert counted in found
+    assert b"# HELP trunkline_answers_total Answers computed" in found
+    assert b"may have ended before it got them" in found
 
 
 def test_a_span_tells_the_route_and_what_was_asked_within_the_callers_trace(start):
