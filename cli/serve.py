@@ -1,11 +1,12 @@
 """`serve`: answer over HTTP."""
 
 import math
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -209,12 +210,18 @@ def _answer(
         drain_seconds=drain_seconds,
         on_start=lambda: _announce(url_of(listening), engine.release, as_json=as_json),
         on_drain=lambda: None if follower is None else follower.stop(),
+        on_second_signal=_leave_at_once,
     ).run(sockets=[listening])
     if follower is not None:
         follower.join(timeout=_LAST_WORK_SECONDS)
     engine.close(timeout=_LAST_WORK_SECONDS)
     if spans is not None:
         spans.shutdown()
+
+
+def _leave_at_once(number: int) -> NoReturn:
+    """Ends the process as the signal would: a tidy end waits for every thread that computes."""
+    os._exit(128 + number)
 
 
 def _estimate(measured: "ServedRelease", store: ArtifactStore, settings: "EngineSettings", *, as_json: bool) -> None:

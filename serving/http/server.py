@@ -55,12 +55,14 @@ class DrainingServer(uvicorn.Server):
     """Serves until SIGTERM or SIGINT, then refuses what is new, answers what it has taken in, and returns.
 
     It goes on listening meanwhile: who asks whether it is ready must be told no, not find a closed door. A second
-    signal ends it at once.
+    signal ends it without an answer to whom it has taken in.
 
     Args:
         drain_seconds: after which those who still wait are told that the server stops.
         on_start: called when connections are taken.
         on_drain: called when no new request is taken any more.
+        on_second_signal: called with it, from its handler. Without more, `run` returns as soon as threads let it: those
+            that turn texts into tokens are waited for.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class DrainingServer(uvicorn.Server):
         drain_seconds: float,
         on_start: Callable[[], None] = lambda: None,
         on_drain: Callable[[], None] = lambda: None,
+        on_second_signal: Callable[[int], None] = lambda _: None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -90,12 +93,14 @@ class DrainingServer(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._on_start = on_start
         self._on_drain = on_drain
+        self._on_second_signal = on_second_signal
         self._last_moment: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the base class's signature
         """Not the base's, which raises the signal once more at the end: a server that drained has ended well."""
         if self._lifecycle.draining:
             self.should_exit = self.force_exit = True
+            self._on_second_signal(sig)
         self._lifecycle.draining = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -56,6 +57,10 @@ class Served:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def metrics(self) -> bytes:
+        with urllib.request.urlopen(self.started["url"] + "/metrics", timeout=30) as response:  # noqa: S310
+            return response.read()
 
     def release(self) -> str:
         return self.ask("/predict", {"text": "she saw york"})[1]["release"]["name"]
@@ -121,6 +126,18 @@ def test_a_release_is_served_until_a_signal_ends_it_well(trained, serve, number)
     assert server.end(number) == 0
     requests = [line for line in server.logged() if line["message"] == "request"]
     assert [(line["route"], line["texts"]) for line in requests] == [("/predict", 1)]
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(trained, serve):
+    assembled(trained)
+    server = serve(trained, "r1")
+    with socket.create_connection(("127.0.0.1", int(server.started["url"].rpartition(":")[2]))) as unfinished:
+        unfinished.sendall(b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
+        eventually(lambda: b"requests_in_flight 1.0" in server.metrics(), "the request is being read")
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: server.ask("/v2/health/ready")[0] == 503, "the server drains")
+        assert server.end(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow
