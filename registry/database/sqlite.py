@@ -10,7 +10,8 @@ from typing import Final, cast
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from registry.database.columns import json_text
 from registry.database.description import Description, describe
@@ -114,12 +115,19 @@ class SqliteFile:
         engine = create_engine(self._url, connect_args={"timeout": self._busy_seconds}, json_serializer=json_text)
 
         @event.listens_for(engine, "connect")
-        def _set_up(connection: sqlite3.Connection, _record: object) -> None:
+        def _set_up(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+            record.info["file"] = self._file()
             # The driver would begin transactions by itself, late and deferred: a deferred transaction that turns into
             # a writer fails with "database is locked" at once, however long it was told to wait.
             connection.isolation_level = None
             for pragma in pragmas:
                 connection.execute(f"PRAGMA {pragma}")
+
+        @event.listens_for(engine, "checkout")
+        def _leave_a_replaced_file(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+            # A connection goes on with the file that it opened. One that is missing is not made anew in its place.
+            if self._file() not in (None, record.info["file"]):
+                raise DisconnectionError
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
@@ -129,6 +137,14 @@ class SqliteFile:
                 connection.exec_driver_sql(begin)
 
         return engine
+
+    def _file(self) -> tuple[int, int] | None:
+        """Which file lies there now; None if there is none."""
+        try:
+            found = Path(self.location).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _wait_to_write(self, connection: Connection) -> None:
         """SQLite's own waiting is unfair: it asks the more rarely the longer it has waited, so that whoever came last

@@ -76,6 +76,30 @@ def test_a_database_is_created_with_its_folder_on_first_use(tmp_path: Path, open
     assert path.is_file()
 
 
+def test_a_file_that_takes_the_place_of_another_is_read_from_then_on(
+    tmp_path: Path, opened: Callable[[Path], Database]
+) -> None:
+    path, other, away = tmp_path / "registry.db", tmp_path / "other.db", tmp_path / "away"
+    for place, name in ((path, "before"), (other, "after")):
+        made = Database.open(url_of(place))
+        with made.write() as session:
+            session.add(team(name))
+        made.close()
+    database = opened(path)
+    assert team_names(database) == ["before"]
+    away.mkdir()
+    for file in tmp_path.glob("registry.db*"):
+        file.rename(away / file.name)
+    assert team_names(database) == ["before"], "none has taken its place"
+    assert not path.exists()
+    other.rename(path)
+    assert team_names(database) == ["after"]
+    with database.write() as session:
+        session.add(team("later"))
+    assert team_names(database) == ["after", "later"]
+    assert team_names(opened(away / "registry.db")) == ["before"]
+
+
 def test_processes_that_create_the_database_at_once_create_one(
     tmp_path: Path, together: Callable[..., list[Any]], opened: Callable[[Path], Database]
 ) -> None:
