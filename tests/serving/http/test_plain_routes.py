@@ -237,6 +237,19 @@ def test_a_deadline_ends_a_request_with_504_whatever_the_engine_is_doing(server)
     assert server.predict(text="hello").status == 200
 
 
+def test_texts_of_many_characters_leave_the_event_loop_to_others(server, monkeypatch):
+    asked_by, engine_ask = [], server.engine.ask
+
+    def noted(*arguments, **options):
+        asked_by.append(threading.current_thread() is server.thread)
+        return engine_ask(*arguments, **options)
+
+    monkeypatch.setattr(server.engine, "ask", noted)
+    for text in ("hello", "york " * 1000):
+        assert server.predict(text=text).status == 200
+    assert asked_by == [True, False]
+
+
 def test_a_request_whose_time_passes_before_it_has_a_thread_is_not_computed(server, monkeypatch):
     asked, to_thread = [], asyncio.to_thread
 
