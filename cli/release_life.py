@@ -8,7 +8,7 @@ from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
 from cli.release_findings import refuse_with_table
 from cli.releases import ReleaseArgument, open_manifest, print_release
-from cli.rendering import print_json, print_line, print_note
+from cli.rendering import print_json, print_line, print_note, print_warning
 from registry.domain.records import Release
 from registry.domain.release_life import Placement, ReleaseState
 from registry.services import channels, release_states, releases
@@ -100,7 +100,14 @@ def promote(
         placement = channels.promote_release(
             session, release, channel, expect=expect, actor=context.actor, at=context.now()
         )
+        named = releases.get_release(session, placement.to_release).tasks
+        retired = releases.retired_by(session, named, context.now().date())
     _print_placement(placement, as_json=as_json)
+    if retired:
+        print_warning(
+            f"{placement.to_release} answers retired tasks: {', '.join(retired)}; `trunkline release update --channel "
+            f"{placement.channel} {' '.join(f'--remove {task}' for task in retired)}` makes one without them"
+        )
 
 
 @app.command(epilog=example("trunkline release revert --channel production --expect r3"))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from cli.rendering import short_digest
 from cli.search_figures import Cost, InitialisationPair, Runs, Spread, Stopped, StudentCell, StudentGrid, is_student
+from pipelines.search.plan import most_runs
 from registry.domain.searches import Search, SearchOptions, TrialState
 
 SHADE_FROM = (0.8, 0.9, 0.95, 0.99)
@@ -42,7 +43,8 @@ def percent(share: float) -> str:
 
 
 def passes(amount: float) -> str:
-    return f"{amount:,.0f}"
+    """With a decimal where rounding would make sums look wrong."""
+    return f"{amount:,.0f}" if amount >= 1000 else f"{amount:.1f}".removesuffix(".0")
 
 
 def title(search: Search) -> str:
@@ -91,7 +93,9 @@ def told(search: Search) -> list[tuple[str, str]]:
 def _seeds(options: SearchOptions) -> str:
     if options.seeds == 1:
         return "one seed"
-    return f"{options.seeds} seeds" + (", two fifths at most run" if options.strategy == "halving" else "")
+    if options.strategy == "halving":
+        return f"{options.seeds} seeds, of which halving runs {most_runs(options.seeds)} at most"
+    return f"{options.seeds} seeds"
 
 
 def _head(options: SearchOptions) -> str | None:

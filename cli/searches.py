@@ -1,6 +1,6 @@
 """`search`: find how many layers a task needs, train them, distil them; and look at what a search found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,10 +16,10 @@ from cli.search_drawing import draw_search
 from cli.search_options import STUDENT_EPOCHS, search_options
 from cli.search_run import run_search
 from cli.search_svg import search_svg
-from cli.training import backbone_of, chosen_distillation, chosen_head, refuse_retired
+from cli.training import WEAK_STUDENT, backbone_of, chosen_distillation, chosen_head, refuse_retired
 from pipelines.search.own_part import own_part
 from registry.domain.references import check_name
-from registry.domain.searches import Search, SearchChoice
+from registry.domain.searches import LedgerTrial, Search, SearchChoice
 from registry.errors import UsageError
 from registry.services import searches, tasks
 from registry.services.versions import versions_with_alias
@@ -141,15 +141,15 @@ def run(
 
 
 def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -> None:
-    """Names the smallest version that was chosen, beside the champion that it would replace."""
-    smallest = next(iter(choice.students.values()), choice.teacher)
+    """Names the version that is worth promoting, beside the champion that it would replace."""
+    number, why = worth_promoting(search.trials, choice, search.metric)
     with context.database.read() as session:
         champion = next((one for one in versions_with_alias(session, "champion") if one.task == search.task), None)
-    if champion is not None and champion.number == smallest:
+    if champion is not None and champion.number == number:
         return
-    note = f"a search promotes nothing: `trunkline task promote {search.task}/{smallest} --alias champion` does"
+    note = f"a search promotes nothing: `trunkline task promote {search.task}/{number} --alias champion` does ({why})"
     if champion is not None and champion.dev_digest == search.dev_digest:
-        (chosen,) = (trial.score for trial in search.trials if trial.version == smallest)
+        (chosen,) = (trial.score for trial in search.trials if trial.version == number)
         note += (
             f"; it has {search.metric} {chosen:.4f}, the champion {champion.reference} has "
             f"{champion.metrics[search.metric]:.4f} ({champion.statistic})"
@@ -157,6 +157,16 @@ def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -
     elif champion is not None:
         note += f"; the champion {champion.reference} was scored on other dev data"
     print_note(note)
+
+
+def worth_promoting(trials: Sequence[LedgerTrial], choice: SearchChoice, metric: str) -> tuple[int, str]:
+    """The version of the smallest student that is not far below its teacher, else the teacher's; and which that is."""
+    scores = {trial.version: trial.score for trial in trials if trial.score is not None}
+    least = WEAK_STUDENT * scores[choice.teacher]
+    for _, version in sorted(choice.students.items()):
+        if scores[version] >= least:
+            return version, f"the smallest student that keeps {WEAK_STUDENT:.0%} of its teacher's {metric}"
+    return choice.teacher, "the teacher"
 
 
 @app.command(epilog=example("trunkline search show rte", "trunkline search show rte --svg rte.svg"))

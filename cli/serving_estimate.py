@@ -28,5 +28,5 @@ def show_estimate(release: "ServedRelease", found: "Sequence[FormEstimate]", *, 
         ]
         print_table(["", "layers", "of a text's time", "texts/s without it"], rows)
         more = ", ".join(f"{rate:,.0f} with {layers}" for layers, rate in form.with_one_more.items())
-        print_line(f"one more task, by its task layers: {more} (leaving the trunk where it is computed anyway)")
+        print_line(f"one more task, leaving the trunk where it is computed anyway, by its task layers:\n  {more}")
     print_line("\nthrough the engine, nothing cached; HTTP and JSON come on top (docs/serving_speed.md)")

@@ -10,7 +10,14 @@ from cli.application import AsJson, Context, example
 from cli.progress import progress_bar
 from cli.rendering import print_json, print_line, print_table
 from registry.domain.records import Backbone, TaskState
-from registry.domain.staleness import Champion, DataDigests, TaskStanding, channel_updates, task_standing
+from registry.domain.staleness import (
+    Champion,
+    DataDigests,
+    TaskStanding,
+    channel_updates,
+    retired_standing,
+    task_standing,
+)
 from registry.domain.task_specs import TaskSpec
 from registry.errors import InvalidInput
 from registry.services import backbones, channels, releases, tasks, versions
@@ -27,7 +34,8 @@ def status(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Show of every active task its champion, where it is live, what is behind, and what to run.
+    """Show of every active task its champion, where it is live, what is behind, and what to run; and retired tasks
+    that are still live.
 
     A champion is behind when the task was redefined since, when its data have changed, or when it cannot attach to the
     newest backbone; a channel is behind when it answers with another version.
@@ -38,6 +46,7 @@ def status(
         champions = _champions(session, alias)
         newest = _newest(backbones.list_backbones(session))
         live = _live(session)
+        retired = releases.retired_by(session, live, context.now().date())
     digests = _digests([task.spec for task in active]) if data else {}
     found = [] if newest is None else [
         task_standing(
@@ -50,6 +59,7 @@ def status(
         )
         for task in active
     ]  # fmt: skip
+    found += [retired_standing(task, live[task]) for task in sorted(retired)]
     if as_json:
         print_json({"tasks": [one.model_dump(mode="json") for one in found], "run": _commands(found, alias)})
     elif newest is None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_WEAK_STUDENT = 0.95
+WEAK_STUDENT = 0.95
 """Below this share of its teacher's metric a student is worth a warning. The students of the paper's mixed model
 keep 98 % and more (table 2, "mixed" against "w/o KD")."""
 
@@ -366,7 +366,12 @@ def _print_version(version: Version, trial: "Trial", *, as_json: bool) -> None:
             *([("MLflow run", version.mlflow_run)] if version.mlflow_run else []),
         ]
         print_fields(fields)
-    if trial.teacher is not None:
+    if version.metrics[metric] <= 0:
+        print_warning(
+            f"{version.reference} has {metric} {version.metrics[metric]:.4f}, no better than answers at random: more "
+            "--epochs, another --lr, or more data"
+        )
+    elif trial.teacher is not None:
         warn_of_weak_student(version, trial.teacher, metric=metric, epochs=trial.recipe.epochs)
 
 
@@ -375,7 +380,7 @@ def warn_of_weak_student(version: Version, teacher: Version, *, metric: str, epo
     if teacher.dev_digest != version.dev_digest:
         return
     kept, before = version.metrics[metric], teacher.metrics[metric]
-    if before > 0 and kept < _WEAK_STUDENT * before:
+    if before > 0 and kept < WEAK_STUDENT * before:
         print_warning(
             f"{version.reference} keeps {max(kept, 0) / before:.0%} of its teacher's {metric}: where data are few, "
             f"more epochs help (this run: {epochs}), on a hard task more layers"

@@ -31,6 +31,8 @@ class TaskStanding(Plain):
     """Channels that answer with another version than the champion."""
     run: tuple[str, ...]
     """The commands that mend the champion; for the channels see `channel_updates`."""
+    retired: bool = False
+    """Whether it is to be served no more: then no champion is wanted, and channels that answer it are behind."""
 
 
 def task_standing(
@@ -67,6 +69,14 @@ def task_standing(
     )
 
 
+def retired_standing(task: str, live: Mapping[str, int]) -> TaskStanding:
+    """Of a retired task that is still live."""
+    reasons = [f"retired, and {task}/{number} is live on {channel}" for channel, number in live.items()]
+    return TaskStanding(
+        task=task, champion=None, live=live, behind=tuple(reasons), outdated_on=tuple(live), run=(), retired=True
+    )
+
+
 def _command(task: Task, champion: Champion | None, backbone: Backbone, reasons: Sequence[str], alias: str) -> str:
     """Where only the backbone is another one, the recorded recipe is run again, if there is one; else the search is.
 
@@ -83,13 +93,15 @@ def _command(task: Task, champion: Champion | None, backbone: Backbone, reasons:
 def channel_updates(found: Sequence[TaskStanding], alias: str) -> list[str]:
     """One command a channel, for all its tasks at once: releases made one by one of what is live would each hold only
     their own change."""
-    tasks: dict[str, list[str]] = {}
+    changes: dict[str, list[str]] = {}
     for one in found:
         for channel in one.outdated_on:
-            tasks.setdefault(channel, []).append(one.task)
+            changes.setdefault(channel, []).append(
+                f"--remove {one.task}" if one.retired else f"--task {one.task}@{alias}"
+            )
     return [
-        f"trunkline release update --channel {channel} {' '.join(f'--task {task}@{alias}' for task in of_channel)}"
-        for channel, of_channel in sorted(tasks.items())
+        f"trunkline release update --channel {channel} {' '.join(of_channel)}"
+        for channel, of_channel in sorted(changes.items())
     ]
 
 

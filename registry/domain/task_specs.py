@@ -1,6 +1,7 @@
 """The definition of a task: what its `task.yaml` says, validated, and nothing about how it is trained."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Self
 
@@ -173,7 +174,7 @@ def parse_task_spec(content: object, subject: str) -> TaskSpec:
     try:
         return TaskSpec.model_validate(dict(content))
     except ValidationError as error:
-        problems = validation_problems(error)
+        problems = validation_problems(error, TaskSpec.model_fields)
         unreadable = frozenset(str(item["loc"][0]) for item in error.errors() if item["loc"])
         if unreadable:  # pydantic stops at the fields; the readable ones may contradict each other too
             problems += _readable_part(content, unreadable)._problems_between_fields(unreadable)
@@ -189,8 +190,12 @@ def _readable_part(content: Mapping[str, object], unreadable: frozenset[str]) ->
     return TaskSpec.model_construct(**values)
 
 
-def validation_problems(error: ValidationError) -> list[str]:
-    """One line a problem: the place in the file, then what is wrong there."""
+def validation_problems(error: ValidationError, fields: Iterable[str] = ()) -> list[str]:
+    """One line a problem: the place in the file, then what is wrong there.
+
+    Args:
+        fields: the known ones at the top, so that a misspelt one is told what it may have been meant for.
+    """
     problems: list[str] = []
     for item in error.errors():
         place = ".".join(map(str, item["loc"]))
@@ -198,7 +203,8 @@ def validation_problems(error: ValidationError) -> list[str]:
             case "missing":
                 problems.append(f"{place}: is missing")
             case "extra_forbidden":
-                problems.append(f"{place}: is no known field")
+                near = difflib.get_close_matches(place, sorted(fields), n=1)
+                problems.append(f"{place}: is no known field" + (f"; did you mean {near[0]}?" if near else ""))
             case "enum":
                 problems.append(f"{place}: must be {item['ctx']['expected']}, not {item['input']!r}")
             case _:

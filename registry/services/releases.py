@@ -288,11 +288,20 @@ def retired_tasks(session: Session, names: Collection[str]) -> list[tuple[str, d
     return [(row.name, row.sunset_on) for row in session.execute(query.order_by(TaskRow.name))]
 
 
+def retired_by(session: Session, names: Collection[str], day: date) -> list[str]:
+    """Those of the tasks that are not to be served on a day any more, by name."""
+    return _over(retired_tasks(session, names), day)
+
+
+def _over(retired: Sequence[tuple[str, date | None]], day: date) -> list[str]:
+    return sorted(name for name, sunset in retired if sunset is None or day >= sunset)
+
+
 def _refuse_retired(retired: Sequence[tuple[str, date | None]], at: datetime) -> None:
-    if gone := [name for name, sunset in retired if sunset is None or at.date() >= sunset]:
+    if gone := _over(retired, at.date()):
         raise NotAllowed(
-            f"retired tasks take no place in a new release: {', '.join(sorted(gone))}; "
-            "leave them out, or bring them back with `trunkline task revive`"
+            f"retired tasks take no place in a new release: {', '.join(gone)}; "
+            "leave them out (`--remove` of `release update`), or bring them back with `trunkline task revive`"
         )
 
 

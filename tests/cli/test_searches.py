@@ -18,11 +18,12 @@ from sqlalchemy import select
 
 from cli.number_lists import positive_numbers, whole_numbers
 from cli.search_options import default_students
+from cli.searches import worth_promoting
 from pipelines.execution import local_processes
 from pipelines.execution.local_processes import LocalProcesses
 from registry.database.engine import Database
 from registry.database.schema import TrialRow
-from registry.domain.searches import TrialState
+from registry.domain.searches import LedgerTrial, SearchChoice, TrialShape, TrialState
 from registry.errors import UsageError
 from tests.cli.conftest import Trunkline
 
@@ -30,6 +31,9 @@ SMALL = (
     *("--layers", "2-4", "--seeds", "2", "--students", "1", "--epochs", "3", "--student-epochs", "2"),
     *("--lr", "0.003", "--precision", "fp32", "--workers", "1"),
 )
+
+
+SHAPE = TrialShape(frozen_depth=2, task_layers=2, learning_rate=1e-4, seed=0, teacher=None, initialisation=None)
 
 
 @pytest.fixture
@@ -141,6 +145,31 @@ def test_a_search_from_beginning_to_end(ready):
     assert ready.done("fsck").endswith("all is well\n")
 
 
+@pytest.mark.parametrize(
+    ("scores", "worth"),
+    [
+        ({1: 0.70, 2: 0.955}, (3, "the smallest student that keeps 95% of its teacher's accuracy")),
+        ({1: 0.955, 2: 0.70}, (2, "the smallest student that keeps 95% of its teacher's accuracy")),
+        ({1: 0.5, 2: 0.9}, (1, "the teacher")),
+        ({}, (1, "the teacher")),
+    ],
+)
+def test_what_a_search_names_is_not_far_below_its_teacher(scores, worth):
+    choice = SearchChoice(
+        layers=4,
+        learning_rate=1e-4,
+        teacher=1,
+        statistic="one run",
+        students={layers: layers + 1 for layers in reversed(scores)},
+    )
+    scored = {1: 0.96} | {layers + 1: score for layers, score in scores.items()}
+    trials = [
+        LedgerTrial(key=str(version), shape=SHAPE, state=TrialState.FINISHED, epochs=1, score=score, version=version)
+        for version, score in scored.items()
+    ]
+    assert worth_promoting(trials, choice, "accuracy") == worth
+
+
 def start(trunkline, *arguments: str) -> subprocess.Popen[str]:
     """The command in a process of its own, as from a shell."""
     return subprocess.Popen(
@@ -246,10 +275,10 @@ def test_the_end_of_a_search_says_what_may_come_next_and_what_to_doubt(ready):
     answer = ready("search", "topic", *SMALL, "--students", "none")
     assert answer.code == 0, answer.err
     assert re.search(r"which is few to tell them apart by", answer.err)
-    promote = r"a search promotes nothing: `trunkline task promote topic/(\d+) --alias champion` does\n"
+    promote = r"a search promotes nothing: `trunkline task promote topic/(\d+) --alias champion` does \((.*)\)\n"
     advice = re.search(promote, answer.err)
     assert advice
-    assert re.search(r"2 seeds, two fifths at most run; 3 epochs; strategy halving", answer.out)
+    assert re.search(r"2 seeds, of which halving runs 1 at most; 3 epochs; strategy halving", answer.out)
 
     other = next(
         version

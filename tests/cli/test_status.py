@@ -24,6 +24,7 @@ def test_nothing_is_behind_right_after_a_release(trained: Any) -> None:
         "behind": [],
         "outdated_on": [],
         "run": [],
+        "retired": False,
     }
     assert trained.done("status").endswith("nothing is behind\n")
 
@@ -40,6 +41,21 @@ def test_a_champion_that_is_not_live_is_updated_in_the_release(trained: Any) -> 
         "trunkline release update --channel production --task regression@champion --task token@champion"
     ), "one release for all: of two, the second would undo the first"
     assert "to catch up:\n  trunkline release update" in trained.done("status")
+    assert trained(*command.split()[1:], "--tolerance", 100).code == 0
+
+
+def test_a_retired_task_that_is_live_is_to_be_removed_together_with_what_else_is_behind(trained: Any) -> None:
+    assembled(trained)
+    trained.done("channel", "create", "production", "--takes", "verified")
+    trained.done("task", "retire", "regression", "--reason", "nobody asks")
+    promoted = trained("release", "promote", "r1", "--channel", "production")
+    removed = "trunkline release update --channel production --remove regression"
+    assert f"warning: r1 answers retired tasks: regression; `{removed}` makes one without them" in promoted.err
+    trained.done("task", "promote", "token/1", "--alias", "champion")
+    assert standing(trained, "regression")["behind"] == ["retired, and regression/2 is live on production"]
+    (command,) = trained("status", "--json").json["run"]
+    assert command.startswith("trunkline release update --channel production --")
+    assert set(command.split(" --")[2:]) == {"task token@champion", "remove regression"}
     assert trained(*command.split()[1:], "--tolerance", 100).code == 0
 
 
