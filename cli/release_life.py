@@ -1,5 +1,6 @@
 """`trunkline release verify|approve|retire|promote|revert`: what becomes of a release, and where it is live."""
 
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import typer
@@ -105,8 +106,7 @@ def promote(
     _print_placement(placement, as_json=as_json)
     if retired:
         print_warning(
-            f"{placement.to_release} answers retired tasks: {', '.join(retired)}; `trunkline release update --channel "
-            f"{placement.channel} {' '.join(f'--remove {task}' for task in retired)}` makes one without them"
+            f"{placement.to_release} answers retired tasks: {', '.join(retired)}" + _without(retired, placement, named)
         )
 
 
@@ -117,6 +117,14 @@ def revert(ctx: typer.Context, channel: ChannelOption, expect: ExpectOption = No
     with context.database.write() as session:
         placement = channels.revert_channel(session, channel, expect=expect, actor=context.actor, at=context.now())
     _print_placement(placement, as_json=as_json)
+
+
+def _without(retired: Sequence[str], placement: Placement, tasks: Collection[str]) -> str:
+    """What makes a release without them, where something would be left."""
+    if len(retired) == len(tasks):
+        return ""
+    options = " ".join(f"--remove {task}" for task in retired)
+    return f"; `trunkline release update --channel {placement.channel} {options}` makes one without them"
 
 
 def _print_state(release: Release, *, as_json: bool) -> None:

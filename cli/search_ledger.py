@@ -1,7 +1,8 @@
-"""A search's ledger in the registry: each method one short transaction."""
+"""A search's ledger in the registry: each method one short transaction at most, and a thread that puts leases off."""
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pipelines.tracking import LoggedTrial, Tracking
 from registry.domain.records import Version
 from registry.domain.references import VersionReference
 from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress, TrialState
+from registry.errors import Conflict, NotAllowed
 from registry.fault_points import reached
 from registry.services import searches, trials, versions
 from registry.services.blobs import refer_to
@@ -76,28 +78,36 @@ class RegistryLedger:
         """Puts the leases off for as long as the context lasts, whatever this thread waits for meanwhile: a server of
         MLflow's that is away, or the cost of a large data set."""
         over = threading.Event()
-        holder = threading.Thread(target=self._hold_until, args=(over,), name="leases", daemon=True)
-        holder.start()
+        thread = threading.Thread(target=self._put_off_until, args=(over,), name="leases", daemon=True)
+        thread.start()
         try:
             yield
         finally:
             over.set()
-            holder.join()
+            thread.join()
+        self.refuse_if_lost()
 
-    def hold(self) -> None:
+    def refuse_if_lost(self) -> None:
         if self._lost is not None:
             raise self._lost
 
-    def _hold_until(self, over: threading.Event) -> None:
+    def _put_off_until(self, over: threading.Event) -> None:
+        """A registry that is away for moments is asked again as long as the leases last."""
+        held_at = time.monotonic()
         while not over.wait(LEASE.total_seconds() / 4):
             try:
-                until = self.context.now() + LEASE
-                with self.context.database.write() as session:
-                    searches.hold_search(session, self.search, until=until)
-                    trials.hold_trials(session, self.search.task, worker=self._runner, until=until)
-            except Exception as error:  # noqa: BLE001 - `hold` raises it, where the search can end by it
-                self._lost = error
-                return
+                self._put_off()
+                held_at = time.monotonic()
+            except Exception as error:  # noqa: BLE001 - `refuse_if_lost` raises it, where the search can end by it
+                if isinstance(error, (Conflict, NotAllowed)) or time.monotonic() - held_at > LEASE.total_seconds():
+                    self._lost = error
+                    return
+
+    def _put_off(self) -> None:
+        until = self.context.now() + LEASE
+        with self.context.database.write() as session:
+            searches.hold_search(session, self.search, until=until)
+            trials.hold_trials(session, self.search.task, worker=self._runner, until=until)
 
     def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
         assert outcome.version is not None  # noqa: S101 - it was run to its end
@@ -166,6 +176,8 @@ class RegistryLedger:
 
     def _forget(self, key: str) -> None:
         folder = self.context.settings.home / "trials" / key
+        if not folder.exists():
+            return
         # Who runs it just now, for a search that was begun meanwhile, keeps it.
         with suppress(filelock.Timeout, OSError), filelock.FileLock(folder.with_suffix(".lock"), blocking=False):
             shutil.rmtree(folder, ignore_errors=True)

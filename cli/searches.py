@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from cli.application import AsJson, Context, example
 from cli.devices import DeviceOption
 from cli.processes import is_gone
-from cli.rendering import moment, number_column, print_json, print_line, print_note, print_table
+from cli.rendering import moment, number_column, print_json, print_line, print_note, print_table, print_warning
 from cli.search_drawing import draw_search
 from cli.search_options import STUDENT_EPOCHS, search_options
 from cli.search_run import run_search
@@ -142,7 +142,11 @@ def run(
 
 def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -> None:
     """Names the version that is worth promoting, beside the champion that it would replace."""
-    number, why = worth_promoting(search.trials, choice, search.metric)
+    worth = worth_promoting(search.trials, choice, search.metric)
+    if worth is None:
+        print_warning(f"the teacher's {search.metric} is no better than answers at random: nothing is worth promoting")
+        return
+    number, why = worth
     with context.database.read() as session:
         champion = next((one for one in versions_with_alias(session, "champion") if one.task == search.task), None)
     if champion is not None and champion.number == number:
@@ -159,9 +163,12 @@ def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -
     print_note(note)
 
 
-def worth_promoting(trials: Sequence[LedgerTrial], choice: SearchChoice, metric: str) -> tuple[int, str]:
-    """The version of the smallest student that is not far below its teacher, else the teacher's; and which that is."""
+def worth_promoting(trials: Sequence[LedgerTrial], choice: SearchChoice, metric: str) -> tuple[int, str] | None:
+    """The version of the smallest student that is not far below its teacher, else the teacher's; and which that is.
+    None where the teacher itself has learnt nothing."""
     scores = {trial.version: trial.score for trial in trials if trial.score is not None}
+    if scores[choice.teacher] <= 0:
+        return None
     least = WEAK_STUDENT * scores[choice.teacher]
     for _, version in sorted(choice.students.items()):
         if scores[version] >= least:

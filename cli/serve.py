@@ -2,9 +2,12 @@
 
 import math
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -204,19 +207,38 @@ def _answer(
         model_name=model_name,
         follower=follower,
     )
-    DrainingServer(
+    server = DrainingServer(
         build_application(service, spans),
         lifecycle,
         drain_seconds=drain_seconds,
         on_start=lambda: _announce(url_of(listening), engine.release, as_json=as_json),
         on_drain=lambda: None if follower is None else follower.stop(),
         on_second_signal=_leave_at_once,
-    ).run(sockets=[listening])
-    if follower is not None:
-        follower.join(timeout=_LAST_WORK_SECONDS)
-    engine.close(timeout=_LAST_WORK_SECONDS)
+    )
+    with _later_signals_leave_at_once():
+        server.run(sockets=[listening])
+        if follower is not None:
+            follower.join(timeout=_LAST_WORK_SECONDS)
+        engine.close(timeout=_LAST_WORK_SECONDS)
     if spans is not None:
         spans.shutdown()
+
+
+@contextmanager
+def _later_signals_leave_at_once() -> Iterator[None]:
+    """What the server puts back once it has drained: a second signal may come while its threads are waited for."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+        yield
+        return
+    before = {
+        number: signal.signal(number, lambda heard, _: _leave_at_once(heard))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave_at_once(number: int) -> NoReturn:

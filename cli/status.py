@@ -35,7 +35,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show of every active task its champion, where it is live, what is behind, and what to run; and retired tasks
-    that are still live.
+    that are still live after their last day.
 
     A champion is behind when the task was redefined since, when its data have changed, or when it cannot attach to the
     newest backbone; a channel is behind when it answers with another version.

@@ -137,8 +137,8 @@ class EncodedText:
     truncated: bool = False
     """Whether a text was longer than `max_length` and its end was not read."""
 
-    def without_words(self) -> Self:
-        """The same, smaller, if the text has more words than pieces were read: `with_words` makes it whole again.
+    def slimmed(self) -> Self:
+        """The same, smaller, if the text has more words than pieces were read: `whole` makes it whole again.
 
         A hundred thousand words take 15 MB, a hundred times what they are made of.
         """
@@ -147,7 +147,7 @@ class EncodedText:
         last = max((number for number, token in enumerate(self.word_tokens) if token != NO_TOKEN), default=-1)
         return replace(self, words=(), word_tokens=self.word_tokens[: last + 1])
 
-    def with_words(self, text: str) -> Self:
+    def whole(self, text: str) -> Self:
         """With the words of this text, the row's first, if they were left out."""
         if self.words:
             return self

@@ -165,7 +165,7 @@ class Engine:
             self._line.refuse_without_room(len(open_texts))
         begun = time.monotonic()
         rows = release.encoder.rows([(texts[number].text, texts[number].text_pair) for number in open_texts])
-        encoded = [row.without_words() for row in rows]  # thousands of them may wait
+        encoded = [row.slimmed() for row in rows]  # thousands of them may wait
         if open_texts:
             _tell(self._observer.tokenised, texts=len(open_texts), seconds=time.monotonic() - begun)
         truncated = [any(one.truncated for one in found.values()) for found in known]

@@ -78,7 +78,7 @@ class ServedRelease:
                 labels=branch.labels,
                 tag_scheme=branch.tag_scheme,
                 text=text,
-                encoded=row.with_words(text),
+                encoded=row.whole(text),
                 transitions=transitions,
             )
             for one, text, row in zip(_by_row(outputs, encoded), texts, encoded, strict=True)

@@ -30,8 +30,8 @@ lives, so that one which is silent was stopped, or waits in the system."""
 
 STUCK_AFTER_SECONDS = 7200.0
 """One that lives and comes no further for so long is given up too. Tokenising, scoring and checking report nothing
-while they last, which grows with the data: so this is far above what they should need. Whoever waits for another
-process is not given up for it: that one is watched by whoever started it."""
+while they last, which grows with the data: so this is far above what they should need. One that waits for what
+another process computes is not given up for it, which would not help it; after as long it is said."""
 
 _LAST_WORDS = 2000  # characters of a dead process's stderr that are shown
 _WARNING = 500  # characters of a warning that are passed on
@@ -161,6 +161,9 @@ class LocalProcesses:
                 given_up += self._broken(
                     process, f"it came no further for {self._stuck_after:g} seconds and was stopped"
                 )
+            elif process.waits_since is not None and now - process.waits_since > self._stuck_after:
+                process.waits_since = now
+                given_up.append(Warned(process.key, f"{process.waits_for}, for {self._stuck_after / 3600:g} h"))
         return given_up
 
     def _broken(self, process: "_Process", why: str) -> list[Event]:
@@ -197,6 +200,8 @@ class _Process:
     ) -> None:
         self.key = ""
         self.heard_at = self.moved_at = time.monotonic()
+        self.waits_since: float | None = None
+        self.waits_for = ""
         self._progress: object = None
         self._words = ""
         self._process = subprocess.Popen(  # noqa: S603 - our own command
@@ -219,6 +224,7 @@ class _Process:
     def send(self, key: str, specification: Path, result: Path) -> None:
         self.key = key
         self.heard_at = self.moved_at = time.monotonic()
+        self.waits_since = None
         with suppress(BrokenPipeError):  # it has just died: whoever hears its pipe close says so
             stdin = _pipe(self._process.stdin)
             stdin.write(TrialRequest(specification=str(specification), result=str(result)).model_dump_json() + "\n")
@@ -265,8 +271,11 @@ class _Process:
             return
         if "stage" in said:
             progress = said["stage"], said.get("done")
-            if progress != self._progress or str(said["stage"]).startswith(WAITING):
+            waits = str(said["stage"]).startswith(WAITING)
+            if progress != self._progress or waits:
                 self._progress, self.moved_at = progress, self.heard_at
+            self.waits_since = (self.waits_since or self.heard_at) if waits else None
+            self.waits_for = str(said["stage"]) if waits else ""
         events.put((self, said))
 
     def _overhear(self, _: object) -> None:

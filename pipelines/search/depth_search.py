@@ -41,8 +41,8 @@ class Ledger(Protocol):
         """Takes the lease of a trial; False where another process holds it."""
         ...
 
-    def hold(self) -> None:
-        """Says that this process lives; raises when the search is not its own any more, or the task has changed."""
+    def refuse_if_lost(self) -> None:
+        """Raises when the search is not this process's any more, or the task has changed. It is called every second."""
         ...
 
     def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:
@@ -90,7 +90,7 @@ class DepthSearch:
         """Runs the search to its end, going on where an interrupted one stopped.
 
         Raises:
-            TrainingFailed: no teacher, or no student of some size, reached the end.
+            TrainingFailed: no teacher reached the end; or none of the students of some size, not all of which diverged.
             StorageError: trials cannot be run here until something is mended.
         """
         try:
@@ -160,13 +160,13 @@ class DepthSearch:
                     self._pass_on(event)
                 elif isinstance(event, Ended):
                     ended.append(event)
-            self.ledger.hold()
+            self.ledger.refuse_if_lost()
             if self.clock() >= until or not self._running:
                 break
         # What went well first: a failure may end the search.
         for event in sorted(ended, key=lambda event: event.result.outcome is None):
             self._take(event)
-            self.ledger.hold()
+            self.ledger.refuse_if_lost()
 
     def _pass_on(self, event: Warned) -> None:
         """Every worker may say the same: it is said once."""

@@ -32,6 +32,7 @@ def _up_to(trial: LedgerTrial, run: Run) -> LedgerTrial:
     """As it stood when it had reached the run's epoch; one that failed before that, as it is."""
     if run.until_epoch >= trial.epochs or run.until_epoch not in trial.curve:
         return trial
+    share = run.until_epoch / max(1, trial.epochs_done)
     return trial.model_copy(
         update={
             "state": TrialState.PAUSED,
@@ -40,7 +41,8 @@ def _up_to(trial: LedgerTrial, run: Run) -> LedgerTrial:
             "score": None,
             "version": None,
             "error": None,
-            "layer_passes": trial.layer_passes * run.until_epoch / max(1, trial.epochs_done),
+            "layer_passes": trial.layer_passes * share,
+            "seconds": trial.seconds * share,  # about: nobody noted when which epoch was done
             "worker": None,
             "lease_until": None,
         }

@@ -95,12 +95,12 @@ class _Standing:
     def values(self, configuration: Configuration, rung: Rung) -> list[float]:
         """The configuration's metric at a rung, of every seed that reached it, whatever became of it later."""
         runs = (self.trials[configuration.shape(seed)] for seed in range(rung.seeds))
-        return [_value(trial, rung.until_epoch) for trial in runs if _has_value(trial, rung.until_epoch)]
+        return [_value(trial, rung.until_epoch) for trial in runs if not _failed_before(trial, rung.until_epoch)]
 
     def cannot_reach(self, configuration: Configuration, rung: Rung) -> bool:
         """Whether every run of it failed before it was there."""
         runs = [self.trials.get(configuration.shape(seed)) for seed in range(rung.seeds)]
-        return all(trial is not None and not _has_value(trial, rung.until_epoch) for trial in runs)
+        return all(trial is not None and _failed_before(trial, rung.until_epoch) for trial in runs)
 
     def finished(self, configuration: Configuration, seeds: int) -> list[LedgerTrial]:
         found = (self.trials.get(configuration.shape(seed)) for seed in range(seeds))
@@ -204,7 +204,8 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
         ]
         picked = _chosen(candidates, standing, options.seeds, "mean")
         if picked is None:
-            if candidates and any(one.attempts for one in _failed_of(candidates, standing, options.seeds)):
+            tried = [one for stage in stages if stage.layers == layers for one in stage.configurations]
+            if any(one.attempts for one in _failed_of(tried, standing, options.seeds)):
                 return Step(failure=_failure(f"student of {layers} layers", trials))
             continue  # none fits, or all of them diverged, which they would again
         run = _best_run(standing.finished(picked.configuration, options.seeds))
@@ -435,9 +436,9 @@ def _statistic(name: Literal["mean", "max"], scores: Sequence[float]) -> str:
     return "one run" if len(scores) == 1 else f"{name} of {len(scores)} seeds"
 
 
-def _has_value(trial: LedgerTrial, epoch: int) -> bool:
-    """Of a trial that has reached the epoch, or failed on its way."""
-    return trial.state is not TrialState.FAILED or (epoch < trial.epochs and epoch in trial.curve)
+def _failed_before(trial: LedgerTrial, epoch: int) -> bool:
+    """Whether it failed on its way to the epoch; what it had reached before it failed stays known."""
+    return trial.state is TrialState.FAILED and (epoch >= trial.epochs or epoch not in trial.curve)
 
 
 def _value(trial: LedgerTrial, epoch: int) -> float:

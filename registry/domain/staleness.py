@@ -93,9 +93,11 @@ def _command(task: Task, champion: Champion | None, backbone: Backbone, reasons:
 def channel_updates(found: Sequence[TaskStanding], alias: str) -> list[str]:
     """One command a channel, for all its tasks at once: releases made one by one of what is live would each hold only
     their own change."""
+    kept = {channel for one in found if not one.retired for channel in one.live}
     changes: dict[str, list[str]] = {}
     for one in found:
-        for channel in one.outdated_on:
+        # A channel of which nothing would be left has no command: another release is to go live there.
+        for channel in set(one.outdated_on) & kept:
             changes.setdefault(channel, []).append(
                 f"--remove {one.task}" if one.retired else f"--task {one.task}@{alias}"
             )

@@ -203,7 +203,7 @@ def validation_problems(error: ValidationError, fields: Iterable[str] = ()) -> l
             case "missing":
                 problems.append(f"{place}: is missing")
             case "extra_forbidden":
-                near = difflib.get_close_matches(place, sorted(fields), n=1)
+                near = difflib.get_close_matches(place, sorted(fields), n=1) if len(item["loc"]) == 1 else []
                 problems.append(f"{place}: is no known field" + (f"; did you mean {near[0]}?" if near else ""))
             case "enum":
                 problems.append(f"{place}: must be {item['ctx']['expected']}, not {item['input']!r}")

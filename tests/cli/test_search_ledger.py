@@ -1,6 +1,7 @@
 """The ledger of a search in the registry: what it holds, what it keeps of errors, and what it removes."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -77,23 +78,46 @@ def the_trial(ledger: RegistryLedger) -> LedgerTrial:
     return trial
 
 
+def eventually(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_leases_are_put_off_while_the_search_waits_for_something_else(ledger, monkeypatch):
     monkeypatch.setattr(search_ledger, "LEASE", timedelta(seconds=0.4))
     assert ledger.claim(KEY)
     first = the_trial(ledger).lease_until
     with ledger.held():
-        time.sleep(0.6)
-    ledger.hold()
-    assert the_trial(ledger).lease_until > first
+        eventually(lambda: the_trial(ledger).lease_until > first)
+        ledger.refuse_if_lost()
 
 
 def test_a_search_that_was_taken_over_meanwhile_ends_at_its_next_word(ledger, monkeypatch):
     monkeypatch.setattr(search_ledger, "LEASE", timedelta(seconds=0.4))
     begun(ledger.context, "second", taken_over=True)
+    with pytest.raises(LostRace, match="taken over"), ledger.held():
+        eventually(lambda: ledger._lost is not None)
+    with pytest.raises(LostRace, match="taken over"):
+        ledger.refuse_if_lost()
+
+
+def test_a_registry_that_is_away_for_moments_costs_no_search(ledger, monkeypatch):
+    monkeypatch.setattr(search_ledger, "LEASE", timedelta(seconds=4))
+    put_off, failed = RegistryLedger._put_off, []
+
+    def at_first_away(of: RegistryLedger) -> None:
+        if not failed:
+            failed.append(True)
+            raise OSError("the server restarts")
+        put_off(of)
+
+    monkeypatch.setattr(RegistryLedger, "_put_off", at_first_away)
+    first = ledger.stand().runner_until
     with ledger.held():
-        time.sleep(0.6)
-        with pytest.raises(LostRace, match="taken over"):
-            ledger.hold()
+        eventually(lambda: ledger.stand().runner_until != first)
+    assert failed
 
 
 def test_an_error_is_kept_whatever_characters_are_in_it(ledger):

@@ -152,6 +152,7 @@ def test_a_search_from_beginning_to_end(ready):
         ({1: 0.955, 2: 0.70}, (2, "the smallest student that keeps 95% of its teacher's accuracy")),
         ({1: 0.5, 2: 0.9}, (1, "the teacher")),
         ({}, (1, "the teacher")),
+        ({0: 0.0, 1: 0.5}, None),
     ],
 )
 def test_what_a_search_names_is_not_far_below_its_teacher(scores, worth):
@@ -162,7 +163,7 @@ def test_what_a_search_names_is_not_far_below_its_teacher(scores, worth):
         statistic="one run",
         students={layers: layers + 1 for layers in reversed(scores)},
     )
-    scored = {1: 0.96} | {layers + 1: score for layers, score in scores.items()}
+    scored = {1: 0.96} | {layers + 1: score for layers, score in scores.items()}  # l = 0 stands for the teacher
     trials = [
         LedgerTrial(key=str(version), shape=SHAPE, state=TrialState.FINISHED, epochs=1, score=score, version=version)
         for version, score in scored.items()

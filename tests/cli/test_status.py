@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from registry.domain.staleness import channel_updates, retired_standing
 from tests.cli.conftest import assembled
 
 
@@ -57,6 +58,12 @@ def test_a_retired_task_that_is_live_is_to_be_removed_together_with_what_else_is
     assert command.startswith("trunkline release update --channel production --")
     assert set(command.split(" --")[2:]) == {"task token@champion", "remove regression"}
     assert trained(*command.split()[1:], "--tolerance", 100).code == 0
+
+
+def test_a_channel_of_which_nothing_would_be_left_has_no_command() -> None:
+    retired = retired_standing("topic", {"production": 1, "staging": 1})
+    kept = retired_standing("other", {}).model_copy(update={"live": {"staging": 2}, "retired": False})
+    assert channel_updates([retired, kept], "champion") == ["trunkline release update --channel staging --remove topic"]
 
 
 def test_changed_data_another_definition_and_another_backbone_are_told(trained: Any, pin_model: Any) -> None:

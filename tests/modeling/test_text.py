@@ -389,7 +389,7 @@ def test_a_merged_word_whose_piece_was_cut_off_was_cut_off_too(metaspace_json: b
     assert encoded.words_seen == 1
 
 
-def test_a_text_without_words_is_the_special_pieces_alone(wordpiece_json: bytes) -> None:
+def test_a_text_slimmed_is_the_special_pieces_alone(wordpiece_json: bytes) -> None:
     encoded = encode(wordpiece_json, " ")
     assert (len(encoded.input_ids), encoded.words, encoded.word_tokens, encoded.words_seen) == (2, (), (), 0)
 
@@ -448,9 +448,9 @@ def test_many_characters_are_read_in_parts(wordpiece_json: bytes, monkeypatch: p
 @given(text=unicode_texts, max_length=st.integers(4, 20))
 def test_words_that_are_left_out_are_found_again(wordpiece_json: bytes, text: str, max_length: int) -> None:
     row = encode(wordpiece_json, text, max_length=max_length)
-    small = row.without_words()
+    small = row.slimmed()
     assert len(small.words) <= len(row.input_ids)
-    assert small.with_words(text) == row
+    assert small.whole(text) == row
 
 
 def test_half_a_surrogate_pair_is_refused_with_the_texts_number(wordpiece_json: bytes) -> None:
@@ -495,7 +495,7 @@ def test_a_batch_never_grows_beyond_max_length(wordpiece_json: bytes) -> None:
     assert encoder.collate(encoder.encode([("a", None)])).input_ids.shape == (1, 8)
 
 
-def test_a_batch_without_words_has_no_word_column(wordpiece_json: bytes) -> None:
+def test_a_batch_slimmed_has_no_word_column(wordpiece_json: bytes) -> None:
     encoder = TextEncoder(wordpiece_json, max_length=11, pad_id=0)
     assert encoder.collate(encoder.encode([("", None), (" ", None)])).word_tokens.shape == (2, 0)
 

@@ -51,7 +51,7 @@ class MemoryLedger:
         self._set(key, state=TrialState.RUNNING)
         return True
 
-    def hold(self) -> None:
+    def refuse_if_lost(self) -> None:
         self.on_hold()
 
     def finish(self, trial: LedgerTrial, outcome: TrialOutcome) -> None:

@@ -226,25 +226,54 @@ def test_one_that_comes_further_is_not_given_up(processes, file):
     assert outcome_of(until_ended(executor)[1][0])
 
 
-def test_one_that_waits_for_another_process_is_not_given_up(processes, file):
-    waits = """
-    for number in range(8):
+WAITS = """
+    while not os.path.exists(specification["place"]["work"]):
         say(stage="waiting for another process's activations", done=0, total=1)
-        time.sleep(0.2)
+        time.sleep(0.05)
 """
-    executor = processes(waits + WELL, stuck_after=0.8)
+
+
+def test_one_that_waits_for_another_process_is_not_given_up(processes, file, tmp_path):
+    executor = processes(WAITS + WELL, stuck_after=600)
     executor.start(file("a"))
+    (process,) = executor._busy.values()
+    process.moved_at -= 1000
+    while time.monotonic() - process.moved_at > 600:  # it is heard of by another thread
+        time.sleep(0.01)
+    (tmp_path / "work").mkdir()
     assert outcome_of(until_ended(executor)[1][0])
 
 
-def test_what_was_not_heard_while_this_process_itself_was_stopped_is_held_against_nobody(processes, file):
-    quiet = """
-    time.sleep(1.5)
-"""
-    executor = processes(quiet + WELL, hangs_after=1.0)
+def test_of_one_that_waits_for_long_it_is_said(processes, file, tmp_path):
+    executor = processes(WAITS + WELL, stuck_after=7200)
     executor.start(file("a"))
-    executor.events(seconds=0.0)
-    time.sleep(1.2)
+    (process,) = executor._busy.values()
+    while process.waits_since is None:
+        time.sleep(0.01)
+    process.waits_since -= 8000
+    events: list[Event] = []
+    while not any(isinstance(event, Warned) for event in events):
+        events += executor.events(seconds=0.05)
+    (tmp_path / "work").mkdir()
+    more, (ended,) = until_ended(executor)
+    warnings = [event for event in events + more if isinstance(event, Warned)]
+    assert warnings == [Warned("a", "waiting for another process's activations, for 2 h")]
+    assert outcome_of(ended)
+
+
+def test_what_was_not_heard_while_this_process_itself_was_stopped_is_held_against_nobody(processes, file, tmp_path):
+    quiet = """
+    while not os.path.exists(specification["place"]["work"]):
+        time.sleep(0.05)
+"""
+    executor = processes(quiet + WELL)
+    executor.start(file("a"))
+    (process,) = executor._busy.values()
+    executor._asked_at -= 1000
+    process.heard_at -= 1000
+    process.moved_at -= 1000
+    assert executor.events(seconds=0.0) == []
+    (tmp_path / "work").mkdir()
     assert outcome_of(until_ended(executor)[1][0])
 
 

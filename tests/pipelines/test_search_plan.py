@@ -69,7 +69,7 @@ class Simulated:
         metric: Metric,
         *,
         fails: Callable[[TrialShape], bool] = lambda _: False,
-        attempts: int = 0,
+        attempts: Callable[[TrialShape], int] = lambda _: 0,
     ):
         """
         Args:
@@ -103,8 +103,9 @@ class Simulated:
             # A name that does not depend on when it ended, as a digest would be.
             version=_number(run.shape) if state is TrialState.FINISHED else None,
             error="the loss became nan" if state is TrialState.FAILED else None,
-            attempts=self.attempts if state is TrialState.FAILED else 0,
+            attempts=self.attempts(run.shape) if state is TrialState.FAILED else 0,
             layer_passes=3.0 * run.shape.task_layers * reached,
+            seconds=7.0 * reached,
         )
 
     def search(
@@ -295,8 +296,11 @@ def test_where_all_students_of_one_size_diverge_the_search_goes_on_without_them(
     assert choice.students.keys() == {1, 3}
 
 
-def test_where_all_students_of_one_size_break_off_the_search_says_so_and_may_be_gone_on_with():
-    broken = Simulated(options(), rising, fails=of_two_layers, attempts=3)
+@pytest.mark.parametrize("depths", [range(DEPTH), (2,), (10,)])
+def test_where_students_of_a_size_that_nobody_finished_broke_off_the_search_may_be_gone_on_with(depths):
+    broken = Simulated(
+        options(), rising, fails=of_two_layers, attempts=lambda shape: 3 if shape.frozen_depth in depths else 0
+    )
     assert broken.search() == "no student of 2 layers reached the end: the loss became nan"
 
 

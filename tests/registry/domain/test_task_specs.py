@@ -93,7 +93,7 @@ def test_a_field_that_every_task_needs_is_named(field: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (CLASSIFICATION | {"lables": []}, "lables: is no known field"),
+        (CLASSIFICATION | {"lables": []}, "lables: is no known field; did you mean labels?"),
         (CLASSIFICATION | {"task": "../rte"}, "task: '../rte' is not a name"),
         (CLASSIFICATION | {"data": {"train": "", "dev": "d", "test": "t"}}, "data.train: "),
         (CLASSIFICATION | {"data": {"train": "t", "dev": "d", "test": "t"}}, "data.test: is no known field"),
@@ -117,6 +117,11 @@ def test_a_field_that_every_task_needs_is_named(field: str) -> None:
 )
 def test_a_mistake_is_named_with_its_place(content: dict[str, Any], said: str) -> None:
     assert any(said in problem for problem in problems(content)), problems(content)
+
+
+def test_a_field_within_another_is_not_taken_for_a_misspelt_one_above():
+    content = CLASSIFICATION | {"data": {"train": "t", "dev": "d", "test": "t"}}
+    assert problems(content) == ["data.test: is no known field"]
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
