@@ -1,7 +1,5 @@
 """The ledger of a search in the registry: what it holds, what it keeps of errors, and what it removes."""
 
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +15,7 @@ from pipelines.tracking import Tracking
 from registry.domain.searches import LedgerTrial, NewSearch, PlannedTrial, SearchOptions, TrialShape
 from registry.errors import LostRace
 from registry.services import searches
+from tests.waiting import eventually
 
 KEY = "ab" * 32
 SHAPE = TrialShape(frozen_depth=2, task_layers=2, learning_rate=1e-4, seed=0, teacher=None, initialisation=None)
@@ -78,19 +77,12 @@ def the_trial(ledger: RegistryLedger) -> LedgerTrial:
     return trial
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def test_leases_are_put_off_while_the_search_waits_for_something_else(ledger, monkeypatch):
     monkeypatch.setattr(search_ledger, "LEASE", timedelta(seconds=0.4))
     assert ledger.claim(KEY)
     first = the_trial(ledger).lease_until
     with ledger.held():
-        eventually(lambda: the_trial(ledger).lease_until > first)
+        eventually(lambda: the_trial(ledger).lease_until > first, "the lease is put off")
         ledger.refuse_if_lost()
 
 
@@ -98,7 +90,7 @@ def test_a_search_that_was_taken_over_meanwhile_ends_at_its_next_word(ledger, mo
     monkeypatch.setattr(search_ledger, "LEASE", timedelta(seconds=0.4))
     begun(ledger.context, "second", taken_over=True)
     with pytest.raises(LostRace, match="taken over"), ledger.held():
-        eventually(lambda: ledger._lost is not None)
+        eventually(lambda: ledger._lost is not None, "the search is found lost")
     with pytest.raises(LostRace, match="taken over"):
         ledger.refuse_if_lost()
 
@@ -116,7 +108,7 @@ def test_a_registry_that_is_away_for_moments_costs_no_search(ledger, monkeypatch
     monkeypatch.setattr(RegistryLedger, "_put_off", at_first_away)
     first = ledger.stand().runner_until
     with ledger.held():
-        eventually(lambda: ledger.stand().runner_until != first)
+        eventually(lambda: ledger.stand().runner_until != first, "the registry is asked again")
     assert failed
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Trunkline, assembled
-from tests.serving.http.conftest import eventually
+from tests.waiting import eventually
 
 COMMAND = Path(sys.executable).parent / "trunkline"
 UNFLUSHED = 120

@@ -13,6 +13,7 @@ import pytest
 from pipelines.execution.executor import Ended, Event, Progressed, Warned
 from pipelines.execution.local_processes import LocalProcesses
 from pipelines.execution.trial_file import Place, TrialFile, TrialOutcome
+from tests.waiting import eventually
 
 PROLOGUE = """
 import json, os, sys, time
@@ -238,8 +239,7 @@ def test_one_that_waits_for_another_process_is_not_given_up(processes, file, tmp
     executor.start(file("a"))
     (process,) = executor._busy.values()
     process.moved_at -= 1000
-    while time.monotonic() - process.moved_at > 600:  # it is heard of by another thread
-        time.sleep(0.01)
+    eventually(lambda: time.monotonic() - process.moved_at < 600, "another thread hears of it")
     (tmp_path / "work").mkdir()
     assert outcome_of(until_ended(executor)[1][0])
 
@@ -248,12 +248,15 @@ def test_of_one_that_waits_for_long_it_is_said(processes, file, tmp_path):
     executor = processes(WAITS + WELL, stuck_after=7200)
     executor.start(file("a"))
     (process,) = executor._busy.values()
-    while process.waits_since is None:
-        time.sleep(0.01)
+    eventually(lambda: process.waits_since is not None, "it says that it waits")
     process.waits_since -= 8000
     events: list[Event] = []
-    while not any(isinstance(event, Warned) for event in events):
-        events += executor.events(seconds=0.05)
+
+    def said() -> bool:
+        events.extend(executor.events(seconds=0.0))
+        return any(isinstance(event, Warned) for event in events)
+
+    eventually(said, "that it waits is passed on")
     (tmp_path / "work").mkdir()
     more, (ended,) = until_ended(executor)
     warnings = [event for event in events + more if isinstance(event, Warned)]

@@ -5,7 +5,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,10 +29,10 @@ from registry.domain.searches import (
     Search,
     SearchChoice,
     SearchOptions,
-    SearchState,
     TrialShape,
     TrialState,
 )
+from tests.search_records import search as search_record
 
 DEPTH = 12
 Metric = Callable[[TrialShape, int], float]
@@ -339,29 +338,7 @@ def test_a_search_that_is_not_finished_or_would_choose_otherwise_now_is_left_as_
 
 
 def found_by(simulated: Simulated, choice: SearchChoice) -> Search:
-    noon = datetime(2026, 5, 2, 12, tzinfo=UTC)
-    return Search(
-        task="topic",
-        spec_revision=1,
-        backbone="small",
-        key="k",
-        train_digest="0" * 64,
-        dev_digest="1" * 64,
-        options=simulated.options,
-        exhaustive_layer_passes=1.0,
-        number=1,
-        backbone_layers=DEPTH,
-        metric="accuracy",
-        state=SearchState.FINISHED,
-        choice=choice,
-        mlflow_run=None,
-        runner=None,
-        runner_until=None,
-        created_at=noon,
-        created_by="ann",
-        finished_at=noon,
-        trials=tuple(simulated.trials.values()),
-    )
+    return search_record(*simulated.trials.values(), choice=choice, options=simulated.options, backbone_layers=DEPTH)
 
 
 def test_of_learning_rates_the_better_one_wins():

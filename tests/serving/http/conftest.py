@@ -5,7 +5,6 @@ import json
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -123,14 +122,6 @@ def reply_of(connection: http.client.HTTPConnection) -> Reply:
     response = connection.getresponse()
     headers = {name.lower(): value for name, value in response.getheaders()}
     return Reply(response.status, headers, response.read())
-
-
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Waits for something that another thread brings about."""
-    until = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < until, f"never: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 
 from serving.http import answers
 from serving.http.lifecycle import Lifecycle
-from tests.serving.http.conftest import eventually, reply_of
+from tests.serving.http.conftest import reply_of
+from tests.waiting import eventually
 
 
 def ended(server) -> bool:

@@ -8,7 +8,8 @@ from contextlib import closing
 import pytest
 
 from serving.http import bodies, connections
-from tests.serving.http.conftest import eventually, reply_of
+from tests.serving.http.conftest import reply_of
+from tests.waiting import eventually
 
 DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
 HELLO = json.dumps({"text": "hello"}).encode()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from registry.errors import InvalidInput
 from serving.http.open_inference import decode_request
 from serving.http.refusals import Refused
-from tests.serving.http.conftest import eventually
+from tests.waiting import eventually
 
 PATH = "/v2/models/trunkline/infer"
 

@@ -10,7 +10,7 @@ from serving.engine import EngineSettings
 from serving.http import answers, open_inference, plain_bodies
 from serving.http.plain_bodies import ManyPredictions, OnePrediction, ReleaseDescription
 from serving.http.refusals import ClientGone
-from tests.serving.http.conftest import eventually
+from tests.waiting import eventually
 
 UNHEARD = "xyzzy"
 

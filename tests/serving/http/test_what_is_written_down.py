@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from serving.structured_logs import JsonLines
-from tests.serving.http.conftest import eventually
+from tests.waiting import eventually
 
 UNHEARD = "xyzzy"
 
