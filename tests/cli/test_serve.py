@@ -282,6 +282,23 @@ def test_an_estimate_says_what_the_machine_bears_and_serves_nothing(trained, mon
         assert all(task["task"] in drawn.out for task in form["tasks"])
 
 
+AFTER_DRAINING = """
+import os, signal, time
+from cli.serve import _later_signals_leave_at_once
+with _later_signals_leave_at_once():
+    pass
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+with _later_signals_leave_at_once():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_signal_while_a_drained_server_waits_for_its_threads_ends_it_at_once():
+    ended = subprocess.run([sys.executable, "-P", "-c", AFTER_DRAINING], capture_output=True, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+
+
 def test_of_an_only_task_no_rate_without_it_is_estimated(trained, monkeypatch):
     monkeypatch.setattr("serving.estimate._SECONDS", 0.2)
     assert trained("release", "assemble", "--task", "classification/2").code == 0
