@@ -238,7 +238,8 @@ def test_one_that_waits_for_another_process_is_not_given_up(processes, file, tmp
     executor = processes(WAITS + WELL, stuck_after=600)
     executor.start(file("a"))
     (process,) = executor._busy.values()
-    process.moved_at -= 1000
+    eventually(lambda: process.waits_since is not None, "it says that it waits")
+    process.moved_at -= 1000  # and it says nothing else from now on
     eventually(lambda: time.monotonic() - process.moved_at < 600, "another thread hears of it")
     (tmp_path / "work").mkdir()
     assert outcome_of(until_ended(executor)[1][0])
