@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from modeling.text import split_words
+from modeling.words import split_words
 from registry.errors import NotFound
 
 ROWS = {"train": 2000, "dev": 600}

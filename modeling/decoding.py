@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from modeling.crf import Transitions, log_marginals, viterbi
-from modeling.text import NO_TOKEN, EncodedText, Word, continued_tag
+from modeling.text import NO_TOKEN, EncodedText
+from modeling.words import Word, continued_tag
 from registry.domain.plain_data import Plain
 from registry.domain.task_specs import TagScheme, TaskType
 

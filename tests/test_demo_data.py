@@ -12,7 +12,7 @@ import yaml
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge, RidgeClassifier
 
-from modeling.text import split_words
+from modeling.words import split_words
 from pipelines.data.dataset import load_dataset
 from pipelines.training.metrics import score
 from registry.domain.task_specs import TaskSpec, TaskType, parse_task_spec

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from modeling.text import carry_tags
+from modeling.words import carry_tags
 from pipelines.data.fields import Refused, label_of, number_of, tags_of, text_of, tokens_of
 from pipelines.data.rows import Row, place_word, read_rows
 from registry.domain.plain_data import canonical_json, json_digest

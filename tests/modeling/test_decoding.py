@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from modeling.crf import TagTransitions
 from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer, TagsAnswer, decode, word_labels
-from modeling.text import EncodedText, TextEncoder, split_words
+from modeling.text import EncodedText, TextEncoder
+from modeling.words import split_words
 from registry.domain.task_specs import TagScheme, TaskType
 
 BIO = ("O", "B-city", "I-city", "B-day", "I-day")

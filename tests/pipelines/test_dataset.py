@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.text import split_words
+from modeling.words import split_words
 from pipelines.data.dataset import Example, load_dataset
 from registry.domain.task_specs import (
     Columns,
