@@ -15,7 +15,8 @@ from sklearn.metrics import matthews_corrcoef
 from trial_pool import PooledTrial, Taught, TrialPool
 
 from pipelines.data.dataset import load_dataset
-from pipelines.search.plan import Run, student_rungs, teacher_rungs
+from pipelines.search.rungs import student_rungs, teacher_rungs
+from pipelines.search.runs import Run
 from pipelines.training.metrics import score
 from registry.domain.searches import SearchOptions, TrialShape
 from registry.domain.task_specs import TaskSpec

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modeling.encoder_layers import step_layer_passes
-from pipelines.search.plan import Run, has_reached, next_step
+from pipelines.search.plan import next_step
+from pipelines.search.runs import Run, has_reached
 from registry.domain.searches import LedgerTrial, SearchChoice, SearchOptions, TrialShape, TrialState
 
 Curve = Mapping[int, float]

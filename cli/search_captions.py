@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from cli.rendering import short_digest
 from cli.search_figures import Cost, InitialisationPair, Runs, Spread, Stopped, StudentCell, StudentGrid, is_student
-from pipelines.search.plan import most_runs
+from pipelines.search.rungs import most_runs
 from registry.domain.searches import Search, SearchOptions, TrialState
 
 SHADE_FROM = (0.8, 0.9, 0.95, 0.99)

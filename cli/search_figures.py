@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean, quantiles, stdev
 
 from cli.charts import Scale, scale_of
-from pipelines.search.plan import standard_error
+from pipelines.search.choice import standard_error
 from registry.domain.searches import Initialisation, LedgerTrial, Search, TrialState
 
 

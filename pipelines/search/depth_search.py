@@ -9,7 +9,8 @@ from typing import Protocol
 
 from pipelines.execution.executor import Ended, Executor, Progressed, Warned
 from pipelines.execution.trial_file import TrialFailure, TrialFile, TrialOutcome
-from pipelines.search.plan import Run, Step, has_reached, next_step
+from pipelines.search.plan import Step, next_step
+from pipelines.search.runs import Run, has_reached
 from registry.domain.records import Version
 from registry.domain.searches import LedgerTrial, PlannedTrial, SearchChoice, SearchOptions, TrialShape
 from registry.errors import StorageError, TrainingFailed

@@ -1,6 +1,7 @@
 """Of a search's trials what is its own: no more than it asked for, whatever other searches did with them later."""
 
-from pipelines.search.plan import Run, has_reached, next_step
+from pipelines.search.plan import next_step
+from pipelines.search.runs import Run, has_reached
 from registry.domain.searches import LedgerTrial, Search, TrialShape, TrialState
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from search_replay import best_epoch, peaked_search, replay, scored_epochs
 
-from pipelines.search.plan import Run
+from pipelines.search.runs import Run
 from registry.domain.searches import SearchOptions, TrialShape, TrialState
 
 

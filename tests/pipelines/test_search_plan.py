@@ -11,19 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.search.choice import standard_error
 from pipelines.search.own_part import own_part
-from pipelines.search.plan import (
-    Run,
-    Rung,
-    default_student_depths,
-    depth_stride,
-    exhaustive_layer_passes,
-    has_reached,
-    next_step,
-    standard_error,
-    student_rungs,
-    teacher_rungs,
-)
+from pipelines.search.plan import default_student_depths, exhaustive_layer_passes, next_step
+from pipelines.search.rungs import Rung, depth_stride, student_rungs, teacher_rungs
+from pipelines.search.runs import Run, has_reached
 from registry.domain.searches import (
     LedgerTrial,
     Search,
