@@ -25,6 +25,7 @@ from cli.rendering import (
     short_digest,
     time_column,
 )
+from cli.task_data import CheckData, check_data, rows_told, warn_of_missing_data
 from cli.yaml_files import read_yaml
 from registry.domain.records import Retirement, Task, TaskSearch, TaskState, Version, VersionKind
 from registry.domain.references import VersionReference, check_alias
@@ -64,12 +65,14 @@ def register(
     ctx: typer.Context,
     file: SpecFile,
     team: Annotated[str, typer.Option(help="The team that owns the task.")],
+    data: CheckData = True,
     idempotency_key: IdempotencyKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a new task from its definition."""
+    """Register a new task from its definition, once its data files are found to be what that says."""
     context: Context = ctx.obj
     spec = _read_spec(context.cwd / file)
+    rows = check_data(spec) if data else {}
     actor, at = context.actor, context.now()
     with context.database.write() as session:
         task = answer_once(
@@ -82,23 +85,26 @@ def register(
             actor=actor,
             at=at,
         )
-    _warn_of_missing_data(spec)
+    warn_of_missing_data(spec)
     if as_json:
         print_json(task)
     else:
-        print_line(f"registered task {task.name} of team {task.team}, spec revision {task.spec_revision}")
+        told = f"; {rows_told(rows)}" if rows else ""
+        print_line(f"registered task {task.name} of team {task.team}, spec revision {task.spec_revision}{told}")
 
 
 @app.command(epilog=example("trunkline task update rte.yaml"))
-def update(ctx: typer.Context, file: SpecFile, as_json: AsJson = False) -> None:
+def update(ctx: typer.Context, file: SpecFile, data: CheckData = True, as_json: AsJson = False) -> None:
     """Give a task a new definition: a further spec revision. Versions keep the revision that they were trained for."""
     context: Context = ctx.obj
     spec = _read_spec(context.cwd / file)
+    if data:
+        check_data(spec)
     with context.database.write() as session:
         before = tasks.get_task(session, spec.task)
         task = tasks.update_task(session, spec, actor=context.actor, at=context.now())
         outdated = outdated_aliases(session, task)
-    _warn_of_missing_data(spec)
+    warn_of_missing_data(spec)
     if as_json:
         print_json(task)
     elif task.spec_revision == before.spec_revision:
@@ -139,13 +145,6 @@ def _with_absolute_paths(content: object, folder: Path) -> object:
     return content | {"data": files}
 
 
-def _warn_of_missing_data(spec: TaskSpec) -> None:
-    # No error: the files may come later, or lie on the machine that trains.
-    for split, path in (("train", spec.data.train), ("dev", spec.data.dev)):
-        if not Path(path).is_file():
-            print_warning(f"task {spec.task}: there is no {split} data file {path} on this machine")
-
-
 @app.command(
     "list",
     epilog=example(
@@ -179,7 +178,7 @@ def list_(
         type=task_type,
         alias=None if alias is None else check_alias(alias),
     )
-    with context.database.read() as session:
+    with context.existing_database.read() as session:
         found = tasks.find_tasks(session, wanted, limit=rows_wanted(limit, as_json=as_json))
         there = found.found or tasks.find_tasks(session, TaskSearch(), limit=0).found
     if as_json:
@@ -200,7 +199,7 @@ def list_(
 def show(ctx: typer.Context, task: TaskName, as_json: AsJson = False) -> None:
     """Show one task: its definition, its aliases, its state."""
     context: Context = ctx.obj
-    with context.database.read() as session:
+    with context.existing_database.read() as session:
         found = tasks.get_task(session, task)
     if as_json:
         print_json(found)
@@ -272,7 +271,7 @@ def list_versions(
     their own, the group with the newest version first.
     """
     context: Context = ctx.obj
-    with context.database.read() as session:
+    with context.existing_database.read() as session:
         owner = tasks.get_task(session, task)
         found = versions.list_versions(session, task, kind=kind, backbone=backbone)
     metric = metric or owner.spec.metric

@@ -117,17 +117,21 @@ def add_version(
 
 
 def write_task_file(folder: Path, task: str = "rte", **fields: str) -> Path:
-    """Writes a valid task.yaml with its data files below it; `fields` replace or add lines."""
+    """Writes a valid task.yaml with its data files below it, a row for each label; `fields` replace or add lines."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     lines = {
         "task": task,
         "type": "classification",
         "labels": "[entailment, not_entailment]",
         "metric": "accuracy",
-        "data": "{train: data/train.jsonl, dev: data/dev.jsonl}",
+        "data": f"{{train: data/{task}-train.jsonl, dev: data/{task}-dev.jsonl}}",
     } | fields
+    rows = [
+        {"text": "yes", "text_pair": "no", "label": label, "tokens": ["yes", "no"], "tags": [f"B-{label}", "O"]}
+        for label in lines["labels"].strip("[]").split(", ")
+    ]
     for split in ("train", "dev"):
-        (folder / "data" / f"{split}.jsonl").touch()
+        (folder / "data" / f"{task}-{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     path = folder / f"{task}.yaml"
     path.write_text("".join(f"{name}: {value}\n" for name, value in lines.items()), encoding="utf-8")
     return path

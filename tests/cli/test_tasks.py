@@ -17,7 +17,7 @@ def test_a_task_is_registered_and_shown(trunkline: Any, task_file: TaskFile) -> 
     file = task_file("rte", input_form="pair", description="'[bold]does it follow?[/bold] :smile:'")
     assert (
         trunkline.done("task", "register", file, "--team", "nlu")
-        == "registered task rte of team nlu, spec revision 1\n"
+        == "registered task rte of team nlu, spec revision 1; 2 train rows, 2 dev rows\n"
     )
     lines = [line.split(maxsplit=1) for line in trunkline.done("task", "show", "rte").splitlines()]
     fields = {line[0]: line[1].strip() for line in lines if len(line) == 2}
@@ -32,10 +32,10 @@ def test_a_task_is_registered_and_shown(trunkline: Any, task_file: TaskFile) -> 
 
 @pytest.mark.usefixtures("team")
 def test_data_paths_are_taken_from_the_files_own_folder(trunkline: Any, task_file: TaskFile, tmp_path: Path) -> None:
-    file = task_file("rte", data="{train: ../tasks/data/train.jsonl, dev: /srv/dev.jsonl}")
+    file = task_file("rte", data="{train: ../tasks/data/rte-train.jsonl, dev: /srv/dev.jsonl}")
     answer = trunkline("task", "register", file.relative_to(tmp_path), "--team", "nlu", "--json")
     assert answer.json["spec"]["data"] == {
-        "train": str(tmp_path / "tasks/data/train.jsonl"),
+        "train": str(tmp_path / "tasks/data/rte-train.jsonl"),
         "dev": "/srv/dev.jsonl",
     }
     assert answer.err == "warning: task rte: there is no dev data file /srv/dev.jsonl on this machine\n"
