@@ -41,6 +41,9 @@ from setting import Layout, Setting, add_layout_options, add_options, opened
 from texts import Texts, chosen
 from texts import add_options as add_text_options
 
+_LEAST_BATCHES = 3
+"""Of each lane, for a way to be judged by more than the end of its run."""
+
 Rates = Mapping[str, Sequence[float]]
 """Side -> texts a second for all tasks, one a round."""
 
@@ -85,6 +88,7 @@ class Plan:
 def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
     """Every side in this process, in turn, in the way that is best for it."""
     some, asked = texts.texts[: plan.sweep_texts], [*texts.texts] * plan.repeats
+    _warn_of_few(plan, texts)
     runs: dict[str, Callable[[], float]] = {}
     best: dict[str, Way] = {}
     for precision in plan.precisions:
@@ -108,6 +112,16 @@ def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
     runs.clear()
     gc.collect()
     return rates, best
+
+
+def _warn_of_few(plan: Plan, texts: Texts) -> None:
+    """Says so where a way with large batches would lose for the texts that it is tried with."""
+    pieces, at_once = sum(texts.lengths[: plan.sweep_texts]), max(way.lanes * way.budget for way in plan.ways)
+    if pieces < _LEAST_BATCHES * at_once:
+        say(
+            f"{texts.name}: the best ways are sought with {pieces} pieces, fewer than {_LEAST_BATCHES} batches a lane "
+            "of the largest size, which a lane left idle at the end may decide: ask for more --sweep-texts and --texts"
+        )
 
 
 def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
@@ -197,7 +211,9 @@ def main() -> None:
     parser.add_argument("--parts", default="engine,http")
     peers.add_budgets(parser)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sweep-texts", type=int, default=192)
+    parser.add_argument(
+        "--sweep-texts", type=int, default=192, help="of the texts, those that the best ways are sought with"
+    )
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
     parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
     parser.add_argument("--repeats", type=int, default=1, help="how often each text is asked, each round")
