@@ -7,6 +7,7 @@ from typing import TypeAlias, cast
 from rich.markup import escape
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
+from typer.models import Context as ParserContext
 
 from cli import (
     aliases,
@@ -78,12 +79,18 @@ def walk(command: Command, path: str = "trunkline") -> Iterator[tuple[str, Comma
 
 
 def take_help_literally(root: TyperGroup) -> None:
-    """Escapes all help: typer would read `[default: 5]` in it as rich's markup and show nothing."""
+    """Escapes all help: typer would read `[default: 5]` in it as rich's markup and show nothing.
+
+    Nor does it say any more that a switch is a `<bool>`: it takes no value.
+    """
     for _, command in walk(root):
         command.help, command.epilog = escape(_flowing(command.help or "")), escape(command.epilog or "")
-        for parameter in command.params:
+        asks_for_help = command.get_help_option(ParserContext(command, **root.context_settings))
+        for parameter in (*command.params, asks_for_help):
             if isinstance(parameter, TyperArgument | TyperOption):
                 parameter.help = escape(parameter.help or "")
+            if isinstance(parameter, TyperOption) and parameter.is_flag:
+                parameter.metavar = ""
 
 
 def _flowing(text: str) -> str:

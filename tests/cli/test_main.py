@@ -185,3 +185,11 @@ def test_a_working_folder_that_is_gone_is_an_error(
     assert main(["team", "list"]) == 1
     assert capsys.readouterr().err == "error: the working folder does not exist any more; change to another one\n"
     os.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", [("--help",), ("task", "list", "--help"), ("task", "register", "-h")])
+def test_help_gives_no_type_to_a_switch(trunkline: Any, command: tuple[str, ...]) -> None:
+    told = trunkline.done(*command)
+    assert "--help" in told
+    assert "-h" in told
+    assert "<bool>" not in told
