@@ -157,6 +157,7 @@ class Home:
     def register(self, model: Path, specs: Sequence[TaskSpec]) -> None:
         """Pins the backbone and registers the tasks, those that are not there yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.run("db", "upgrade")  # makes the registry where there is none
         known = {task["spec"]["task"] for task in json.loads(self.run("task", "list", "--json"))}
         if not json.loads(self.run("backbone", "list", "--json")):
             self.run("backbone", "pin", BACKBONE, str(model))

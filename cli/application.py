@@ -70,7 +70,7 @@ class Context:
 
     @functools.cached_property
     def database(self) -> Database:
-        """The registry; where it is to be an SQLite file that does not exist yet, a new one."""
+        """The registry to change; where it is to be an SQLite file that does not exist yet, a new one."""
         settings = self.settings
         database = Database.open(settings.database_url)
         if database.is_new:  # said, because a mistyped --home looks like an empty registry
@@ -80,7 +80,7 @@ class Context:
 
     @property
     def existing_database(self) -> Database:
-        """The registry, which must be there already: one that was made just now would be found in best order.
+        """The registry, which must be there already: what only looks makes none, wherever it is called from.
 
         Raises:
             NotFound: it is to be an SQLite file that does not exist.
@@ -89,7 +89,7 @@ class Context:
         if file is not None and not file.exists():
             raise NotFound(
                 f"there is no registry at {file}: check the folder that you are in, --home, TRUNKLINE_HOME and "
-                "TRUNKLINE_DATABASE_URL"
+                "TRUNKLINE_DATABASE_URL; to begin a new one: trunkline team create TEAM"
             )
         return self.database
 

@@ -37,7 +37,7 @@ def list_(
 ) -> None:
     """List changes, the latest first."""
     context: Context = ctx.obj
-    with context.database.read() as session:
+    with context.existing_database.read() as session:
         events = audit.list_events(session, object=object_, limit=limit)
     if as_json:
         print_json(events)

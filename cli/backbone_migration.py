@@ -202,7 +202,7 @@ def _estimate(context: Context, migration: _Migration, one: TaskMigration) -> Es
     teacher = migration.kept_teacher(one)
     for step in one.steps:
         trial = repeated_trial(step, task, migration.new, data, teacher=teacher)
-        with context.database.read() as session:
+        with context.existing_database.read() as session:
             found = versions.find_trial(session, one.task, trial.key)
         if found is None:
             break

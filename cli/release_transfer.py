@@ -34,7 +34,7 @@ def push(
     Only the blobs that are not there yet travel; every one is read there and compared with its digest.
     """
     context: Context = ctx.obj
-    with context.database.read() as session:
+    with context.existing_database.read() as session:
         found = releases.get_release(session, release)
         release_states.refuse_retired(found)
         manifest, owner = found.manifest, owner_name(registry_number(session))

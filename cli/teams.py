@@ -44,7 +44,7 @@ def create(
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the teams."""
     context: Context = ctx.obj
-    with context.database.read() as session:
+    with context.existing_database.read() as session:
         found = teams.list_teams(session)
     if as_json:
         print_json(found)

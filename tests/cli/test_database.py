@@ -95,7 +95,7 @@ def test_a_new_home_is_looked_at_without_making_it(trunkline: Any, tmp_path: Pat
 
 def test_a_new_registry_that_is_not_at_home_is_said_to_be_where_it_is(trunkline: Any, tmp_path: Path) -> None:
     trunkline.environ["TRUNKLINE_DATABASE_URL"] = f"sqlite:///{tmp_path / 'elsewhere.db'}"
-    assert trunkline("team", "list").err == f"created a new registry in {tmp_path / 'elsewhere.db'}\n"
+    assert trunkline("team", "create", "nlu").err == f"created a new registry in {tmp_path / 'elsewhere.db'}\n"
     assert trunkline("team", "list").err == ""
 
 

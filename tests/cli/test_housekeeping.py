@@ -95,10 +95,14 @@ def test_restoring_over_something_is_not_allowed(trunkline, pinned_backbone):
 
 
 @pytest.mark.parametrize(
-    "command", [("gc",), ("gc", "--dry-run"), ("fsck",), ("backup", "b.tar"), ("audit", "verify"), ("audit", "export")]
+    "command",
+    [
+        *("gc", "gc --dry-run", "fsck", "backup b.tar", "audit verify", "audit export"),
+        *("team list", "task list", "task show rte", "release list", "backbone list", "status", "train rte --layers 1"),
+    ],
 )
-def test_what_looks_after_a_registry_never_makes_one(trunkline, command):
-    answer = trunkline("--home", "elsewhere", *command)
+def test_what_only_looks_at_a_registry_or_after_it_never_makes_one(trunkline, command):
+    answer = trunkline("--home", "elsewhere", *command.split())
     assert answer.code == 1
     assert "there is no registry at" in answer.err
     assert not (trunkline.folder / "elsewhere").exists()
