@@ -135,7 +135,7 @@ def history(
 
 
 def _print_moves(context: Context, task: str, alias: str | None, as_json: bool) -> None:
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         moves = aliases.history(session, task, alias=alias)
     if as_json:
         print_json(moves)
@@ -159,7 +159,7 @@ def _print_moves(context: Context, task: str, alias: str | None, as_json: bool) 
 
 
 def _print_task_at(context: Context, task: str, alias: str | None, at: datetime, as_json: bool) -> None:
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         past = tasks.task_at(session, task, at)
     named = {name: number for name, number in past.aliases.items() if alias in (None, name)}
     if as_json:

@@ -10,6 +10,7 @@ and imports `pipelines`, `modeling` and `serving` inside the function, so that t
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -68,30 +69,30 @@ class Context:
     def actor(self) -> str:
         return self.settings.actor
 
-    @functools.cached_property
+    @property
     def database(self) -> Database:
-        """The registry to change; where it is to be an SQLite file that does not exist yet, a new one."""
+        """The registry, which must be there already: nobody makes one by looking into the wrong folder.
+
+        Raises:
+            NotFound: it is to be an SQLite file that does not exist.
+        """
+        file = None if "database_or_new" in vars(self) else sqlite_file(self.settings.database_url)
+        if file is not None and not os.path.exists(file):  # noqa: PTH110 - Path.exists raises where nobody may look
+            raise NotFound(
+                f"there is no registry at {file}: check the folder that you are in, --home, TRUNKLINE_HOME and "
+                "TRUNKLINE_DATABASE_URL; where there never was one, `trunkline team create` begins it"
+            )
+        return self.database_or_new
+
+    @functools.cached_property
+    def database_or_new(self) -> Database:
+        """The registry for what may begin one; where it is to be an SQLite file that does not exist yet, a new one."""
         settings = self.settings
         database = Database.open(settings.database_url)
         if database.is_new:  # said, because a mistyped --home looks like an empty registry
             is_at_home = database.location == str(settings.registry_file)
             print_note(f"created a new registry in {settings.home if is_at_home else database.location}")
         return database
-
-    @property
-    def existing_database(self) -> Database:
-        """The registry, which must be there already: what only looks makes none, wherever it is called from.
-
-        Raises:
-            NotFound: it is to be an SQLite file that does not exist.
-        """
-        file = sqlite_file(self.settings.database_url)
-        if file is not None and not file.exists():
-            raise NotFound(
-                f"there is no registry at {file}: check the folder that you are in, --home, TRUNKLINE_HOME and "
-                "TRUNKLINE_DATABASE_URL; to begin a new one: trunkline team create TEAM"
-            )
-        return self.database
 
     @functools.cached_property
     def store(self) -> ArtifactStore:
@@ -105,8 +106,8 @@ class Context:
         return open_store(root, cache=self.settings.blob_cache, cache_bytes=self.settings.blob_cache_bytes)
 
     def close(self) -> None:
-        if "database" in vars(self):
-            self.database.close()
+        if "database_or_new" in vars(self):
+            self.database_or_new.close()
 
 
 def example(*commands: str, then: str = "") -> str:

@@ -37,7 +37,7 @@ def list_(
 ) -> None:
     """List changes, the latest first."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         events = audit.list_events(session, object=object_, limit=limit)
     if as_json:
         print_json(events)
@@ -94,7 +94,7 @@ def verify(
     """
     context: Context = ctx.obj
     expected = None if expect is None else parse_head(expect)
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         report = audit.chain_report(session, expect=expected)
     if as_json:
         breaks = [found.model_dump() for found in report.breaks]
@@ -130,7 +130,7 @@ def export(
     docs/digests.md says how. With --output the file is there whole or not at all; --json then describes it.
     """
     context: Context = ctx.obj
-    with context.existing_database.read() as session, closing(audit.export_events(session, first=first)) as lines:
+    with context.database.read() as session, closing(audit.export_events(session, first=first)) as lines:
         if output is None:
             _write_out(lines)
             return

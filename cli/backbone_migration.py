@@ -94,7 +94,7 @@ def migrate(
 
 def _read(context: Context, old: str, new: str, alias: str, names: Sequence[str]) -> _Migration:
     """Raises: UsageError, NotFound, NotAllowed: one argument is wrong; InvalidInput: several are, each with a line."""
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         pinned, chosen = _chosen(session, old, new, alias, names)
         in_use = _lineages(session, alias, chosen)
         known = [one.version for of in in_use.values() for one in (of, of.teacher) if one is not None]
@@ -202,7 +202,7 @@ def _estimate(context: Context, migration: _Migration, one: TaskMigration) -> Es
     teacher = migration.kept_teacher(one)
     for step in one.steps:
         trial = repeated_trial(step, task, migration.new, data, teacher=teacher)
-        with context.existing_database.read() as session:
+        with context.database.read() as session:
             found = versions.find_trial(session, one.task, trial.key)
         if found is None:
             break

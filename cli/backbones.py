@@ -66,7 +66,7 @@ def pin(
     reached("pin.blobs-stored")
     if origin:
         new = new.model_copy(update={"source": origin})
-    with context.database.write() as session:
+    with context.database_or_new.write() as session:
         refer_to(session, context.store, new.blobs)
         was_there = bool(backbones.list_backbones(session, names=[new.name]))
         backbone = backbones.pin_backbone(session, new, actor=context.actor, at=context.now())
@@ -96,7 +96,7 @@ def _files(context: Context, source: str, revision: str | None) -> tuple[Path, s
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the pinned backbones; P(N) is the digest of the whole encoder."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = backbones.list_backbones(session)
     if as_json:
         print_json(found)
@@ -125,7 +125,7 @@ def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
 def show(ctx: typer.Context, name: BackboneName, as_json: AsJson = False) -> None:
     """Show one backbone and its prefix digest at every depth."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         backbone = backbones.get_backbone(session, name)
     if as_json:
         print_json(backbone)
@@ -158,7 +158,7 @@ def diff(
     A task version whose frozen depth is shared by both can be attached to either.
     """
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         ours, theirs = backbones.get_backbone(session, first), backbones.get_backbone(session, second)
     shared = _shared_depths(ours, theirs)
     difference = _first_difference(ours, theirs)

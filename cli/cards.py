@@ -32,7 +32,7 @@ def task_card(
 ) -> None:
     """Write the model card of a task's version: what it answers, how it was made, what it reaches. Markdown."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = versions.get_version(session, parse_reference(version))
         task = tasks.get_task(session, found.task)
         carded = CardedVersion(found, tasks.get_spec(session, found.task, found.spec_revision))
@@ -64,7 +64,7 @@ def release_card_parts(
     Args:
         travels: it goes where nobody can correct it: what may change tomorrow, such as where it is live, is left out.
     """
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         references = [VersionReference(task=task, number=number) for task, number in sorted(release.tasks.items())]
         found = versions.get_versions(session, references)
         specs = versions.specs_of(session, found)

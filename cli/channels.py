@@ -27,7 +27,7 @@ def create(
 ) -> None:
     """Make a channel, on which nothing is live yet."""
     context: Context = ctx.obj
-    with context.database.write() as session:
+    with context.database_or_new.write() as session:
         channel = channels.create_channel(session, name, takes=takes, actor=context.actor, at=context.now())
     if as_json:
         print_json(channel)
@@ -39,7 +39,7 @@ def create(
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     """The channels and what is live on each."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = channels.list_channels(session)
     if as_json:
         print_json(found)
@@ -71,7 +71,7 @@ def history(
 ) -> None:
     """Show what was placed on a channel when, or what was live at a time."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         placements = channels.history(session, name, until=at)
     if at is not None:
         live = placements[-1].to_release if placements else None

@@ -36,10 +36,10 @@ def gc(
 
     context: Context = ctx.obj
     if take_over:
-        sweep.take_over(context.existing_database, context.store)
+        sweep.take_over(context.database, context.store)
     with progress_bar() as report:
         swept = sweep.sweep_blobs(
-            context.existing_database, context.store, grace=timedelta(hours=grace), dry_run=dry_run, report=report
+            context.database, context.store, grace=timedelta(hours=grace), dry_run=dry_run, report=report
         )
     if as_json:
         print_json(swept)
@@ -74,7 +74,7 @@ def fsck(
     context: Context = ctx.obj
     with progress_bar() as report:
         found = check_registry(
-            context.existing_database,
+            context.database,
             context.settings.artifact_root,
             read_blobs=not quick,
             at=context.now(),
@@ -124,9 +124,7 @@ def backup(
     context: Context = ctx.obj
     path = context.cwd / file
     with progress_bar() as report:
-        summary = write_backup(
-            context.existing_database, context.store, path, blobs=blobs, at=context.now(), report=report
-        )
+        summary = write_backup(context.database, context.store, path, blobs=blobs, at=context.now(), report=report)
     if as_json:
         print_json(summary)
     else:
@@ -168,7 +166,7 @@ def restore(
         if only_blobs:
             summary = restore_blobs(context.store, path, report=report)
         else:
-            database, actor, at = context.database, context.actor, context.now()
+            database, actor, at = context.database_or_new, context.actor, context.now()
             summary = restore_backup(database, context.store, path, actor=actor, at=at, report=report)
     if as_json:
         print_json(summary)

@@ -176,7 +176,7 @@ def _refuse_misfits(
 
 
 def _read_registry(context: Context, backbone: str | None) -> PlanSource:
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         return registered_source(session, backbone)
 
 

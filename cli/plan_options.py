@@ -48,7 +48,7 @@ def pinned_versions(context: Context, text: str | None, *, from_file: bool) -> d
         if isinstance(reference, AliasReference):
             if from_file:
                 raise UsageError(f"--pin {part}: name a version, as in rte/3")
-            with context.existing_database.read() as session:
+            with context.database.read() as session:
                 reference = VersionReference(
                     task=reference.task, number=versions.get_version(session, reference).number
                 )

@@ -16,7 +16,8 @@ Written from the commands by `make docs`; a test compares the two. Every command
 Global options stand before the command's name: `trunkline --home /srv/trunkline task list`.
 
 - The registry's folder: `--home`, else `TRUNKLINE_HOME`, else the nearest `.trunkline` folder going up from the working
-  folder, else a new `.trunkline` there.
+  folder, else `.trunkline` there. A registry is begun by `team create`, `backbone pin`, `channel create`, `restore` and
+  `db upgrade`; every other command wants one that is there.
 - Who the audit trail names: `--actor`, else `TRUNKLINE_ACTOR`, else the login name.
 - Where training runs are tracked: `MLFLOW_TRACKING_URI`, else a database of its own in the registry's folder.
 - Answers go to stdout, with `--json` as one JSON document; warnings, errors and progress go to stderr. Colours and bars

@@ -54,7 +54,7 @@ def notes(
     """Write a release's notes: what changed since another one, what the gates found, and who approved it. Markdown."""
     context: Context = ctx.obj
     found, _ = _compare(context, since, release)
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         made = releases.get_release(session, found.after)
         moves = release_states.release_moves(session, found.after)
     if as_json:
@@ -83,7 +83,7 @@ def move_words(move: ReleaseMove) -> str:
 def _compare(context: Context, before: str, after: str) -> tuple[ReleaseDiff, tuple[Manifest, Manifest]]:
     first, second = open_manifest(context, before), open_manifest(context, after)
     held = {(task, branch.version) for _, manifest in (first, second) for task, branch in manifest.tasks.items()}
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         references = [VersionReference(task=task, number=number) for task, number in sorted(held)]
         found = versions.get_versions(session, references)
         specs = versions.specs_of(session, found)

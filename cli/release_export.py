@@ -48,7 +48,7 @@ def export(
 
     context: Context = ctx.obj
     path = context.cwd / expanded(to)
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
     metadata, text = release_card_parts(context, found, manifest, travels=True)

@@ -36,7 +36,7 @@ def verify(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False
     from pipelines.assembly import release_assembly
 
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         release_states.refuse_retired(releases.get_release(session, release))
     found, manifest = open_manifest(context, release)
     context.store.verify(found.manifest)

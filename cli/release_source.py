@@ -43,7 +43,7 @@ def release_source(context: Context, reference: str, root: str | None) -> Releas
         store = context.other_store(root, "--from")
         refuse_without_manifest(reference, store)
         return ReleaseSource(reference[:12], reference, store)
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = releases.get_release(session, reference)
     if found.state is ReleaseState.RETIRED:
         print_warning(f"{found.name} is retired: `trunkline release list` shows the others")

@@ -34,7 +34,7 @@ def push(
     Only the blobs that are not there yet travel; every one is read there and compared with its digest.
     """
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = releases.get_release(session, release)
         release_states.refuse_retired(found)
         manifest, owner = found.manifest, owner_name(registry_number(session))
@@ -71,7 +71,7 @@ def pull(
     if to is not None and is_digest(release):
         manifest, owner = release, None
     else:
-        with context.existing_database.read() as session:
+        with context.database.read() as session:
             if is_digest(release) and releases.find_release(session, release) is None:
                 raise NotFound(
                     f"no release of this registry has manifest {short_digest(release)}: name a folder or prefix of its "

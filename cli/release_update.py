@@ -169,7 +169,7 @@ def _proposal(context: Context, channel: str, wanted: _Wanted) -> _Proposal:
     """The live release's selection with the changes; raises UsageError with all that does not fit it."""
     from pipelines.assembly.comparison_gates import ChangedTask
 
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found, live = channels.get_channel(session, channel), channels.live_release(session, channel)
         named = versions.get_versions(session, [parse_reference(one) for one in (*wanted.changed, *wanted.added)])
         selection = _selection(live, wanted, named)

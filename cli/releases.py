@@ -83,7 +83,7 @@ def assemble(
     locked = parse_lock(read_yaml(context.cwd / lock), f"lock {lock}") if lock else None
     if locked and backbone and backbone != locked.backbone:
         raise UsageError(f"lock {lock} names backbone {locked.backbone}; leave --backbone {backbone} out")
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         selected = _selected(session, select=select, locked=locked, references=task or [])
         trunk = _backbone(session, locked.backbone if locked else backbone, selected)
         # Retired tasks are refused here too, and not only when the release is registered: assembling takes a while.
@@ -131,7 +131,7 @@ def list_(
     context: Context = ctx.obj
     if task is not None and version is not None:
         raise UsageError("--version names a task already: leave --task out")
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         holding = task if version is None else versions.get_version(session, parse_reference(version)).reference
         found = releases.find_releases(session, holding=holding, limit=rows_wanted(limit, as_json=as_json))
         live = channels.list_channels(session)
@@ -204,7 +204,7 @@ def history(
 
 
 def _print_changes(context: Context, task: str | None, limit: int | None, *, as_json: bool) -> None:
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         changes = releases.history(session, task=task, limit=None if task else limit)
     shown = changes[-limit:] if limit else changes
     # Numbers have no gaps: the last release says how many there are.
@@ -251,7 +251,7 @@ def _described(change: ReleaseChange) -> list[str]:
 
 
 def _print_release_at(context: Context, task: str | None, at: datetime, *, as_json: bool) -> None:
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         if task is not None:
             tasks.get_task(session, task)  # for the error when there is none
         release = releases.release_at(session, at)
@@ -297,7 +297,7 @@ def lock_(ctx: typer.Context, release: ReleaseArgument, as_json: AsJson = False)
 
 def open_manifest(context: Context, reference: str) -> tuple[Release, Manifest]:
     """A release and its manifest, digest verified."""
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         release = releases.get_release(session, reference)
     return release, parse_manifest(context.store.read(release.manifest), f"manifest of release {release.name}")
 
@@ -325,7 +325,7 @@ def _left_out(session: Session, alias: str) -> list[str]:
 
 def refuse_retired_selection(context: Context, manifest: Manifest) -> None:
     """Before the gates are run, not only when the release is registered."""
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         releases.refuse_if_release_retired(releases.find_release(session, manifest.digest()))
 
 

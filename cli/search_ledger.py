@@ -46,14 +46,14 @@ class RegistryLedger:
 
     def stand(self) -> Search:
         """The search as it stands."""
-        with self.context.existing_database.read() as session:
+        with self.context.database.read() as session:
             return searches.get_search(session, self.search.task, self.search.number)
 
     def trials(self) -> Sequence[LedgerTrial]:
         return self.stand().trials
 
     def version(self, number: int) -> Version:
-        with self.context.existing_database.read() as session:
+        with self.context.database.read() as session:
             return versions.get_version(session, VersionReference(task=self.search.task, number=number))
 
     def ask_for(self, planned: Sequence[PlannedTrial]) -> None:
@@ -168,7 +168,7 @@ class RegistryLedger:
 
         A later search that wants one of them begins it again.
         """
-        with self.context.existing_database.read() as session:
+        with self.context.database.read() as session:
             kept = trials.keys_wanted_elsewhere(session, self.search)
         for trial in self.trials():
             if trial.state is TrialState.FINISHED or trial.key not in kept:

@@ -147,7 +147,7 @@ def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -
         print_warning(f"the teacher's {search.metric} is no better than answers at random: nothing is worth promoting")
         return
     number, why = worth
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         champion = next((one for one in versions_with_alias(session, "champion") if one.task == search.task), None)
     if champion is not None and champion.number == number:
         return
@@ -186,7 +186,7 @@ def show(
 ) -> None:
     """Show what a search found and what it cost, in figures; also of one that still runs."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = own_part(searches.get_search(session, task, number).driven(_is_driving(context)))
     if svg is not None:
         _draw_into(context.cwd / svg, found)
@@ -202,7 +202,7 @@ def list_(
 ) -> None:
     """List searches and what they chose."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = [one.driven(_is_driving(context)) for one in searches.list_searches(session, task)]
     if as_json:
         print_json(found)
@@ -231,7 +231,7 @@ def _read_problem(context: Context, task: str, backbone: str | None) -> "Problem
     from pipelines.data.dataset import load_dataset
     from pipelines.search.problem import Problem
 
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = tasks.get_task(session, task)
         trunk = backbone_of(session, backbone)
     refuse_retired(task, found.state)

@@ -280,7 +280,7 @@ def _follower(
 
 
 def _live(context: Context, channel: str) -> tuple[str, str]:
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = channels.live_release(session, channel)
     return found.name, found.manifest
 

@@ -41,7 +41,7 @@ def status(
     newest backbone; a channel is behind when it answers with another version.
     """
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         active = [task for task in tasks.list_tasks(session) if task.state is TaskState.ACTIVE]
         champions = _champions(session, alias)
         newest = _newest(backbones.list_backbones(session))

@@ -25,7 +25,7 @@ from cli.rendering import (
     short_digest,
     time_column,
 )
-from cli.task_data import CheckData, check_data, rows_told, warn_of_missing_data
+from cli.task_data import CheckData, look_at_data, warn_of_data
 from cli.yaml_files import read_yaml
 from registry.domain.records import Retirement, Task, TaskSearch, TaskState, Version, VersionKind
 from registry.domain.references import VersionReference, check_alias
@@ -33,7 +33,7 @@ from registry.domain.scores import best_first
 from registry.domain.task_specs import Columns, Metric, TaskSpec, TaskType, parse_task_spec, validation_problems
 from registry.errors import UsageError
 from registry.services import channels, releases, tasks, versions
-from registry.services.idempotency import answer_once
+from registry.services.idempotency import answer_once, is_answered
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: define them, see them, promote their versions, retire them.")
 
@@ -69,10 +69,14 @@ def register(
     idempotency_key: IdempotencyKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a new task from its definition, once its data files are found to be what that says."""
+    """Register a new task from its definition; the data files that it names are read first."""
     context: Context = ctx.obj
     spec = _read_spec(context.cwd / file)
-    rows = check_data(spec) if data else {}
+    with context.database.read() as session:
+        answered = is_answered(session, idempotency_key)
+        if idempotency_key is None:  # else the name may be taken by the same request, a moment ago
+            tasks.refuse_unless_free(session, spec.task, team=team)
+    files = look_at_data(spec, read=data and not answered)
     actor, at = context.actor, context.now()
     with context.database.write() as session:
         task = answer_once(
@@ -85,26 +89,30 @@ def register(
             actor=actor,
             at=at,
         )
-    warn_of_missing_data(spec)
+    warn_of_data(spec, files)
     if as_json:
         print_json(task)
     else:
-        told = f"; {rows_told(rows)}" if rows else ""
-        print_line(f"registered task {task.name} of team {task.team}, spec revision {task.spec_revision}{told}")
+        rows = f"; {', '.join(files.rows)}" if files.rows else ""
+        print_line(f"registered task {task.name} of team {task.team}, spec revision {task.spec_revision}{rows}")
 
 
 @app.command(epilog=example("trunkline task update rte.yaml"))
 def update(ctx: typer.Context, file: SpecFile, data: CheckData = True, as_json: AsJson = False) -> None:
-    """Give a task a new definition: a further spec revision. Versions keep the revision that they were trained for."""
+    """Give a task a new definition: a further spec revision. Versions keep the revision that they were trained for.
+
+    The data files that it names are read first, where the definition is new.
+    """
     context: Context = ctx.obj
     spec = _read_spec(context.cwd / file)
-    if data:
-        check_data(spec)
+    with context.database.read() as session:
+        known = tasks.get_task(session, spec.task).spec == spec
+    files = look_at_data(spec, read=data and not known)
     with context.database.write() as session:
         before = tasks.get_task(session, spec.task)
         task = tasks.update_task(session, spec, actor=context.actor, at=context.now())
         outdated = outdated_aliases(session, task)
-    warn_of_missing_data(spec)
+    warn_of_data(spec, files)
     if as_json:
         print_json(task)
     elif task.spec_revision == before.spec_revision:
@@ -178,7 +186,7 @@ def list_(
         type=task_type,
         alias=None if alias is None else check_alias(alias),
     )
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = tasks.find_tasks(session, wanted, limit=rows_wanted(limit, as_json=as_json))
         there = found.found or tasks.find_tasks(session, TaskSearch(), limit=0).found
     if as_json:
@@ -199,7 +207,7 @@ def list_(
 def show(ctx: typer.Context, task: TaskName, as_json: AsJson = False) -> None:
     """Show one task: its definition, its aliases, its state."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = tasks.get_task(session, task)
     if as_json:
         print_json(found)
@@ -271,7 +279,7 @@ def list_versions(
     their own, the group with the newest version first.
     """
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         owner = tasks.get_task(session, task)
         found = versions.list_versions(session, task, kind=kind, backbone=backbone)
     metric = metric or owner.spec.metric

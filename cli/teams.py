@@ -23,7 +23,7 @@ def create(
     """Create a team."""
     context: Context = ctx.obj
     actor, at = context.actor, context.now()
-    with context.database.write() as session:
+    with context.database_or_new.write() as session:
         team = answer_once(
             session,
             idempotency_key,
@@ -44,7 +44,7 @@ def create(
 def list_(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the teams."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = teams.list_teams(session)
     if as_json:
         print_json(found)

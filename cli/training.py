@@ -88,7 +88,7 @@ def train(
     """
     context: Context = ctx.obj
     check_name("task", task)
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = tasks.get_task(session, task)
         trunk = backbone_of(session, backbone)
     refuse_retired(task, found.state)
@@ -141,7 +141,7 @@ def distil(
     """
     context: Context = ctx.obj
     reference = parse_reference(teacher)
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         source = versions.get_version(session, reference)
         found = tasks.get_task(session, source.task)
         trunk = backbones.get_backbone(session, source.backbone)
@@ -274,7 +274,7 @@ def run_trial(
     reached("train.data-read")
     limit = context.settings.activation_cache_bytes
     with open_trial(trial, context.settings.home, depths=depths, cache_bytes=limit) as held:
-        with context.existing_database.read() as session:
+        with context.database.read() as session:
             version = versions.find_trial(session, trial.spec.task, trial.key)
         if version is None:
             if says_cost:

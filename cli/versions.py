@@ -44,7 +44,7 @@ def show(
 ) -> None:
     """Show one version: where its branch leaves, its metrics, and everything that made it."""
     context: Context = ctx.obj
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         found = versions.get_version(session, parse_reference(version))
     if as_json:
         print_json(found)
@@ -77,7 +77,7 @@ def import_(
     check_name("task", task)
     subject = f"manifest {manifest}"
     told = parse_module_manifest(_content(context.cwd / manifest), subject)
-    with context.existing_database.read() as session:
+    with context.database.read() as session:
         planned = plan_import(session, task, told, subject)
     module = read_module(context.cwd / file, planned)
     dev = load_dataset(planned.spec, "dev")

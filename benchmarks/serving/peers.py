@@ -45,7 +45,7 @@ Rows = Sequence[Sequence[int]]
 """Piece ids, one row a text, not padded."""
 
 TASKS = 8
-BUDGETS = (128, 256, 512, 1024, 2048, 4096)
+BUDGETS = (128, 256, 512, 1024, 2048)
 """Most padded pieces of a batch."""
 TRIES = 2
 """Of each way to use the cores, the faster of which counts."""

@@ -17,6 +17,7 @@ it. No side keeps answers.
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import shlex
@@ -56,8 +57,8 @@ class Plan:
     layout: Layout
     """Of ours; the others have as many tasks."""
     ways: Sequence[Way]
-    sweep_texts: int
-    """How many texts the best way is found with."""
+    sweep_texts: int | None
+    """How many texts the best way is found with; None: all of them."""
     rounds: int
     copies: int
     """Sets of encoder weights of a peer in one process; over HTTP each task has its own."""
@@ -88,7 +89,6 @@ class Plan:
 def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
     """Every side in this process, in turn, in the way that is best for it."""
     some, asked = texts.texts[: plan.sweep_texts], [*texts.texts] * plan.repeats
-    _warn_of_few(plan, texts)
     runs: dict[str, Callable[[], float]] = {}
     best: dict[str, Way] = {}
     for precision in plan.precisions:
@@ -114,14 +114,13 @@ def offline(plan: Plan, texts: Texts) -> tuple[Rates, dict[str, Way]]:
     return rates, best
 
 
-def _warn_of_few(plan: Plan, texts: Texts) -> None:
-    """Says so where a way with large batches would lose for the texts that it is tried with."""
-    pieces, at_once = sum(texts.lengths[: plan.sweep_texts]), max(way.lanes * way.budget for way in plan.ways)
-    if pieces < _LEAST_BATCHES * at_once:
-        say(
-            f"{texts.name}: the best ways are sought with {pieces} pieces, fewer than {_LEAST_BATCHES} batches a lane "
-            "of the largest size, which a lane left idle at the end may decide: ask for more --sweep-texts and --texts"
-        )
+def texts_missing(lengths: Sequence[int], tried: Sequence[Way]) -> int:
+    """How many more texts than these a sweep of the ways needs, so that a lane has a few batches of the largest size.
+
+    With fewer, what a lane stands idle at the end may decide which way is the best.
+    """
+    needed = _LEAST_BATCHES * max(way.lanes * way.budget for way in tried)
+    return max(0, math.ceil((needed - sum(lengths)) * len(lengths) / sum(lengths)))
 
 
 def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
@@ -211,9 +210,7 @@ def main() -> None:
     parser.add_argument("--parts", default="engine,http")
     peers.add_budgets(parser)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--sweep-texts", type=int, default=192, help="of the texts, those that the best ways are sought with"
-    )
+    parser.add_argument("--sweep-texts", type=int, help="those that the best ways are sought with [default: all]")
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
     parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
     parser.add_argument("--repeats", type=int, default=1, help="how often each text is asked, each round")
@@ -248,6 +245,8 @@ def main() -> None:
     kept: dict[str, object] = {"setting": machine, "begun": time.time()}
     for texts in chosen(arguments, setting.text_encoder):
         print(texts.title)
+        if missing := texts_missing(texts.lengths[: plan.sweep_texts], plan.ways):
+            say(f"{texts.name}: too few texts to tell ways apart: {missing} more, or smaller --budgets, would do")
         in_process, best = offline(plan, texts)
         measured: dict[str, Rates] = {}
         kept[texts.name] = {"texts": texts.title, "rates": measured, "ways": {side: str(w) for side, w in best.items()}}

@@ -24,7 +24,7 @@ def teacher_rungs(configurations: int, *, seeds: int, epochs: int, stride: int =
 
     All of them for a fifth of the epochs, a third for three fifths (where the paper's recipe is scored for the first
     time), and to the end a ninth, but two at least: the rule of choice needs something to choose from. Each with a
-    fifth of the seeds; see `contenders` in `plan.py` for the others.
+    fifth of the seeds; see `_Stage.contenders` in `plan.py` for the others.
 
     Args:
         stride: of the first rung.
@@ -41,7 +41,7 @@ def teacher_rungs(configurations: int, *, seeds: int, epochs: int, stride: int =
 def student_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]:
     """The depths of one number of layers: each for a fifth of the epochs, the best one to the end.
 
-    With one fifth of the seeds; see `contenders` in `plan.py` for the others.
+    With one fifth of the seeds; see `_Stage.contenders` in `plan.py` for the others.
     """
     few = _first_runs(seeds)
     rungs = [Rung(math.ceil(epochs / 5), configurations, few), Rung(epochs, 1, few)]
@@ -77,10 +77,12 @@ def promoted(
 ) -> list[Configuration]:
     """The best configurations of a rung by their mean, as many as the later one has; of equals the one with fewer
     layers. They are in their order."""
-    values = {one: standing.values(one, rung.until_epoch, rung.seeds) for one in measured(configurations, rung)}
+    values = {
+        one: standing.values(one, epoch=rung.until_epoch, seeds=rung.seeds) for one in measured(configurations, rung)
+    }
     scores = {one: _smoothed(one, values, rung.stride) if smooth else _mean(values[one]) for one in configurations}
     # Its place goes to the next best one, its value here stays with its neighbours.
-    lost = [one for one in configurations if standing.cannot_reach(one, later.until_epoch, later.seeds)]
+    lost = [one for one in configurations if standing.cannot_reach(one, epoch=later.until_epoch, seeds=later.seeds)]
     scores |= dict.fromkeys(lost, -math.inf)
     best = sorted(
         configurations,

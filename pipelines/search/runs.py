@@ -46,7 +46,7 @@ def runs_of(configurations: Iterable[Configuration], until_epoch: int, seeds: in
 
 
 def longest_first(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Each once, so that the last ones to end are short."""
+    """Each once, the longest first, so that the last ones to end are short."""
     return tuple(
         sorted(dict.fromkeys(runs), key=lambda run: (-run.layer_epochs, run.shape.seed, run.shape.frozen_depth))
     )
@@ -80,12 +80,12 @@ class Standing:
         trial = self.trials.get(run.shape)
         return trial is not None and has_reached(trial, run)
 
-    def values(self, configuration: Configuration, epoch: int, seeds: int) -> list[float]:
+    def values(self, configuration: Configuration, *, epoch: int, seeds: int) -> list[float]:
         """The configuration's metric at an epoch, of every seed that reached it, whatever became of it later."""
         runs = (self.trials[configuration.shape(seed)] for seed in range(seeds))
         return [_value(trial, epoch) for trial in runs if not _failed_before(trial, epoch)]
 
-    def cannot_reach(self, configuration: Configuration, epoch: int, seeds: int) -> bool:
+    def cannot_reach(self, configuration: Configuration, *, epoch: int, seeds: int) -> bool:
         """Whether every run of it failed before it was there."""
         runs = [self.trials.get(configuration.shape(seed)) for seed in range(seeds)]
         return all(trial is not None and _failed_before(trial, epoch) for trial in runs)

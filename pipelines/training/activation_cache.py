@@ -34,7 +34,8 @@ from registry.domain.manifests import Reading
 from registry.progress import Report
 
 TOKENISATION = "raw text, longest first, 2"
-"""Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently."""
+"""Names how text becomes tokens beyond what P(0) covers; changed whenever `modeling.text` encodes differently, or
+`modeling.words` splits."""
 _TEACHING = "2"
 """How a teacher's layers are computed; raised when its answers are rounded otherwise, as `trials.TRIAL_FORMAT` is."""
 

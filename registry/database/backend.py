@@ -113,6 +113,8 @@ def sqlite_file(url: str) -> Path | None:
     """The file that an SQLite URL names; None for every other URL, whether it can be used or not."""
     try:
         location = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         return None
-    return Path(location.database) if location.get_backend_name() == "sqlite" and location.database else None
+    if location.get_backend_name() != "sqlite" or location.database in (None, "", ":memory:"):
+        return None
+    return Path(location.database)

@@ -56,6 +56,11 @@ def answer_once(
     return answer.model_validate(earlier.result)
 
 
+def is_answered(session: Session, key: str | None) -> bool:
+    """Whether some request was carried out under this key, so that the same one will not be again."""
+    return key is not None and session.get(IdempotencyKeyRow, key) is not None
+
+
 def _taken_by(session: Session, row: IdempotencyKeyRow) -> IdempotencyKeyRow | None:
     """Reserves the key, waiting for whoever is just using it; the other one's row if that one was first."""
     try:

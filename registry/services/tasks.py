@@ -31,21 +31,16 @@ def register_task(session: Session, spec: TaskSpec, *, team: str, actor: str, at
         NotFound: there is no such team.
         AlreadyExists: there is a task of this name.
     """
-    if spec.task in _RESERVED:
-        raise UsageError(f"task {spec.task}: {_RESERVED[spec.task]}; choose another name")
-    owner = find_team(session, team)
-    taken = f"task {spec.task} already exists: to redefine it, run `trunkline task update` with the same file"
-    if session.scalar(select(exists().where(TaskRow.name == spec.task))):
-        raise AlreadyExists(taken)
+    refuse_unless_free(session, spec.task, team=team)
     task = TaskRow(
         name=spec.task,
-        team_id=owner.id,
+        team_id=find_team(session, team).id,
         state=TaskState.ACTIVE,
         next_version=1,
         next_spec_revision=1,
         created_at=at,
     )
-    with first_of_its_name(taken):
+    with first_of_its_name(_taken(spec.task)):
         session.add(task)
         session.flush()
     reached("task.row-written")
@@ -53,6 +48,15 @@ def register_task(session: Session, spec: TaskSpec, *, team: str, actor: str, at
     after = {"team": team, "spec_revision": 1, "spec": spec.digest()}
     record_event(session, "task.register", f"task {task.name}", actor=actor, at=at, after=after)
     return get_task(session, task.name)
+
+
+def refuse_unless_free(session: Session, name: str, *, team: str) -> None:
+    """Raises what `register_task` would for the task's name and its team."""
+    if name in _RESERVED:
+        raise UsageError(f"task {name}: {_RESERVED[name]}; choose another name")
+    find_team(session, team)
+    if session.scalar(select(exists().where(TaskRow.name == name))):
+        raise AlreadyExists(_taken(name))
 
 
 def update_task(session: Session, spec: TaskSpec, *, actor: str, at: datetime) -> Task:
@@ -293,3 +297,7 @@ def _record(row: Row[Any], aliases: Mapping[str, int]) -> Task:
         aliases=aliases,
         created_at=task.created_at,
     )
+
+
+def _taken(name: str) -> str:
+    return f"task {name} already exists: to redefine it, run `trunkline task update` with the same file"

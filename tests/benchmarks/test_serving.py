@@ -23,7 +23,7 @@ from peer_server import Batcher, _Asked
 from peers import Way, load_peer, padded
 from setting import MIXED, Encoder, Setting
 from texts import mixed, uniform
-from throughput import best_peer, ratios
+from throughput import best_peer, ratios, texts_missing
 
 from modeling.inference import Form
 from serving.release_loading import load_served_release
@@ -272,3 +272,10 @@ def test_generators_of_load_ask_one_server_in_turn(setting: Setting) -> None:
     for name in ("own", "tritonclient"):
         assert float(found[name][1]) > 0
         assert found[name][4] == "0"
+
+
+def test_a_sweep_needs_a_few_batches_of_the_largest_size_for_each_lane() -> None:
+    tried = [Way(1, 2, 256), Way(2, 1, 1024)]
+    assert texts_missing([32] * 192, tried) == 0
+    assert texts_missing([32] * 191, tried) == 1
+    assert texts_missing([32] * 48, tried) == 144

@@ -133,11 +133,21 @@ def test_a_server_that_is_not_there_is_one_line_without_a_password(trunkline: An
         assert "hidden" not in trunkline("--traceback", *arguments).err
 
 
-def test_a_url_that_names_no_database_is_a_usage_error_without_a_password(trunkline: Any) -> None:
-    trunkline.environ["TRUNKLINE_DATABASE_URL"] = "mysql://ann:hidden@localhost/registry"
-    answer = trunkline("team", "list")
+@pytest.mark.parametrize(
+    "url", ["mysql://ann:hidden@localhost/registry", "postgresql://ann:hid@den:hidden@localhost/registry", "sqlite://"]
+)
+@pytest.mark.parametrize("command", [("team", "list"), ("team", "create", "nlu"), ("status",)])
+def test_a_url_that_names_no_database_is_a_usage_error_without_a_password(
+    trunkline: Any, url: str, command: tuple[str, ...]
+) -> None:
+    trunkline.environ["TRUNKLINE_DATABASE_URL"] = url
+    answer = trunkline(*command)
     assert answer.code == 2
     assert "hidden" not in answer.problem
+
+
+def test_a_home_whose_name_no_disk_takes_is_no_registry(trunkline: Any) -> None:
+    assert "there is no registry at" in trunkline("--home", "h" * 300, "team", "list").problem
 
 
 SESSION = """

@@ -99,9 +99,10 @@ def test_restoring_over_something_is_not_allowed(trunkline, pinned_backbone):
     [
         *("gc", "gc --dry-run", "fsck", "backup b.tar", "audit verify", "audit export"),
         *("team list", "task list", "task show rte", "release list", "backbone list", "status", "train rte --layers 1"),
+        *("task promote rte/1 --alias champion", "task retire rte --reason over", "release approve r1"),
     ],
 )
-def test_what_only_looks_at_a_registry_or_after_it_never_makes_one(trunkline, command):
+def test_what_begins_no_registry_never_makes_one(trunkline, command):
     answer = trunkline("--home", "elsewhere", *command.split())
     assert answer.code == 1
     assert "there is no registry at" in answer.err

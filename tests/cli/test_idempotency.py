@@ -26,3 +26,11 @@ def test_registering_a_task_again_with_its_key_answers_the_same(trunkline: Any, 
     changed = task_file("rte", labels="[a, b]")
     assert trunkline("task", "register", changed, "--team", "nlu", "--idempotency-key", "k").code == 5
     assert len(trunkline("audit", "list", "--object", "task rte", "--json").json) == 1
+
+
+def test_a_task_is_answered_again_whatever_became_of_its_data(trunkline: Any, task_file: Callable[..., Path]) -> None:
+    trunkline.done("team", "create", "nlu")
+    register = ("task", "register", task_file("rte"), "--team", "nlu", "--idempotency-key", "k", "--json")
+    first = trunkline(*register)
+    (trunkline.folder / "tasks" / "data" / "rte-dev.jsonl").write_text("garbled")
+    assert (trunkline(*register).code, trunkline(*register).json) == (0, first.json)

@@ -27,7 +27,8 @@ def test_what_no_run_could_use_is_refused_with_all_problems_of_both_files(trunkl
     dev = write_rows(file, "dev", {"text": "a", "answer": "yes"})
     answer = trunkline("task", "register", file, "--team", "nlu")
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err.splitlines()[0] == "error: task rte: 3 problems"
+    first = answer.err.splitlines()[0]
+    assert first == "error: task rte, its data (--no-check-data leaves them unread): 3 problems"
     assert f"train data {train}: line 1: label 'Yes' is not declared" in answer.err
     assert f"train data {train}: line 2: 'text' is empty" in answer.err
     assert f"dev data {dev}: line 1: no column 'label'; there is 'text', 'answer'" in answer.err
@@ -39,6 +40,41 @@ def test_data_are_not_looked_at_where_somebody_asks_for_that(trunkline: Any, tas
     write_rows(file, "train", {"text": "a", "label": "unheard of"})
     told = trunkline.done("task", "register", file, "--team", "nlu", "--no-check-data")
     assert told == "registered task rte of team nlu, spec revision 1\n"
+
+
+def test_many_problems_of_one_file_hide_none_of_the_other(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("rte", labels="[yes, no]")
+    write_rows(file, "train", *({"text": "a", "label": f"wrong {number}"} for number in range(40)))
+    write_rows(file, "dev", {"text": "", "label": "yes"})
+    answer = trunkline("task", "register", file, "--team", "nlu")
+    assert answer.err.count("is not declared") == 9
+    assert "and 31 problems more" in answer.err
+    assert "'text' is empty" in answer.err
+
+
+def test_what_costs_nothing_to_know_is_told_before_data_are_read(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("rte")
+    write_rows(file, "train", {"text": "a", "label": "wrong"})
+    assert "there is no team" in trunkline("task", "register", file, "--team", "search").problem
+    assert "there is no task 'rte'" in trunkline("task", "update", file).problem
+
+
+def test_a_definition_that_is_in_force_needs_no_look_at_its_data(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("rte")
+    trunkline.done("task", "register", file, "--team", "nlu")
+    write_rows(file, "train", {"text": "a", "label": "wrong"})
+    assert trunkline.done("task", "update", file) == "task rte is unchanged, spec revision 1\n"
+
+
+def test_one_file_may_be_elsewhere(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("rte")
+    train = file.parent / "data" / "rte-train.jsonl"
+    train.unlink()
+    train.mkdir()
+    write_rows(file, "dev", {"text": "a", "label": "entailment"})
+    answer = trunkline("task", "register", file, "--team", "nlu")
+    assert answer.out == "registered task rte of team nlu, spec revision 1; 1 dev row\n"
+    assert answer.err == f"warning: task rte: there is no train data file {train} on this machine\n"
 
 
 def test_a_new_definition_that_the_data_do_not_fit_is_refused(trunkline: Any, task_file: TaskFile) -> None:
@@ -56,7 +92,7 @@ def test_a_label_that_no_training_row_has_is_told(trunkline: Any, task_file: Tas
     answer = trunkline("task", "register", file, "--team", "nlu")
     assert (answer.code, answer.err) == (
         0,
-        "warning: task rte: no training row has 'maybe': nothing can be learnt of that\n",
+        "warning: task rte: no training row has 'maybe': no version can learn that\n",
     )
 
 

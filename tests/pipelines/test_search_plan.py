@@ -1,6 +1,5 @@
 """The plan of a search, driven by simulated trials: what it asks for, and what it chooses."""
 
-import itertools
 import math
 import random
 from collections import Counter
@@ -11,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.search.choice import standard_error
 from pipelines.search.own_part import own_part
 from pipelines.search.plan import default_student_depths, exhaustive_layer_passes, next_step
-from pipelines.search.rungs import Rung, depth_stride, student_rungs, teacher_rungs
+from pipelines.search.rungs import depth_stride
 from pipelines.search.runs import Run, has_reached
 from registry.domain.searches import (
     LedgerTrial,
@@ -352,15 +350,6 @@ def test_neighbours_speak_for_a_depth_so_that_one_lucky_run_does_not_decide():
     assert {t.shape.task_layers for t in simulated.trials.values() if t.epochs_done > 1} == {8, 9, 10}
 
 
-def test_the_rungs_are_these():
-    assert teacher_rungs(7, seeds=5, epochs=5) == [Rung(1, 7, 1), Rung(3, 3, 1), Rung(5, 2, 1)]
-    assert teacher_rungs(14, seeds=10, epochs=5, stride=2) == [Rung(1, 14, 2, 2), Rung(3, 5, 2), Rung(5, 2, 2)]
-    assert teacher_rungs(2, seeds=1, epochs=5, stride=2) == [Rung(5, 2, 1)]
-    assert teacher_rungs(1, seeds=5, epochs=1) == [Rung(1, 1, 1)]
-    assert student_rungs(3, seeds=5, epochs=10) == [Rung(2, 3, 1), Rung(10, 1, 1)]
-    assert student_rungs(1, seeds=10, epochs=10) == [Rung(10, 1, 2)]
-
-
 @pytest.mark.parametrize(
     ("layers", "stride", "asked"),
     [
@@ -377,30 +366,12 @@ def test_every_other_one_of_many_neighbouring_depths_is_run_at_first_and_both_en
     assert {run.shape.task_layers for run in step.wanted} == asked
 
 
-@given(configurations=st.integers(1, 60), seeds=st.integers(1, 20), epochs=st.integers(1, 50))
-def test_rungs_only_ever_narrow_and_end_at_the_last_epoch(configurations, seeds, epochs):
-    for rungs in (
-        teacher_rungs(configurations, seeds=seeds, epochs=epochs),
-        student_rungs(configurations, seeds=seeds, epochs=epochs),
-    ):
-        assert rungs[-1].until_epoch == epochs
-        for before, after in itertools.pairwise(rungs):
-            assert before.until_epoch < after.until_epoch
-            assert before.configurations > after.configurations >= 1
-        assert all(1 <= rung.seeds <= seeds for rung in rungs)
-
-
 @pytest.mark.parametrize(
     ("teacher", "layers", "depths"),
     [(2, 1, (2, 7, 11)), (2, 3, (2, 6, 9)), (8, 3, (8, 9)), (9, 3, (9,)), (0, 12, (0,))],
 )
 def test_default_depths_of_students(teacher, layers, depths):
     assert default_student_depths(teacher, layers, DEPTH) == depths
-
-
-def test_the_standard_error_pools_the_spread_of_all_groups():
-    assert standard_error([[1.0, 3.0], [10.0, 12.0]], 2) == pytest.approx(1.0)
-    assert standard_error([[1.0], [5.0]], 1) == 0.0
 
 
 def test_what_the_paper_protocol_costs():
