@@ -72,6 +72,9 @@ class EngineSettings:
     """Most pieces of a batch. In fp32 products are within a few percent of their peak from some 256 rows on, and a
     larger batch makes its texts wait for each other; with AMX, 1,024 bore a third more than 256
     (docs/serving_speed.md)."""
+    least_share: int = 64
+    """Fewest pieces that a lane takes of what waits, to leave the rest to one that is idle: fewer are computed hardly
+    faster, for every weight is read all the same."""
     waiting_texts: int = 4096
     cache_bytes: int = 64 << 20
 
@@ -102,7 +105,7 @@ class Engine:
         self._observer = observer or Unobserved()
         self._release = release
         self.cache = AnswerCache(self._settings.cache_bytes)
-        self._line = WaitingLine(self._settings.waiting_texts, self._expire)
+        self._line = WaitingLine(self._settings.waiting_texts, self._expire, least_share=self._settings.least_share)
         self._lock = threading.Lock()
         self._lanes = [
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True)
@@ -120,6 +123,11 @@ class Engine:
     def waiting(self) -> int:
         """Texts in the queue."""
         return len(self._line)
+
+    @property
+    def idle_lanes(self) -> int:
+        """Lanes that have nothing to do."""
+        return self._line.idle_lanes
 
     @property
     def working(self) -> bool:

@@ -111,6 +111,7 @@ class _EngineState(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("trunkline_queue_texts", "Texts waiting for a batch.", value=self._engine.waiting)
+        yield GaugeMetricFamily("trunkline_lanes_idle", "Lanes with nothing to do.", value=self._engine.idle_lanes)
         cache = self._engine.cache
         yield GaugeMetricFamily("trunkline_cache_bytes", "Memory of cached answers, as estimated.", value=cache.size)
         yield GaugeMetricFamily("trunkline_cache_entries", "Answers in the cache.", value=len(cache))

@@ -1,5 +1,6 @@
 """The texts that wait for a batch, by request: who comes next, and who has left."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -52,11 +53,13 @@ class WaitingLine:
 
     Args:
         limit: texts that may wait.
+        least_share: fewest pieces that are taken for the sake of a lane that has nothing to do.
         on_expired: told of a request whose deadline passed while it waited; called without the line's lock.
     """
 
-    def __init__(self, limit: int, on_expired: Callable[[Request], None]) -> None:
-        self._limit, self._on_expired = limit, on_expired
+    def __init__(self, limit: int, on_expired: Callable[[Request], None], *, least_share: int) -> None:
+        self._limit, self._on_expired, self._least_share = limit, on_expired, least_share
+        self._idle = 0
         self._requests: deque[Request] = deque()
         self._texts = 0
         self._changed = Condition()
@@ -66,6 +69,11 @@ class WaitingLine:
     def __len__(self) -> int:
         """Texts that wait."""
         return self._texts
+
+    @property
+    def idle_lanes(self) -> int:
+        """How many wait for texts."""
+        return self._idle
 
     def refuse_without_room(self, texts: int) -> None:
         """Raises what `add` would raise now, of a request of so many texts: before work is put into it."""
@@ -93,14 +101,17 @@ class WaitingLine:
         """Waits for texts and takes a batch of at most so many pieces, or of one text; None once closed and empty.
 
         All are for one release: the one that the oldest request was taken in with. Its requests give one text each in
-        turn, those first that waited longest for one: large requests do not hold up the next one's single text.
+        turn, those first that waited longest for one: large requests do not hold up the next one's single text. Where
+        other lanes wait too, what is there is shared out among them: a list of texts is answered by all.
         """
         while True:
             with self._changed:
+                self._idle += 1
                 while not self._texts and not self._closed:
                     self._changed.wait()
+                self._idle -= 1
                 expired = self._without_ended()
-                batch = [] if expired else self._next_batch(pieces)
+                batch = [] if expired else self._next_batch(self._share(pieces))
                 if self._texts:
                     self._changed.notify()  # one request may be work for every lane, and woke only one
                 done = self._closed and not self._texts
@@ -140,6 +151,13 @@ class WaitingLine:
             request.waiting.clear()
         self._requests = deque(request for request in self._requests if request.waiting)
         return expired
+
+    def _share(self, pieces: int) -> int:
+        """How much of what waits a lane takes: an equal part, as far as others are idle."""
+        if not self._idle:
+            return pieces
+        waiting = sum(len(one.encoded.input_ids) for request in self._requests for one in request.waiting)
+        return min(pieces, max(self._least_share, math.ceil(waiting / (self._idle + 1))))
 
     def _next_batch(self, pieces: int) -> list[Question]:
         batch: list[Question] = []

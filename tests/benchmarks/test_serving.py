@@ -18,6 +18,7 @@ from floor import layer_operations, own_products, peak
 from generators import by_locust
 from lanes import rates_by_way
 from layers import BATCHES, BLOCK_WIDTHS, attention, last_layers, products, rates_in_turn, shares
+from lists import NEVER, seconds_by_share
 from load import Load, poisson, questions, saturated
 from peer_server import Batcher, _Asked
 from peers import Way, load_peer, padded
@@ -84,6 +85,14 @@ def test_every_way_to_use_the_cores_is_measured_in_every_round(setting: Setting)
     rates = rates_by_way(release, uniform(setting.text_encoder, 8).texts, ways, rounds=2)
     assert list(rates) == ways
     assert all(len(found) == 2 and min(found) > 0 for found in rates.values())
+
+
+def test_a_list_is_measured_with_every_least_share_in_every_round(setting: Setting) -> None:
+    release = load_served(setting, setting.release(MIXED), "fp32")
+    texts = uniform(setting.text_encoder, 8).texts
+    found = seconds_by_share(release, texts, way=Way(2, 1, 256), shares=[NEVER, 16], counts=[1, 4], rounds=2)
+    assert {count: {*by_share} for count, by_share in found.items()} == {1: {NEVER, 16}, 4: {NEVER, 16}}
+    assert all(len(seconds) == 2 and min(seconds) > 0 for of_one in found.values() for seconds in of_one.values())
 
 
 def test_texts_have_the_lengths_that_they_are_said_to_have(setting: Setting) -> None:

@@ -13,6 +13,7 @@ from serving.questions import Text
 from serving.release_loading import load_served_release
 from serving.waiting_line import Question, Request, WaitingLine
 from tests.serving.conftest import CPU_FP32, Listener, ask
+from tests.waiting import eventually
 
 TEXTS = ["hello new york", "a", "the end of the world " * 20, "she visited york", "hello " * 7]
 
@@ -266,7 +267,7 @@ def test_a_cancelled_request_leaves_its_place(start, gate):
 
 def test_a_request_that_has_left_the_line_is_kept_by_nobody():
     """An idle line must not keep a cancelled request's release in memory."""
-    line = WaitingLine(10, lambda request: None)
+    line = WaitingLine(10, lambda request: None, least_share=64)
     request = Request(None, 0.0, 1.0, print, print)
     request.waiting.append(Question(request, 0, "hello", b"", None, ["intent"]))
     line.add(request)
@@ -411,6 +412,31 @@ def test_one_large_request_is_work_for_every_lane(start, release, monkeypatch):
     monkeypatch.setattr(release.model, "one_pass", meets)
     engine = start(lanes=2, batch_pieces=1, cache_bytes=0)
     assert len(ask(engine, "one", "two", tasks=["intent"]).wait().by_text) == 2
+
+
+def test_a_list_of_texts_is_shared_out_among_idle_lanes(start, release, monkeypatch):
+    taken, both = [], threading.Barrier(2)
+    one_pass = release.model.one_pass
+
+    def meets(encoded, rows):
+        taken.append(len(encoded))
+        both.wait(30)
+        return one_pass(encoded, rows)
+
+    monkeypatch.setattr(release.model, "one_pass", meets)
+    engine = start(lanes=2, least_share=1, cache_bytes=0)
+    eventually(lambda: engine.idle_lanes == 2, "two idle lanes")
+    assert len(ask(engine, *["hello"] * 10, tasks=["intent"]).wait().by_text) == 10
+    assert taken == [5, 5]
+
+
+def test_a_few_pieces_are_one_batch_whoever_is_idle(start):
+    observed = Observed()
+    engine = start(observed, lanes=2, cache_bytes=0)
+    eventually(lambda: engine.idle_lanes == 2, "two idle lanes")
+    ask(engine, "hello", "hello").wait()
+    assert engine.close(timeout=30)
+    assert [texts for texts, _, _ in observed.batches] == [2]
 
 
 def test_several_large_requests_do_not_starve_a_small_one(start, gate):
