@@ -80,7 +80,7 @@ class Context:
         if file is not None and not os.path.exists(file):  # noqa: PTH110 - Path.exists raises where nobody may look
             raise NotFound(
                 f"there is no registry at {file}: check the folder that you are in, --home, TRUNKLINE_HOME and "
-                "TRUNKLINE_DATABASE_URL; where there never was one, `trunkline team create` begins it"
+                "TRUNKLINE_DATABASE_URL; where there never was one, `trunkline backbone pin` or `team create` begins it"
             )
         return self.database_or_new
 

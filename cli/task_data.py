@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import typer
@@ -20,8 +21,8 @@ CheckData = Annotated[
     ),
 ]
 
-_MOST_PROBLEMS = 9
-"""Of one file: with how many more there are, of both files together no more than an error shows."""
+_MOST_PROBLEMS = 10
+"""Of one file before those of the other: half of what an error shows."""
 _MOST_LABELS = 10
 
 
@@ -34,6 +35,8 @@ class DataFiles(NamedTuple):
     """Such as "2,490 train rows"; empty where nothing was read."""
     unlearnt: Sequence[str] = ()
     """Labels that no training row has."""
+    same: bool = False
+    """Whether both files hold the same rows."""
 
 
 def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
@@ -43,31 +46,43 @@ def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
         InvalidInput: with problems of both files at once.
     """
     paths: dict[Split, str] = {"train": spec.data.train, "dev": spec.data.dev}
-    missing = [f"{split} data file {path}" for split, path in paths.items() if not os.path.isfile(path)]  # noqa: PTH113
+    # os.path, for Path.exists raises where nobody may look
+    here = [split for split, path in paths.items() if os.path.exists(path)]  # noqa: PTH110
+    missing = [f"{split} data file {path}" for split, path in paths.items() if split not in here]
     if not read:
         return DataFiles(missing)
 
-    rows: list[str] = []
-    problems: list[str] = []
-    unlearnt: Sequence[str] = ()
-    for split in (split for split, path in paths.items() if os.path.isfile(path)):  # noqa: PTH113
+    from pipelines.data.rows import refuse_format
+
+    found: dict[Split, _Held] = {}
+    problems: dict[Split, list[str]] = {}
+    for split, path in paths.items():
         try:
-            with working(f"reading {paths[split]}"):
-                count, without_row = _held(spec, split)
+            if split in here:
+                with working(f"reading {path}"):
+                    found[split] = _held(spec, split)
+            else:
+                refuse_format(Path(path))
         except InvalidInput as error:
-            problems += (f"{split} data {paths[split]}: {problem}" for problem in _first(error.problems))
-            continue
-        rows.append(f"{count:,} {split} row{'' if count == 1 else 's'}")
-        unlearnt = without_row if split == "train" else unlearnt
+            problems[split] = [f"{split} data {path}: {problem}" for problem in error.problems]
     if problems:
-        raise InvalidInput(f"task {spec.task}, its data (--no-check-data leaves them unread)", problems)
-    return DataFiles(missing, rows, unlearnt)
+        first = [problem for of_one in problems.values() for problem in of_one[:_MOST_PROBLEMS]]
+        rest = [problem for of_one in problems.values() for problem in of_one[_MOST_PROBLEMS:]]
+        raise InvalidInput(f"task {spec.task}, its data (--no-check-data leaves them unread)", first + rest)
+    return DataFiles(
+        missing,
+        [f"{held.rows:,} {split} row{'' if held.rows == 1 else 's'}" for split, held in found.items()],
+        found["train"].without_row if "train" in found else (),
+        same=len(found) == 2 and found["train"].digest == found["dev"].digest,
+    )
 
 
 def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
     """Says what is missing here, which is no error: it may come later, or lie on the machine that trains."""
     for file in found.missing:
         print_warning(f"task {spec.task}: there is no {file} on this machine")
+    if found.same:
+        print_warning(f"task {spec.task}: train and dev data are the same rows: scores will say nothing of new texts")
     if found.unlearnt:
         shown, hidden = found.unlearnt[:_MOST_LABELS], found.unlearnt[_MOST_LABELS:]
         more = f" and {len(hidden)} more" if hidden else ""
@@ -76,17 +91,19 @@ def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
         )
 
 
-def _held(spec: TaskSpec, split: Split) -> tuple[int, list[str]]:
-    """How many rows a file has, and the labels that none of them has."""
+class _Held(NamedTuple):
+    rows: int
+    without_row: list[str]
+    """Labels that no row has."""
+    digest: str
+
+
+def _held(spec: TaskSpec, split: Split) -> _Held:
     from pipelines.data.dataset import load_dataset
 
-    examples = load_dataset(spec, split).examples
-    return len(examples), _without_row(spec, {target for example in examples for target in _parts(example.target)})
-
-
-def _first(problems: Sequence[str]) -> list[str]:
-    hidden = len(problems) - _MOST_PROBLEMS
-    return [*problems] if hidden <= 1 else [*problems[:_MOST_PROBLEMS], f"and {hidden:,} problems more"]
+    data = load_dataset(spec, split)
+    seen = {target for example in data.examples for target in _parts(example.target)}
+    return _Held(len(data.examples), _without_row(spec, seen), data.digest)
 
 
 def _parts(target: str | float | tuple[str, ...]) -> tuple[str | float, ...]:

@@ -48,13 +48,14 @@ input_form: pair            # or single, the default
 labels:                     # their order is the order of the outputs
   - entailment
   - not_entailment
-metric: accuracy            # or f1, f1_macro, matthews, pearson, spearman, entity_f1
+metric: accuracy            # or another one, see below
 data:
   train: rte/train.jsonl.gz
   dev: rte/dev.jsonl.gz
 
-Optional: description, tag_scheme (bio or plain; token classification needs one), positive_label (metric f1 needs it),
-and columns (text, text_pair, label, tokens, tags) where a file names them otherwise."""
+Metrics are accuracy, f1, f1_macro and matthews; of a regression pearson and spearman; of token classification accuracy,
+entity_f1 and f1_macro. Optional: description, tag_scheme (bio or plain; token classification needs one), positive_label
+(metric f1 needs it), and columns (text, text_pair, label, tokens, tags) where a file names them otherwise."""
 
 _MOST_LABELS = 20
 _MOST_RELEASES = 10

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -83,6 +84,7 @@ class _RowParser:
         self.targets_refused = False
         self._spec = spec
         self._declared = frozenset(spec.output_labels)
+        self._hints: dict[str, str] = {}
 
     def described_problems(self, place: str) -> list[str]:
         """The problems, each with the first numbers of its places; `place` is what they count."""
@@ -132,7 +134,7 @@ class _RowParser:
             return number_of(row.values, column)
         label = label_of(row.values, column)
         if label not in self._declared:
-            raise Refused(f"label {label!r} is not declared{self._number_rule(label)}")
+            raise Refused(f"label {label!r} is not declared{self._number_rule(label) or self._near(label)}")
         return label
 
     def _tags(self, row: Row) -> list[str]:
@@ -140,7 +142,12 @@ class _RowParser:
         if undeclared := sorted(set(tags) - self._declared):
             scheme = self._spec.tag_scheme
             rule = "; with tag_scheme bio tags are O, B-x and I-x for a label x" if scheme is TagScheme.BIO else ""
-            raise Refused(*(f"tag {tag!r} is not declared{self._number_rule(tag) or rule}" for tag in undeclared))
+            raise Refused(
+                *(
+                    f"tag {tag!r} is not declared{self._number_rule(tag) or self._near(tag) or rule}"
+                    for tag in undeclared
+                )
+            )
         return tags
 
     def _number_rule(self, label: str) -> str:
@@ -150,6 +157,14 @@ class _RowParser:
         return (
             ": a number is not taken for a label's place; write the labels' names into the data, or declare the numbers"
         )
+
+    def _near(self, label: str) -> str:
+        """The declared label that it may have been meant for."""
+        if label not in self._hints:
+            alike = {declared.strip().casefold(): declared for declared in self._spec.output_labels}
+            near = get_close_matches(label.strip().casefold(), alike, 1, cutoff=0.75)
+            self._hints[label] = f"; did you mean {alike[near[0]]!r}?" if near else ""
+        return self._hints[label]
 
     def _keep_target(self, parts: Iterable[str | float] | None) -> None:
         if parts is None:

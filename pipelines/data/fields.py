@@ -6,9 +6,12 @@ same fault, so that a file's faults can be counted.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""What Python takes for a number besides, such as 1_000, is more likely a slip."""
 _LARGEST_FP32 = 3.4028234663852886e38
 
 
@@ -58,8 +61,9 @@ def tags_of(values: Mapping[str, Any], column: str) -> list[str]:
 def number_of(values: Mapping[str, Any], column: str) -> float:
     """A finite number that fits fp32, from a JSON number or its text."""
     value = _value(values, column)
+    is_none = isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value.strip()))
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if is_none else float(value)
     except (TypeError, ValueError):
         number = math.nan
     except OverflowError:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from pipelines.data.parquet_rows import parquet_rows
 from registry.errors import InvalidInput
@@ -49,13 +49,17 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
     if _is_parquet(path):
         yield from (Row(number, values) for number, values in enumerate(parquet_rows(path, columns), start=1))
         return
-    parse = _parser(path)
-    if parse is None:
+    refuse_format(path)
+    yield from cast(Callable[[Path], Iterator[Row]], _parser(path))(path)
+
+
+def refuse_format(path: Path) -> None:
+    """Raises InvalidInput for a file whose name tells no format."""
+    if not is_table(path):
         formats = ", ".join(_FORMATS)
         raise InvalidInput(
             str(path), [f"its name tells no format: it must end in .parquet or one of {formats}, these also with .gz"]
         )
-    yield from parse(path)
 
 
 def text_lines(source: Path | BinaryIO) -> Iterator[tuple[int, str]]:

@@ -126,11 +126,11 @@ def write_task_file(folder: Path, task: str = "rte", **fields: str) -> Path:
         "metric": "accuracy",
         "data": f"{{train: data/{task}-train.jsonl, dev: data/{task}-dev.jsonl}}",
     } | fields
-    rows = [
-        {"text": "yes", "text_pair": "no", "label": label, "tokens": ["yes", "no"], "tags": [f"B-{label}", "O"]}
-        for label in lines["labels"].strip("[]").split(", ")
-    ]
     for split in ("train", "dev"):
+        rows = [
+            {"text": split, "text_pair": "no", "label": label, "tokens": [split, "no"], "tags": [f"B-{label}", "O"]}
+            for label in lines["labels"].strip("[]").split(", ")
+        ]
         (folder / "data" / f"{task}-{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     path = folder / f"{task}.yaml"
     path.write_text("".join(f"{name}: {value}\n" for name, value in lines.items()), encoding="utf-8")

@@ -61,8 +61,9 @@ def test_registry_commands_import_nothing_heavy(environment: dict[str, str], tmp
         "print(json.dumps([codes, sorted({name.partition('.')[0] for name in sys.modules})]), file=sys.stderr)\n"
     )
     (tmp_path / "rte.yaml").write_text(
-        "{task: rte, type: regression, metric: pearson, data: {train: rte.jsonl, dev: rte.jsonl}}"
+        "{task: rte, type: regression, metric: pearson, data: {train: rte.jsonl, dev: dev.jsonl}}"
     )
+    (tmp_path / "dev.jsonl").write_text('{"text": "c", "label": 1}\n')
     (tmp_path / "rte.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 2}\n')
     commands = [
         "team create nlu",

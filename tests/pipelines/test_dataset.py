@@ -295,7 +295,7 @@ def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
     problems = _problems(_spec(_json_lines(tmp_path, rows), CLASSIFICATION))
     assert problems == [
         "line 2: 'text' is empty",
-        "line 2: label 'hamm' is not declared",
+        "line 2: label 'hamm' is not declared; did you mean 'ham'?",
         "line 3: no column 'text'; there is 'label' (`columns` in the task file says which to read)",
         "line 4: 'text' is 3, not a text",
         "line 4: 'label' is null",
@@ -307,8 +307,8 @@ def test_all_problems_of_a_file_are_reported_at_once(tmp_path):
 def test_a_problem_of_many_rows_is_reported_once_with_its_count(tmp_path):
     rows = [{"text": "a", "label": "Spam"}] * 1200 + HAM_AND_SPAM + [{"text": "b", "label": "Ham"}] * 2
     assert _problems(_spec(_json_lines(tmp_path, rows), CLASSIFICATION)) == [
-        "lines 1, 2, 3 and 1,197 more: label 'Spam' is not declared",
-        "lines 1203, 1204: label 'Ham' is not declared",
+        "lines 1, 2, 3 and 1,197 more: label 'Spam' is not declared; did you mean 'spam'?",
+        "lines 1203, 1204: label 'Ham' is not declared; did you mean 'ham'?",
     ]
 
 
@@ -346,7 +346,7 @@ def test_all_problems_of_a_parquet_file_are_reported_with_their_rows(tmp_path):
     ]
     assert _problems(_spec(_parquet(tmp_path, rows), CLASSIFICATION)) == [
         "row 2: 'text' is empty",
-        "row 2: label 'hamm' is not declared",
+        "row 2: label 'hamm' is not declared; did you mean 'ham'?",
         "rows 3, 5: 'text' is null",
         "row 4: 'label' is null",
     ]
@@ -390,7 +390,7 @@ def test_what_was_wrong_before_parquet_broke_off_is_reported_with_it(tmp_path):
     pq.write_table(table, path, row_group_size=4500, **options)
     path.write_bytes(path.read_bytes().replace(b"text 8000", b"tent 8000"))
     first, second = _problems(_spec(path, CLASSIFICATION))
-    assert first == "row 1: label 'Ham' is not declared"
+    assert first == "row 1: label 'Ham' is not declared; did you mean 'ham'?"
     assert second.startswith("cannot be read as Parquet after row ")
 
 
@@ -437,7 +437,7 @@ def test_a_target_that_is_not_finite_is_refused(tmp_path, written):
     assert problem.endswith("not a finite number (that fits fp32)")
 
 
-@pytest.mark.parametrize("written", ['"high"', '"3,8"', '""', "true", "[1]", "{}"])
+@pytest.mark.parametrize("written", ['"high"', '"3,8"', '"1_000"', '"\u0663"', '"nan"', '""', "true", "[1]", "{}"])
 def test_a_target_that_is_no_number_is_refused(tmp_path, written):
     path = _file(tmp_path, "rows.jsonl", f'{{"text": "a", "label": {written}}}\n{{"text": "b", "label": 2}}\n')
     (problem,) = _problems(_spec(path, REGRESSION))
@@ -515,7 +515,9 @@ def test_training_data_of_one_target_are_refused_but_dev_data_are_not(tmp_path, 
 
 def test_a_misspelt_label_is_not_taken_for_one_class_data(tmp_path):
     rows = [HAM_AND_SPAM[0], {"text": "WIN", "label": "Spam"}]
-    assert _problems(_spec(_json_lines(tmp_path, rows), CLASSIFICATION)) == ["line 2: label 'Spam' is not declared"]
+    assert _problems(_spec(_json_lines(tmp_path, rows), CLASSIFICATION)) == [
+        "line 2: label 'Spam' is not declared; did you mean 'spam'?"
+    ]
 
 
 def test_one_class_data_are_reported_with_their_other_problems(tmp_path):
@@ -531,7 +533,7 @@ def test_what_was_wrong_before_a_garbled_line_is_reported_with_it(tmp_path):
         tmp_path, "rows.jsonl", '{"text": "a", "label": "Ham"}\n{"text": "b", \n{"text": "", "label": "ham"}\n'
     )
     problems = _problems(_spec(path, CLASSIFICATION))
-    assert problems[0] == "line 1: label 'Ham' is not declared"
+    assert problems[0] == "line 1: label 'Ham' is not declared; did you mean 'ham'?"
     assert problems[1].startswith("line 2: is not JSON")
     assert len(problems) == 2
 
@@ -551,3 +553,12 @@ def test_every_word_of_any_tokens_gets_one_declared_tag(tmp_path_factory, pairs)
     (example,) = load_dataset(spec, "dev").examples
     assert len(example.target) == len(split_words(example.text))
     assert set(example.target) == set(row["tags"])
+
+
+def test_a_label_that_is_nearly_declared_is_told_what_it_may_have_been_meant_for(tmp_path):
+    rows = [{"text": "a", "label": label} for label in ("Ham ", "something else", "spam")]
+    problems = _problems(_spec(_json_lines(tmp_path, rows), CLASSIFICATION))
+    assert problems == [
+        "line 1: label 'Ham ' is not declared; did you mean 'ham'?",
+        "line 2: label 'something else' is not declared",
+    ]
