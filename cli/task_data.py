@@ -58,6 +58,8 @@ def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
     problems: dict[Split, list[str]] = {}
     for split, path in paths.items():
         try:
+            if split in here and not os.path.isfile(path):  # noqa: PTH113
+                raise InvalidInput(path, ["is no file"])
             if split in here:
                 with working(f"reading {path}"):
                     found[split] = _held(spec, split)
