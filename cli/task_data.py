@@ -46,8 +46,8 @@ def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
         InvalidInput: with problems of both files at once.
     """
     paths: dict[Split, str] = {"train": spec.data.train, "dev": spec.data.dev}
-    # os.path, for Path.exists raises where nobody may look
-    here = [split for split, path in paths.items() if os.path.exists(path)]  # noqa: PTH110
+    # os.path, for Path.is_file raises where nobody may look
+    here = [split for split, path in paths.items() if os.path.isfile(path)]  # noqa: PTH113
     missing = [f"{split} data file {path}" for split, path in paths.items() if split not in here]
     if not read:
         return DataFiles(missing)
@@ -58,11 +58,11 @@ def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
     problems: dict[Split, list[str]] = {}
     for split, path in paths.items():
         try:
-            if split in here and not os.path.isfile(path):  # noqa: PTH113
-                raise InvalidInput(path, ["is no file"])
             if split in here:
                 with working(f"reading {path}"):
                     found[split] = _held(spec, split)
+            elif os.path.exists(path):  # noqa: PTH110
+                raise InvalidInput(path, ["is a folder, not a file" if os.path.isdir(path) else "is no file"])  # noqa: PTH112
             else:
                 refuse_format(Path(path))
         except InvalidInput as error:

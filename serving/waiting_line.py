@@ -53,7 +53,7 @@ class WaitingLine:
 
     Args:
         limit: texts that may wait.
-        least_share: fewest pieces that are taken for the sake of a lane that has nothing to do.
+        least_share: pieces that a lane aims at, at least, where it leaves the rest to one that has nothing to do.
         on_expired: told of a request whose deadline passed while it waited; called without the line's lock.
     """
 
@@ -111,7 +111,7 @@ class WaitingLine:
                     self._changed.wait()
                 self._idle -= 1
                 expired = self._without_ended()
-                batch = [] if expired else self._next_batch(self._share(pieces))
+                batch = [] if expired else self._next_batch(pieces)
                 if self._texts:
                     self._changed.notify()  # one request may be work for every lane, and woke only one
                 done = self._closed and not self._texts
@@ -152,21 +152,26 @@ class WaitingLine:
         self._requests = deque(request for request in self._requests if request.waiting)
         return expired
 
-    def _share(self, pieces: int) -> int:
-        """How much of what waits a lane takes: an equal part, as far as others are idle."""
+    def _share(self, pieces: int, turn: Sequence[Request]) -> float:
+        """How many pieces of what waits a lane aims at: an equal part, as far as others are idle."""
         if not self._idle:
-            return pieces
-        waiting = sum(len(one.encoded.input_ids) for request in self._requests for one in request.waiting)
-        return min(pieces, max(self._least_share, math.ceil(waiting / (self._idle + 1))))
+            return math.inf
+        waiting, enough = 0, pieces * (self._idle + 1)
+        for question in (question for request in turn for question in request.waiting):
+            waiting += len(question.encoded.input_ids)
+            if waiting >= enough:
+                return math.inf
+        return max(self._least_share, waiting / (self._idle + 1))
 
     def _next_batch(self, pieces: int) -> list[Question]:
         batch: list[Question] = []
         filled = 0
         turn = [request for request in self._requests if request.release is self._requests[0].release]
+        share = self._share(pieces, turn)
         while turn:
             for request in turn:
                 length = len(request.waiting[0].encoded.input_ids)
-                if batch and filled + length > pieces:
+                if batch and (filled + length > pieces or filled + length / 2 > share):  # by its middle: nearest to it
                     self._line_up_after(batch)
                     return batch
                 batch.append(request.waiting.popleft())

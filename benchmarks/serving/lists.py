@@ -48,7 +48,7 @@ def seconds_of_a_list(engine: Engine, texts: Sequence[str], *, lanes: int) -> fl
     seconds = time.perf_counter() - begin
     if failed:
         raise failed[0]
-    while engine.idle_lanes < lanes:  # the last lane is still on its way back
+    while engine.working and engine.idle_lanes < lanes:  # the last lane is still on its way back
         time.sleep(0.001)
     return seconds
 
@@ -72,8 +72,10 @@ def seconds_by_share(
     for number in range(rounds):
         for count, by_share in found.items():
             begin = number * count % max(1, len(texts) - count + 1)
-            for share, seconds in by_share.items():
-                seconds.append(seconds_of_a_list(engines[share], texts[begin : begin + count], lanes=way.lanes))
+            first = number % len(shares)  # else one of them would always meet the texts first
+            for share in [*shares[first:], *shares[:first]]:
+                seconds = seconds_of_a_list(engines[share], texts[begin : begin + count], lanes=way.lanes)
+                by_share[share].append(seconds)
         say(f"round {number + 1} of {rounds}")
     for engine in engines.values():
         engine.close(timeout=10.0)

@@ -18,6 +18,8 @@ from registry.errors import InvalidInput
 _T = TypeVar("_T")
 
 _PLACES_SHOWN = 3
+_MOST_HINTS = 20
+"""Labels that a hint is looked for: as many problems as an error shows, for a column may hold a million texts."""
 _NUMBER = re.compile(r"-?\d+(\.0)?")
 
 
@@ -84,6 +86,7 @@ class _RowParser:
         self.targets_refused = False
         self._spec = spec
         self._declared = frozenset(spec.output_labels)
+        self._alike = {declared.strip().casefold(): declared for declared in spec.labels}
         self._hints: dict[str, str] = {}
 
     def described_problems(self, place: str) -> list[str]:
@@ -144,7 +147,7 @@ class _RowParser:
             rule = "; with tag_scheme bio tags are O, B-x and I-x for a label x" if scheme is TagScheme.BIO else ""
             raise Refused(
                 *(
-                    f"tag {tag!r} is not declared{self._number_rule(tag) or self._near(tag) or rule}"
+                    f"tag {tag!r} is not declared{self._number_rule(tag) or rule or self._near(tag)}"
                     for tag in undeclared
                 )
             )
@@ -159,11 +162,14 @@ class _RowParser:
         )
 
     def _near(self, label: str) -> str:
-        """The declared label that it may have been meant for."""
+        """The declared label that it may have been meant for: of another case, or a letter off."""
         if label not in self._hints:
-            alike = {declared.strip().casefold(): declared for declared in self._spec.output_labels}
-            near = get_close_matches(label.strip().casefold(), alike, 1, cutoff=0.75)
-            self._hints[label] = f"; did you mean {alike[near[0]]!r}?" if near else ""
+            if len(self._hints) >= _MOST_HINTS or _NUMBER.fullmatch(label):
+                return ""
+            spelt = label.strip().casefold()
+            beside = [one for one in self._alike if abs(len(one) - len(spelt)) <= 1]
+            near = get_close_matches(spelt, beside, 1, cutoff=0.75)
+            self._hints[label] = f"; did you mean {self._alike[near[0]]!r}?" if near else ""
         return self._hints[label]
 
     def _keep_target(self, parts: Iterable[str | float] | None) -> None:

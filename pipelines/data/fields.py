@@ -61,9 +61,9 @@ def tags_of(values: Mapping[str, Any], column: str) -> list[str]:
 def number_of(values: Mapping[str, Any], column: str) -> float:
     """A finite number that fits fp32, from a JSON number or its text."""
     value = _value(values, column)
-    is_none = isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value.strip()))
+    is_no_number = isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value.strip()))
     try:
-        number = math.nan if is_none else float(value)
+        number = math.nan if is_no_number else float(value)
     except (TypeError, ValueError):
         number = math.nan
     except OverflowError:

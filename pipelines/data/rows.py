@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pipelines.data.parquet_rows import parquet_rows
 from registry.errors import InvalidInput
@@ -49,8 +49,11 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
     if _is_parquet(path):
         yield from (Row(number, values) for number, values in enumerate(parquet_rows(path, columns), start=1))
         return
-    refuse_format(path)
-    yield from cast(Callable[[Path], Iterator[Row]], _parser(path))(path)
+    parse = _parser(path)
+    if parse is None:
+        refuse_format(path)
+    else:
+        yield from parse(path)
 
 
 def refuse_format(path: Path) -> None:

@@ -63,7 +63,9 @@ def test_what_costs_nothing_to_know_is_told_before_data_are_read(trunkline: Any,
 def test_a_folder_is_no_data_file(trunkline: Any, task_file: TaskFile) -> None:
     file = task_file("rte", data="{train: data.jsonl, dev: data/rte-dev.jsonl}")
     (file.parent / "data.jsonl").mkdir()
-    assert trunkline("task", "register", file, "--team", "nlu").problem.endswith("data.jsonl: is no file")
+    assert trunkline("task", "register", file, "--team", "nlu").problem.endswith("is a folder, not a file")
+    told = trunkline("task", "register", file, "--team", "nlu", "--no-check-data")
+    assert "there is no train data file" in told.err
 
 
 def test_a_definition_that_is_in_force_needs_no_look_at_its_data(trunkline: Any, task_file: TaskFile) -> None:

@@ -457,11 +457,11 @@ def test_an_undeclared_tag_is_refused_with_the_rule_of_its_scheme(tmp_path):
         {"tokens": ["on", "Ash"], "tags": ["B-city", "I-day"]},
     ]
     problems = _problems(_spec(_json_lines(tmp_path, rows), BIO))
-    assert [problem.split(";")[0] for problem in problems] == [
-        "lines 1, 2: tag 'B-town' is not declared",
-        "line 2: tag 'city' is not declared",
+    rule = "with tag_scheme bio tags are O, B-x and I-x for a label x"
+    assert problems == [
+        f"lines 1, 2: tag 'B-town' is not declared; {rule}",
+        f"line 2: tag 'city' is not declared; {rule}",
     ]
-    assert "O, B-x and I-x" in problems[0]
     plain = _problems(_spec(_json_lines(tmp_path, [{"tokens": ["a"], "tags": ["O"]}]), PLAIN), "dev")
     assert plain == ["line 1: tag 'O' is not declared"]
 
@@ -562,3 +562,16 @@ def test_a_label_that_is_nearly_declared_is_told_what_it_may_have_been_meant_for
         "line 1: label 'Ham ' is not declared; did you mean 'ham'?",
         "line 2: label 'something else' is not declared",
     ]
+    rows = [{"text": "a", "label": label} for label in ("unspam", "2021", "ham")]
+    declared = CLASSIFICATION | {"labels": ("ham", "spam", "2022")}
+    assert _problems(_spec(_json_lines(tmp_path, rows), declared)) == [
+        "line 1: label 'unspam' is not declared",
+        "line 2: label '2021' is not declared",
+    ]
+
+
+def test_only_so_many_labels_are_given_a_hint(tmp_path):
+    rows = [{"text": "a", "label": f"Ham{number}"} for number in range(10)]
+    rows += [{"text": "a", "label": f"spam{letter}"} for letter in "abcdefghijklmnopqrstuvwxyz"]
+    problems = _problems(_spec(_json_lines(tmp_path, rows), CLASSIFICATION))
+    assert sum("did you mean" in problem for problem in problems) == 20

@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 
+from modeling.text import EncodedText
 from registry.errors import InvalidInput, NotFound, UsageError
 from serving.engine import Engine, EngineSettings
 from serving.errors import DeadlinePassed, EngineFailed, Overloaded, Stopping
@@ -428,6 +429,34 @@ def test_a_list_of_texts_is_shared_out_among_idle_lanes(start, release, monkeypa
     eventually(lambda: engine.idle_lanes == 2, "two idle lanes")
     assert len(ask(engine, *["hello"] * 10, tasks=["intent"]).wait().by_text) == 10
     assert taken == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shares"),
+    [
+        ([10, 300, 300], [[10, 300], [300]]),
+        ([20, 120, 120], [[20, 120], [120]]),
+        ([300, 10], [[300], [10]]),
+        ([30, 30], [[30, 30]]),
+        ([900, 900, 900], [[900], [900], [900]]),
+    ],
+)
+def test_shares_are_as_equal_as_texts_allow(lengths, shares):
+    line = WaitingLine(10, lambda request: None, least_share=64)
+    found = []
+    lanes = [threading.Thread(target=lambda: found.append(line.take(1024))) for _ in shares]
+    for lane in lanes:
+        lane.start()
+    eventually(lambda: line.idle_lanes == len(shares), "all lanes are idle")
+    request = Request(None, 0.0, float("inf"), print, print)
+    for number, length in enumerate(lengths):
+        encoded = EncodedText((0,) * length, (0,) * length, (), (), 0)
+        request.waiting.append(Question(request, number, "hello", b"", encoded, ["intent"]))
+    line.add(request)
+    for lane in lanes:
+        lane.join(30)
+    taken = [[len(question.encoded.input_ids) for question in batch] for batch in found]
+    assert sorted(taken) == sorted(shares)
 
 
 def test_a_few_pieces_are_one_batch_whoever_is_idle(start):
