@@ -10,7 +10,7 @@ import argparse
 import statistics
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -31,32 +31,63 @@ from serving.served_release import ServedRelease
 
 NEVER = 1 << 30
 """A least share that no list of texts reaches."""
+_BEHIND_SECONDS = 0.01
 
 
-def seconds_of_a_list(engine: Engine, texts: Sequence[str], *, lanes: int) -> float:
-    """Until the last answer to one request of these texts, of an engine that is idle before and after."""
-    done, failed = threading.Event(), list[Exception]()
+def seconds_of_a_list(engine: Engine, texts: Sequence[str], *, lanes: int, behind: str | None = None) -> float:
+    """Until the last answer to one request of these texts, of an engine that is idle before and after.
 
-    def ended(error: Exception | None) -> None:
-        if error is not None:
-            failed.append(error)
-        done.set()
-
-    begin = time.perf_counter()
-    engine.ask([Text(text) for text in texts], None, timeout=600.0, on_answers=lambda _: None, on_end=ended)
-    done.wait()
-    seconds = time.perf_counter() - begin
-    if failed:
-        raise failed[0]
+    Args:
+        behind: a text that is asked for as soon as lanes have taken from the list; then it is that one's last answer.
+    """
+    answered = _asked(engine, texts)
+    if behind is not None:
+        time.sleep(_BEHIND_SECONDS)
+        answered_behind = _asked(engine, [behind])
+    seconds = answered()
+    if behind is not None:
+        seconds = answered_behind()
     while engine.working and engine.idle_lanes < lanes:  # the last lane is still on its way back
         time.sleep(0.001)
     return seconds
 
 
+def _asked(engine: Engine, texts: Sequence[str]) -> Callable[[], float]:
+    """Asks, and returns what waits for the last answer and tells the seconds."""
+    ends, failed, done = list[float](), list[Exception](), threading.Event()
+
+    def ended(error: Exception | None) -> None:
+        if error is not None:
+            failed.append(error)
+        ends.append(time.perf_counter())
+        done.set()
+
+    def wait() -> float:
+        done.wait()
+        if failed:
+            raise failed[0]
+        return ends[0] - begin
+
+    begin = time.perf_counter()
+    engine.ask([Text(text) for text in texts], None, timeout=600.0, on_answers=lambda _: None, on_end=ended)
+    return wait
+
+
 def seconds_by_share(
-    release: ServedRelease, texts: Sequence[str], *, way: Way, shares: Sequence[int], counts: Sequence[int], rounds: int
+    release: ServedRelease,
+    texts: Sequence[str],
+    *,
+    way: Way,
+    shares: Sequence[int],
+    counts: Sequence[int],
+    rounds: int,
+    behind: bool = False,
 ) -> Mapping[int, Mapping[int, Sequence[float]]]:
-    """Count of texts -> least share -> seconds, one a round."""
+    """Count of texts -> least share -> seconds, one a round.
+
+    Args:
+        behind: of a single text that comes right after the list.
+    """
     engines = {
         share: Engine(
             release,
@@ -74,8 +105,8 @@ def seconds_by_share(
             begin = number * count % max(1, len(texts) - count + 1)
             first = number % len(shares)  # else one of them would always meet the texts first
             for share in [*shares[first:], *shares[:first]]:
-                seconds = seconds_of_a_list(engines[share], texts[begin : begin + count], lanes=way.lanes)
-                by_share[share].append(seconds)
+                some, one = texts[begin : begin + count], texts[number % len(texts)] if behind else None
+                by_share[share].append(seconds_of_a_list(engines[share], some, lanes=way.lanes, behind=one))
         say(f"round {number + 1} of {rounds}")
     for engine in engines.values():
         engine.close(timeout=10.0)
@@ -108,8 +139,11 @@ def main() -> None:
     parser.add_argument("--shares", default="16,64", help="least shares, in pieces")
     parser.add_argument("--counts", default="1,2,4,8,16,32", help="texts of a request")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--behind", action="store_true", help="time a single text that comes right after the list")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
+    if max(number_list(arguments.counts)) > arguments.texts:
+        parser.error("--counts asks for more texts than --texts gives")
     setting = opened(arguments)
     layout = setting.layout(arguments.layout, arguments.tasks)
     for texts in chosen(arguments, setting.text_encoder):
@@ -121,10 +155,12 @@ def main() -> None:
                 shares=[NEVER, *number_list(arguments.shares)],
                 counts=number_list(arguments.counts),
                 rounds=arguments.rounds,
+                behind=arguments.behind,
             )
+            what = "one text behind a list" if arguments.behind else "a list of texts"
             title = (
-                f"{setting.title}, {len(layout)} tasks, {precision}, {texts.title}; torch {torch.__version__}, "
-                f"{datetime.now(UTC):%Y-%m-%d}"
+                f"{what}; {setting.title}, {len(layout)} tasks, {precision}, {texts.title}; "
+                f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
             )
             show(table_of(found, title), markdown=arguments.markdown)
 

@@ -87,10 +87,12 @@ def test_every_way_to_use_the_cores_is_measured_in_every_round(setting: Setting)
     assert all(len(found) == 2 and min(found) > 0 for found in rates.values())
 
 
-def test_a_list_is_measured_with_every_least_share_in_every_round(setting: Setting) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_list_is_measured_with_every_least_share_in_every_round(setting: Setting, behind: bool) -> None:
     release = load_served(setting, setting.release(MIXED), "fp32")
     texts = uniform(setting.text_encoder, 8).texts
-    found = seconds_by_share(release, texts, way=Way(2, 1, 256), shares=[NEVER, 16], counts=[1, 4], rounds=2)
+    how = {"way": Way(2, 1, 256), "shares": [NEVER, 16], "counts": [1, 4], "rounds": 2}
+    found = seconds_by_share(release, texts, **how, behind=behind)
     assert {count: {*by_share} for count, by_share in found.items()} == {1: {NEVER, 16}, 4: {NEVER, 16}}
     assert all(len(seconds) == 2 and min(seconds) > 0 for of_one in found.values() for seconds in of_one.values())
 
