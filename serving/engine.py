@@ -73,8 +73,8 @@ class EngineSettings:
     larger batch makes its texts wait for each other; with AMX, 1,024 bore a third more than 256
     (docs/serving_speed.md)."""
     least_share: int = 64
-    """Pieces that a lane aims at, at least, where it leaves the rest of what waits to one that is idle: fewer are
-    computed hardly faster, for every weight is read all the same."""
+    """Pieces that a lane aims at, at least, where it leaves the rest of what waits to one that is idle: 16
+    brought nothing more that could be measured (docs/serving_speed.md)."""
     waiting_texts: int = 4096
     cache_bytes: int = 64 << 20
 
