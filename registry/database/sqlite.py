@@ -30,6 +30,7 @@ class SqliteFile:
     def __init__(self, url: URL, *, busy_seconds: float) -> None:
         self._url = url
         self._busy_seconds = busy_seconds
+        self._was_there = False
 
     @property
     def location(self) -> str:
@@ -114,8 +115,13 @@ class SqliteFile:
     def _engine(self, begin: str, *pragmas: str) -> Engine:
         engine = create_engine(self._url, connect_args={"timeout": self._busy_seconds}, json_serializer=json_text)
 
+        @event.listens_for(engine, "do_connect")
+        def _make_none_in_place_of_one_that_has_gone(*_: object) -> None:
+            self._refuse_where_gone()
+
         @event.listens_for(engine, "connect")
         def _set_up(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+            self._was_there = True
             record.info["file"] = self._file()
             # The driver would begin transactions by itself, late and deferred: a deferred transaction that turns into
             # a writer fails with "database is locked" at once, however long it was told to wait.
@@ -124,9 +130,10 @@ class SqliteFile:
                 connection.execute(f"PRAGMA {pragma}")
 
         @event.listens_for(engine, "checkout")
-        def _leave_a_replaced_file(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-            # A connection goes on with the file that it opened. One that is missing is not made anew in its place.
-            if self._file() not in (None, record.info["file"]):
+        def _leave_another_file(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+            # A connection goes on with the file that it opened, wherever that is by now.
+            self._refuse_where_gone()
+            if self._file() != record.info["file"]:
                 raise DisconnectionError
 
         @event.listens_for(engine, "begin")
@@ -137,6 +144,10 @@ class SqliteFile:
                 connection.exec_driver_sql(begin)
 
         return engine
+
+    def _refuse_where_gone(self) -> None:
+        if self._was_there and self._file() is None:
+            raise StorageError(f"{self.location} has gone: nothing was changed; put it back")
 
     def _file(self) -> tuple[int, int] | None:
         """Which file lies there now; None if there is none."""

@@ -40,7 +40,7 @@ def elsewhere(trunkline: Any, pinned: Any, labelled: Any, kept_folder: Path) -> 
     told = kept_folder / "versions.json"
     if not told.exists():
         other = ("--home", kept_folder / "home")
-        trunkline(*other, "team", "list")
+        trunkline(*other, "db", "upgrade")
         for kind in KINDS:
             data = labelled(kind).write(trunkline.folder)
             path = trunkline.folder / f"{kind}.yaml"
