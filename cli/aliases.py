@@ -1,7 +1,7 @@
 """`trunkline task promote|rollback|history`: which version an alias names, now and before."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import typer
 from sqlalchemy.orm import Session
@@ -50,10 +50,11 @@ def promote(
         reference = versions.get_version(session, named).reference
         before = tasks.get_task(session, named.task).aliases.get(alias)
         move = aliases.promote(session, reference, alias, expect=expected, actor=context.actor, at=context.now())
-        outdated = _outdated(session, move)
-    _print_move(move, before, as_json)
-    if outdated:
-        print_warning(outdated)
+        outdated, scores = _outdated(session, move), _scores(session, move, before)
+    _print_move(move, before, scores, as_json)
+    for doubt in (outdated, scores.doubt):
+        if doubt:
+            print_warning(doubt)
 
 
 @app.command(epilog=example("trunkline task rollback rte --alias champion --expect rte/3"))
@@ -66,8 +67,8 @@ def rollback(
     with context.database.write() as session:
         before = tasks.get_task(session, task).aliases.get(alias)
         move = aliases.rollback(session, task, alias, expect=expected, actor=context.actor, at=context.now())
-        outdated = _outdated(session, move)
-    _print_move(move, before, as_json)
+        outdated, scores = _outdated(session, move), _scores(session, move, before)
+    _print_move(move, before, scores, as_json)
     if outdated:
         print_warning(outdated)
 
@@ -84,6 +85,32 @@ def _outdated(session: Session, move: AliasMove) -> str:
     )
 
 
+class _Scores(NamedTuple):
+    """Of the version that an alias names now and of the one that it named before."""
+
+    shown: str = ""
+    """Such as "accuracy 0.6900 → 0.7180"."""
+    doubt: str = ""
+    """Why the move may be a slip, where the scores say so."""
+
+
+def _scores(session: Session, move: AliasMove, before: int | None) -> _Scores:
+    metric = tasks.get_task(session, move.task).spec.metric.value
+    now = versions.get_version(session, VersionReference(task=move.task, number=move.to_version))
+    score = now.metrics.get(metric)
+    if score is None:
+        return _Scores()
+    doubt = f"{now.reference} has {metric} {score:.4f}: no better than answers at random" if score <= 0 else ""
+    if before is None:
+        return _Scores(f"{metric} {score:.4f}", doubt)
+    old = versions.get_version(session, VersionReference(task=move.task, number=before))
+    if old.dev_digest != now.dev_digest or metric not in old.metrics:
+        return _Scores(f"{metric} {score:.4f}, not on the dev data of {old.reference}", doubt)
+    if score < old.metrics[metric] and not doubt:
+        doubt = f"{now.reference} has {metric} {score:.4f}, less than {old.reference} on the same dev data"
+    return _Scores(f"{metric} {old.metrics[metric]:.4f} → {score:.4f}", doubt)
+
+
 def _expected(text: str | None) -> VersionReference | Literal["none"] | None:
     """What `--expect` says; None when it was not given."""
     if text is None:
@@ -96,14 +123,15 @@ def _expected(text: str | None) -> VersionReference | Literal["none"] | None:
     return reference
 
 
-def _print_move(move: AliasMove, before: int | None, as_json: bool) -> None:
+def _print_move(move: AliasMove, before: int | None, scores: _Scores, as_json: bool) -> None:
     if as_json:
         print_json(move)
     elif before == move.to_version:
         print_line(f"{move.task}@{move.alias} is {move.task}/{move.to_version} already")
     else:
         origin = "new" if before is None else f"{move.task}/{before}"
-        print_line(f"{move.task}@{move.alias}: {origin} → {move.task}/{move.to_version}")
+        shown = f" ({scores.shown})" if scores.shown else ""
+        print_line(f"{move.task}@{move.alias}: {origin} → {move.task}/{move.to_version}{shown}")
 
 
 @app.command(

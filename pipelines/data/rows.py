@@ -22,6 +22,10 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
+_GZIP = b"\x1f\x8b"
+_QUOTES = 'a field that begins with " must be quoted as a whole, with each " inside it written twice'
+
+
 def is_table(path: Path) -> bool:
     """Whether `read_rows` can tell the file's format by its name."""
     return _is_parquet(path) or _parser(path) is not None
@@ -81,6 +85,8 @@ def json_rows(lines: Iterable[tuple[int, str]], path: Path = Path("standard inpu
     for number, text in lines:
         if not text.strip():
             continue
+        if text.strip() in ("[", "{"):
+            raise _garbled(path, number, f"begins JSON of several lines with {text.strip()!r}: write one object a line")
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
@@ -117,8 +123,7 @@ def _tsv_rows(path: Path) -> Iterator[Row]:
             raise _garbled(
                 path,
                 row.number,
-                'a quoted field runs over several lines; a field that begins with " must be quoted as a whole, '
-                'with each " inside it written twice',
+                f"a quoted field runs over several lines; {_QUOTES}",
             )
         yield row
 
@@ -137,10 +142,17 @@ def _table_rows(path: Path, dialect: str) -> Iterator[Row]:
                 yield Row(line, dict(zip(columns, fields, strict=True)))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise _garbled(path, line, f"cannot be split into fields: {error}") from None
+        raise _garbled(path, line, f"cannot be split into fields: {error}; {_QUOTES}") from None
 
 
 def _header(path: Path, line: int, fields: list[str]) -> list[str]:
+    if len(fields) == 1 and (other := next((mark for mark in "\t;|," if mark in fields[0]), None)):
+        raise _garbled(
+            path,
+            line,
+            f"the header is one column, {fields[0]!r}: columns are parted by commas in .csv and by tabs in .tsv, "
+            f"not by {other!r}",
+        )
     if repeated := sorted({name for name in fields if fields.count(name) > 1}):
         raise _garbled(path, line, f"the header names a column twice: {', '.join(map(repr, repeated))}")
     return fields
@@ -162,6 +174,8 @@ def _decoded(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
         for number, data in enumerate(lines, start=1):
             yield number, data.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
+        if number == 1 and error.object.startswith(_GZIP):
+            raise _garbled(path, number, "is gzip: the file's name must end in .gz") from None
         raise _garbled(path, number, f"byte {error.start + 1} is not UTF-8: save the file as UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _garbled(path, number + 1, f"is damaged or not gzip: {error}") from None

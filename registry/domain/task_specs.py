@@ -1,11 +1,11 @@
 """The definition of a task: what its `task.yaml` says, validated, and nothing about how it is trained."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from registry.domain.plain_data import Plain, json_digest
 from registry.domain.references import Name
@@ -174,7 +174,7 @@ def parse_task_spec(content: object, subject: str) -> TaskSpec:
     try:
         return TaskSpec.model_validate(dict(content))
     except ValidationError as error:
-        problems = validation_problems(error, TaskSpec.model_fields)
+        problems = validation_problems(error, TaskSpec)
         unreadable = frozenset(str(item["loc"][0]) for item in error.errors() if item["loc"])
         if unreadable:  # pydantic stops at the fields; the readable ones may contradict each other too
             problems += _readable_part(content, unreadable)._problems_between_fields(unreadable)
@@ -190,11 +190,11 @@ def _readable_part(content: Mapping[str, object], unreadable: frozenset[str]) ->
     return TaskSpec.model_construct(**values)
 
 
-def validation_problems(error: ValidationError, fields: Iterable[str] = ()) -> list[str]:
+def validation_problems(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
     """One line a problem: the place in the file, then what is wrong there.
 
     Args:
-        fields: the known ones at the top, so that a misspelt one is told what it may have been meant for.
+        model: what was validated, so that a misspelt field is told what it may have been meant for.
     """
     problems: list[str] = []
     for item in error.errors():
@@ -203,11 +203,45 @@ def validation_problems(error: ValidationError, fields: Iterable[str] = ()) -> l
             case "missing":
                 problems.append(f"{place}: is missing")
             case "extra_forbidden":
-                near = difflib.get_close_matches(place, sorted(fields), n=1) if len(item["loc"]) == 1 else []
+                near = difflib.get_close_matches(str(item["loc"][-1]), _fields_at(model, item["loc"][:-1]), n=1)
                 problems.append(f"{place}: is no known field" + (f"; did you mean {near[0]}?" if near else ""))
             case "enum":
                 problems.append(f"{place}: must be {item['ctx']['expected']}, not {item['input']!r}")
+            case kind if kind in _KINDS:
+                problems.append(f"{place}: must be {_KINDS[kind]}, not {_shown(item['input'])}")
             case _:
                 message = item["msg"].removeprefix("Value error, ")
                 problems += [f"{place}: {message}"] if place else message.split("\n")
     return problems
+
+
+_KINDS = {
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "model_type": "a mapping of fields",
+    "dict_type": "a mapping of fields",
+}
+"""What pydantic misses, as one who writes a file calls it."""
+_MOST_SHOWN = 40
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case Mapping():
+            return "a mapping of fields"
+        case list() | tuple():
+            return "a list"
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
+def _fields_at(model: type[BaseModel] | None, place: Sequence[int | str]) -> list[str]:
+    """The known fields of what lies at a place of the model; none where that is not a model itself."""
+    for part in place:
+        field = None if model is None else model.model_fields.get(str(part))
+        inner = None if field is None else field.annotation
+        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    return [] if model is None else sorted(model.model_fields)

@@ -7,14 +7,36 @@ pytestmark = pytest.mark.usefixtures("versions")
 
 
 def test_promotions_and_rollbacks_move_the_alias_and_say_from_where(trunkline: Any) -> None:
-    assert trunkline.done("task", "promote", "rte/1", "--alias", "champion") == "rte@champion: new → rte/1\n"
-    assert trunkline.done("task", "promote", "rte/3", "--alias", "champion") == "rte@champion: rte/1 → rte/3\n"
+    assert trunkline.done("task", "promote", "rte/1", "--alias", "champion") == (
+        "rte@champion: new → rte/1 (accuracy 0.5000)\n"
+    )
+    assert trunkline.done("task", "promote", "rte/3", "--alias", "champion") == (
+        "rte@champion: rte/1 → rte/3 (accuracy 0.5000 → 0.7000)\n"
+    )
     assert trunkline.done("task", "promote", "rte/3", "--alias", "champion") == "rte@champion is rte/3 already\n"
-    assert trunkline.done("task", "rollback", "rte", "--alias", "champion") == "rte@champion: rte/3 → rte/1\n"
+    assert trunkline.done("task", "rollback", "rte", "--alias", "champion").startswith("rte@champion: rte/3 → rte/1 (")
     assert trunkline("task", "show", "rte", "--json").json["aliases"] == {"champion": 1}
     nothing_below = trunkline("task", "rollback", "rte", "--alias", "champion")
     assert nothing_below.code == 4
     assert nothing_below.problem
+
+
+def test_a_version_that_scores_less_is_promoted_with_a_warning(trunkline: Any, versions: Any) -> None:
+    trunkline.done("task", "promote", "rte/1", "--alias", "champion")
+    worse, bad, elsewhere = (
+        str(versions("rte", **how).reference)
+        for how in ({"score": 0.4375}, {"score": 0.0}, {"score": 0.25, "dev_digest": "5" * 64})
+    )
+    told = trunkline("task", "promote", worse, "--alias", "champion")
+    assert told.out == f"rte@champion: rte/1 → {worse} (accuracy 0.5000 → 0.4375)\n"
+    assert told.err == f"warning: {worse} has accuracy 0.4375, less than rte/1 on the same dev data\n"
+    told = trunkline("task", "promote", bad, "--alias", "champion")
+    assert told.err == f"warning: {bad} has accuracy 0.0000: no better than answers at random\n"
+    back = trunkline("task", "rollback", "rte", "--alias", "champion")
+    assert (back.err, back.out) == ("", f"rte@champion: {bad} → {worse} (accuracy 0.0000 → 0.4375)\n")
+    told = trunkline("task", "promote", elsewhere, "--alias", "champion")
+    assert told.out.endswith(f"(accuracy 0.2500, not on the dev data of {worse})\n")
+    assert told.err == "", "scores on other data say nothing of each other"
 
 
 def test_an_alias_can_be_promoted_to_another(trunkline: Any) -> None:
@@ -70,7 +92,8 @@ def test_a_move_to_a_version_of_an_outdated_definition_is_warned_of(
         "revision 2, now in force\n"
     )
     back = trunkline("task", "rollback", "rte", "--alias", "champion")
-    assert (back.code, back.out, back.err) == (0, "rte@champion: rte/4 → rte/1\n", warning.format(1))
+    assert (back.code, back.err) == (0, warning.format(1))
+    assert back.out.startswith("rte@champion: rte/4 → rte/1 ")
     promoted = trunkline("task", "promote", "rte/2", "--alias", "champion", "--json")
     assert (promoted.code, promoted.json["to_version"], promoted.err) == (0, 2, warning.format(2))
 

@@ -98,7 +98,9 @@ def test_rows_before_a_garbled_line_are_yielded(tmp_path):
     ("name", "content", "expected"),
     [
         ("d.jsonl", '{"a": 1}\n{"a": 1,}\n', "line 2: is not JSON"),
-        ("d.jsonl", '[\n{"a": 1}\n]\n', "line 1: is not JSON"),
+        ("d.jsonl", '[\n{"a": 1}\n]\n', "line 1: begins JSON of several lines with '['"),
+        ("d.jsonl", '{\n"a": 1\n}\n', "line 1: begins JSON of several lines with '{'"),
+        ("d.jsonl", '[{"a": 1}]\n', "line 1: is not one JSON object"),
         ("d.jsonl", '{"a": 1}\n["a"]\n', "line 2: is not one JSON object"),
         ("d.jsonl", "3\n", "line 1: is not one JSON object"),
         ("d.jsonl", '{"a": ' + "9" * 5000 + "}\n", "line 1: is not JSON that can be read"),
@@ -112,6 +114,8 @@ def test_rows_before_a_garbled_line_are_yielded(tmp_path):
         ("d.csv", 'a,b\n1,2\n"x,2\n3,4\n', "line 3: cannot be split into fields"),
         ("d.csv", 'a,b\n"x"y,2\n', "line 2: cannot be split into fields"),
         ("d.csv", f"a,b\n{'x' * 200_000},2\n", "line 2: cannot be split into fields"),
+        ("d.csv", "text;label\nx;y\n", "line 1: the header is one column, 'text;label': columns are parted by commas"),
+        ("d.tsv", "text,label\nx,y\n", "line 1: the header is one column"),
         ("d.tsv", "a\tb\n1\t2\t3\n", "line 2: has 3 fields, but the header has 2"),
     ],
 )
@@ -128,6 +132,13 @@ def test_damaged_gzip_is_refused(tmp_path):
     plain.write_text(JSON_LINES)
     for path in (cut_off, flipped, plain):
         assert "damaged or not gzip" in _problem(path)
+
+
+def test_gzip_under_another_name_is_told_its_name(tmp_path):
+    for name in ("d.jsonl", "d.csv"):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(JSON_LINES.encode(), mtime=0))
+        assert _problem(path) == "line 1: is gzip: the file's name must end in .gz"
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
