@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.application import Context, example
+from cli.progress import progress_bar
 from cli.release_source import FromRoot, release_source
 from cli.rendering import print_line, print_table, print_warning
 from registry.errors import InvalidInput, UsageError
@@ -62,15 +63,14 @@ def predict(
 
     asked = [Text(*one) for one in texts]
     loaded = load_release(source.digest, source.store)
-    for number, (one, prediction) in enumerate(zip(asked, loaded.predict(asked, wanted), strict=True), 1):
-        if as_json:
-            _print_json_line(one, prediction)
-            continue
-        print_line(("" if number == 1 else "\n") + one.text + (f"  |  {one.text_pair}" if one.text_pair else ""))
-        print_table(["task", "answer"], [(task, _described(answer)) for task, answer in prediction.answers.items()])
-        if prediction.truncated:
-            tokens = loaded.manifest.trunk.max_length
-            print_warning(f"text {number} is longer than {tokens} tokens: its end was not read")
+    predictions = loaded.predictions(asked, wanted)
+    with progress_bar(beside_answers=True) as report:
+        for number, (one, prediction) in enumerate(zip(asked, predictions, strict=True), 1):
+            if as_json:
+                _print_json_line(one, prediction)
+            else:
+                _print_tables(number, one, prediction, loaded.manifest.trunk.max_length)
+            report("answering", number, len(asked))
 
 
 def _asked_texts(
@@ -117,6 +117,13 @@ def _row_problem(row: dict[str, Any]) -> str | None:
     if all(isinstance(part, str) and part.strip() for part in parts):
         return None
     return 'needs a "text" and, for pairs, a "text_pair", neither of them empty'
+
+
+def _print_tables(number: int, text: "Text", prediction: "Prediction", max_length: int) -> None:
+    print_line(("" if number == 1 else "\n") + text.text + (f"  |  {text.text_pair}" if text.text_pair else ""))
+    print_table(["task", "answer"], [(task, _described(answer)) for task, answer in prediction.answers.items()])
+    if prediction.truncated:
+        print_warning(f"text {number} is longer than {max_length} tokens: its end was not read")
 
 
 def _print_json_line(text: "Text", prediction: "Prediction") -> None:

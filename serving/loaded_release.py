@@ -1,7 +1,8 @@
 """A release ready to answer: manifest and blobs verified, merged model in memory. No database is involved."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from modeling.text import EncodedText, TextEncoder
 from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import Manifest, parse_manifest
 from serving.questions import Text, refuse_empty, tasks_of
+
+_TEXTS_AT_ONCE = 1024
+"""Of many: enough of like length for full batches, and soon answered."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,18 @@ class LoadedRelease:
                     transitions=transitions,
                 )
         return predictions
+
+    def predictions(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> Iterator[Prediction]:
+        """What `predict` says of each text, in order; the answers that are kept do not grow with the texts.
+
+        Raises:
+            As `predict`, at once: before the first text is answered.
+        """
+        refuse_empty(texts)
+        for form in {text.form for text in texts}:
+            tasks_of(form, self.manifest, tasks)
+        parts = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
+        return chain.from_iterable(self.predict(part, tasks) for part in parts)
 
     def outputs(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> dict[str, dict[int, Tensor]]:
         """Raw outputs, [O] or [words, O] fp32, by task and text number: for comparing releases bit by bit."""

@@ -4,6 +4,7 @@ import torch
 from modeling.decoding import LabelAnswer, NumberAnswer, SpansAnswer
 from registry.domain.task_specs import InputForm, TaskType
 from registry.errors import ArtifactMissing, InvalidInput, NotFound, UsageError
+from serving import loaded_release
 from serving.loaded_release import load_release
 from serving.questions import Text
 
@@ -50,6 +51,26 @@ def test_single_texts_and_pairs_are_answered_by_their_own_tasks_in_order(release
     answers = [p.answers for p in release.predict([Text("hello"), Text("hello", "world"), Text("new york")])]
     assert [set(answer) for answer in answers] == [{"intent", "city"}, {"similarity"}, {"intent", "city"}]
     assert isinstance(answers[1]["similarity"], NumberAnswer)
+
+
+def test_many_texts_are_answered_some_at_a_time_and_refused_before_the_first(release, monkeypatch):
+    monkeypatch.setattr(loaded_release, "_TEXTS_AT_ONCE", 2)
+    texts = [Text("hello"), Text("hello", "world"), Text("new york"), Text("hello"), Text("world")]
+    calls = count_layer_calls(release)
+    answered = release.predictions(texts)
+    assert calls == []
+    first = next(answered)
+    assert len(calls) < 10, "the first is answered before the last is read"
+    for one, whole in zip([first, *answered], release.predict(texts), strict=True):
+        assert set(one.answers) == set(whole.answers)
+        if "intent" in one.answers:
+            assert one.answers["intent"].probabilities == pytest.approx(whole.answers["intent"].probabilities)
+    calls.clear()
+    with pytest.raises(InvalidInput, match="text 4: is empty"):
+        release.predictions([*texts[:3], Text(" ")])
+    with pytest.raises(UsageError, match="similarity: reads a pair"):
+        release.predictions([Text("hello"), Text("world"), Text("hello")], ["similarity"])
+    assert calls == []
 
 
 def test_spans_are_offsets_into_the_text_as_it_was_sent(release):
