@@ -29,6 +29,7 @@ from cli import (
     searches,
     serve,
     status,
+    task_check,
     tasks,
     teams,
     training,
@@ -42,6 +43,7 @@ Command: TypeAlias = TyperCommand | TyperGroup
 app.add_typer(teams.app, name="team")
 backbones.app.add_typer(backbone_migration.app)
 app.add_typer(backbones.app, name="backbone")
+tasks.app.add_typer(task_check.app)
 tasks.app.add_typer(aliases.app)
 tasks.app.add_typer(cards.of_tasks)
 app.add_typer(tasks.app, name="task")

@@ -1,15 +1,22 @@
-"""`trunkline task register|update`: whether the data files are what the definition says."""
+"""`trunkline task register|update|check`: whether the data files are what the definition says, and what they hold."""
 
+import math
 import os
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from cli.rendering import print_warning, working
-from registry.domain.task_specs import TagScheme, TaskSpec
+from registry.domain.task_specs import TagScheme, TaskSpec, TaskType
 from registry.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pipelines.data.dataset import Dataset
 
 Split = Literal["train", "dev"]
 
@@ -24,6 +31,18 @@ CheckData = Annotated[
 _MOST_PROBLEMS = 10
 """Of one file before those of the other: half of what an error shows."""
 _MOST_LABELS = 10
+_SHARE_TOLD = 0.01
+"""Of dev rows that are training rows too: fewer are no news, data sets of repute have some."""
+
+
+class Held(NamedTuple):
+    """What one file holds."""
+
+    rows: int
+    counts: Mapping[str, int]
+    """Rows of each declared label, tags of each or, with tag_scheme bio, spans of each type; none for numbers."""
+    numbers: tuple[float, float, float] | None
+    """Of targets that are numbers the least, the mean, the greatest."""
 
 
 class DataFiles(NamedTuple):
@@ -31,12 +50,22 @@ class DataFiles(NamedTuple):
 
     missing: Sequence[str] = ()
     """Such as "train data file /srv/train.jsonl"."""
-    rows: Sequence[str] = ()
-    """Such as "2,490 train rows"; empty where nothing was read."""
-    unlearnt: Sequence[str] = ()
-    """Labels that no training row has."""
-    same: bool = False
-    """Whether both files hold the same rows."""
+    held: Mapping[Split, Held] = MappingProxyType({})
+    """Nothing of a file that was not read."""
+    dev_rows_in_train: int = 0
+    """How many dev rows have the very texts of a training row."""
+
+    @property
+    def rows(self) -> list[str]:
+        """Such as "2,490 train rows"."""
+        return [f"{held.rows:,} {split} row{'' if held.rows == 1 else 's'}" for split, held in self.held.items()]
+
+    @property
+    def unlearnt(self) -> list[str]:
+        """Labels that no training row has."""
+        return (
+            [label for label, count in self.held["train"].counts.items() if not count] if "train" in self.held else []
+        )
 
 
 def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
@@ -52,15 +81,16 @@ def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
     if not read:
         return DataFiles(missing)
 
+    from pipelines.data.dataset import load_dataset
     from pipelines.data.rows import refuse_format
 
-    found: dict[Split, _Held] = {}
+    found: dict[Split, Dataset] = {}
     problems: dict[Split, list[str]] = {}
     for split, path in paths.items():
         try:
             if split in here:
                 with working(f"reading {path}"):
-                    found[split] = _held(spec, split)
+                    found[split] = load_dataset(spec, split)
             elif os.path.exists(path):  # noqa: PTH110
                 raise InvalidInput(path, ["is a folder, not a file" if os.path.isdir(path) else "is no file"])  # noqa: PTH112
             else:
@@ -71,11 +101,11 @@ def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
         first = [problem for of_one in problems.values() for problem in of_one[:_MOST_PROBLEMS]]
         rest = [problem for of_one in problems.values() for problem in of_one[_MOST_PROBLEMS:]]
         raise InvalidInput(f"task {spec.task}, its data (--no-check-data leaves them unread)", first + rest)
+    learnt = set(found["train"].input_digests) if len(found) == len(paths) else set()
     return DataFiles(
         missing,
-        [f"{held.rows:,} {split} row{'' if held.rows == 1 else 's'}" for split, held in found.items()],
-        found["train"].without_row if "train" in found else (),
-        same=len(found) == 2 and found["train"].digest == found["dev"].digest,
+        {split: _held(spec, data) for split, data in found.items()},
+        sum(digest in learnt for digest in found["dev"].input_digests) if learnt else 0,
     )
 
 
@@ -83,8 +113,11 @@ def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
     """Says what is missing here, which is no error: it may come later, or lie on the machine that trains."""
     for file in found.missing:
         print_warning(f"task {spec.task}: there is no {file} on this machine")
-    if found.same:
-        print_warning(f"task {spec.task}: train and dev data are the same rows: scores will say nothing of new texts")
+    if found.dev_rows_in_train > _SHARE_TOLD * (dev_rows := found.held["dev"].rows if "dev" in found.held else 0):
+        print_warning(
+            f"task {spec.task}: {found.dev_rows_in_train:,} of {dev_rows:,} dev rows are texts that train data have "
+            "too: their scores say nothing of new texts"
+        )
     if found.unlearnt:
         shown, hidden = found.unlearnt[:_MOST_LABELS], found.unlearnt[_MOST_LABELS:]
         more = f" and {len(hidden)} more" if hidden else ""
@@ -93,27 +126,20 @@ def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
         )
 
 
-class _Held(NamedTuple):
-    rows: int
-    without_row: list[str]
-    """Labels that no row has."""
-    digest: str
+def _held(spec: TaskSpec, data: "Dataset") -> Held:
+    targets = [example.target for example in data.examples]
+    if spec.type is TaskType.REGRESSION:
+        numbers = [float(target) for target in targets if not isinstance(target, tuple)]
+        return Held(len(targets), {}, (min(numbers), math.fsum(numbers) / len(numbers), max(numbers)))
+    counts = Counter(part for target in targets for part in _counted(spec, target))
+    return Held(len(targets), {label: counts[label] for label in spec.labels}, None)
 
 
-def _held(spec: TaskSpec, split: Split) -> _Held:
-    from pipelines.data.dataset import load_dataset
-
-    data = load_dataset(spec, split)
-    seen = {target for example in data.examples for target in _parts(example.target)}
-    return _Held(len(data.examples), _without_row(spec, seen), data.digest)
-
-
-def _parts(target: str | float | tuple[str, ...]) -> tuple[str | float, ...]:
-    return target if isinstance(target, tuple) else (target,)
-
-
-def _without_row(spec: TaskSpec, seen: Collection[str | float]) -> list[str]:
-    """The declared labels, or span types, that are not among the targets or tags."""
-    if spec.tag_scheme is TagScheme.BIO:
-        seen = {str(tag).partition("-")[2] for tag in seen}
-    return [label for label in spec.labels if label not in seen]
+def _counted(spec: TaskSpec, target: str | float | tuple[str, ...]) -> Sequence[str]:
+    """Of one target what is counted: its label, its tags, or the types of its spans."""
+    if not isinstance(target, tuple):
+        return [str(target)]
+    if spec.tag_scheme is TagScheme.PLAIN:
+        return target
+    # A span begins with a B-x, and with an I-x that continues no x: so scores and answers are read too.
+    return [tag[2:] for before, tag in pairwise(("O", *target)) if tag not in ("O", f"I-{before[2:]}")]

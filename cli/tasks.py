@@ -72,7 +72,7 @@ def register(
 ) -> None:
     """Register a new task from its definition; the data files that it names are read first."""
     context: Context = ctx.obj
-    spec = _read_spec(context.cwd / file)
+    spec = read_spec(context.cwd / file)
     with context.database.read() as session:
         answered = is_answered(session, idempotency_key)
         if idempotency_key is None:  # else the name may be taken by the same request, a moment ago
@@ -105,7 +105,7 @@ def update(ctx: typer.Context, file: SpecFile, data: CheckData = True, as_json: 
     The data files that it names are read first, where the definition is new.
     """
     context: Context = ctx.obj
-    spec = _read_spec(context.cwd / file)
+    spec = read_spec(context.cwd / file)
     with context.database.read() as session:
         known = tasks.get_task(session, spec.task).spec == spec
     files = look_at_data(spec, read=data and not known)
@@ -139,7 +139,7 @@ def outdated_aliases(session: Session, task: Task) -> dict[str, int]:
     return {alias: n for alias, n in revisions.items() if specs[n].interface != task.spec.interface}
 
 
-def _read_spec(path: Path) -> TaskSpec:
+def read_spec(path: Path) -> TaskSpec:
     """The definition in a file, its data paths made absolute."""
     return parse_task_spec(_with_absolute_paths(read_yaml(path), path.parent), str(path))
 

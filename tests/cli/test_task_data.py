@@ -75,12 +75,22 @@ def test_a_definition_that_is_in_force_needs_no_look_at_its_data(trunkline: Any,
     assert trunkline.done("task", "update", file) == "task rte is unchanged, spec revision 1\n"
 
 
-def test_the_same_rows_for_train_and_dev_are_told(trunkline: Any, task_file: TaskFile) -> None:
+def test_texts_of_train_among_the_dev_rows_are_told(trunkline: Any, task_file: TaskFile) -> None:
     file = task_file("rte")
     rows = [{"text": "a", "label": "entailment"}, {"text": "b", "label": "not_entailment"}]
     write_rows(file, "train", *rows)
-    write_rows(file, "dev", *rows)
-    assert "train and dev data are the same rows" in trunkline("task", "register", file, "--team", "nlu").err
+    write_rows(file, "dev", *reversed(rows), {"text": "c", "label": "entailment"})
+    warning = "2 of 3 dev rows are texts that train data have too"
+    assert warning in trunkline("task", "register", file, "--team", "nlu").err
+
+
+def test_few_rows_of_train_in_dev_are_counted_and_no_news(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("rte")
+    rows = [{"text": f"text {number}", "label": "entailment"} for number in range(100)]
+    write_rows(file, "train", *rows, {"text": "a", "label": "not_entailment"})
+    write_rows(file, "dev", *({**row, "text": f"dev {row['text']}"} for row in rows[1:]), rows[0])
+    checked = trunkline("task", "check", file, "--json")
+    assert (checked.json["dev_rows_in_train"], checked.err) == (1, "")
 
 
 def test_a_name_that_no_reader_knows_is_refused_wherever_the_file_is(trunkline: Any, task_file: TaskFile) -> None:
@@ -131,3 +141,45 @@ def test_many_labels_without_a_row_are_counted(trunkline: Any, task_file: TaskFi
     file = task_file("intents", labels=f"[{names}]")
     write_rows(file, "train", {"text": "a", "label": "intent00"}, {"text": "b", "label": "intent13"})
     assert "'intent10' and 2 more: " in trunkline("task", "register", file, "--team", "nlu").err
+
+
+def test_a_definition_is_checked_with_its_data_where_there_is_no_registry(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("rte", labels="[yes, no, maybe]")
+    train = write_rows(file, "train", *({"text": f"t{n}", "label": "no" if n else "yes"} for n in range(4)))
+    write_rows(file, "dev", {"text": "d", "label": "yes"})
+    away = ("--home", trunkline.folder / "elsewhere")
+    told = trunkline(*away, "task", "check", file)
+    assert (told.code, told.err) == (0, "warning: task rte: no training row has 'maybe': no version can learn that\n")
+    lines = [line.split() for line in told.out.splitlines()]
+    assert ["train", "data", "4", "rows,", str(train)] in lines
+    assert ["no", "3", "(75%)", "0", "(0%)"] in lines
+    assert trunkline(*away, "task", "check", file, "--json").json == {
+        "task": "rte",
+        "data": {
+            "train": {"rows": 4, "counts": {"yes": 1, "no": 3, "maybe": 0}, "numbers": None},
+            "dev": {"rows": 1, "counts": {"yes": 1, "no": 0, "maybe": 0}, "numbers": None},
+        },
+        "missing": [],
+        "dev_rows_in_train": 0,
+    }
+    assert not (trunkline.folder / "elsewhere").exists()
+    write_rows(file, "dev", {"text": "", "label": "perhaps"})
+    refused = trunkline("task", "check", file)
+    assert (refused.code, refused.out) == (1, "")
+    assert "label 'perhaps' is not declared" in refused.err
+
+
+def test_numbers_and_spans_are_shown_as_what_they_are(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("sim", type="regression", metric="pearson", labels="[]")
+    for split in ("train", "dev"):
+        write_rows(file, split, *({"text": f"{split}{n}", "label": n} for n in (1, 2, 4.5)))
+    lines = [line.split() for line in trunkline.done("task", "check", file).splitlines()]
+    assert lines[-3:] == [["least", "1", "1"], ["mean", "2.5", "2.5"], ["greatest", "4.5", "4.5"]]
+    tagging = {"type": "token_classification", "tag_scheme": "bio", "metric": "entity_f1"}
+    file = task_file("slots", labels="[city, day]", **tagging)
+    tags = ["I-city", "I-city", "B-city", "I-day", "O", "I-day"]
+    write_rows(file, "train", {"tokens": list("abcdef"), "tags": tags})
+    file.write_text(file.read_text().replace("slots-dev", "slots-other"), encoding="utf-8")
+    told = trunkline("task", "check", file)
+    assert [line.split() for line in told.out.splitlines()][-2:] == [["city", "2"], ["day", "2"]]
+    assert "there is no dev data file" in told.err
