@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from modeling.backbone import Trunk
 from modeling.crf import Transitions
-from modeling.inference_layers import InferenceLayer, first_piece_layer
+from modeling.inference_layers import InferenceLayer, first_piece_layer, scores_a_group
 from modeling.packing import Packed
 from modeling.task_module import TaskModule
 from modeling.text import EncodedText
@@ -130,7 +130,9 @@ class Pass:
             depth = model.branches[task].frozen_depth
             for row in own:
                 self._deepest[row] = max(depth, self._deepest.get(row, 0))
-        self._packed = Packed(encoded, sorted(self._deepest), device=model.form.device)
+        form = model.form
+        cost = scores_a_group(form.dtype, form.device)
+        self._packed = Packed(encoded, sorted(self._deepest), device=form.device, scores_a_group=cost)
         self._below: dict[str, list[Tensor]] = {task: [] for task in rows if model.branches[task].states_below}
         self._states: list[tuple[Tensor, Packed]] = []
         """Of the rows that go on, by depth."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from modeling.encoder_layers import FIRST_PIECE_SHARE, LayerParts
-from modeling.packing import AttendedGroup, Packed
+from modeling.packing import SCORES_A_GROUP, AttendedGroup, Packed
 from modeling.products import PreparedLinear, best_linear, multiplies_by_amx
 from modeling.stopwatch import fastest, least_seconds_of_a_lane
 
@@ -183,6 +183,16 @@ def best_attention(dtype: torch.dtype, device: torch.device) -> Attention:
     if device.type != "cpu":
         return attention_by_products
     return fastest(_seconds(dtype), usual=attention_by_products, worth=_WORTH)
+
+
+_SCORES_A_FUSED_GROUP = 1500
+"""`SCORES_A_GROUP` of the fused kernel, which takes longer for a score and less for a call: of 300 to 7,400 what took
+least for mixed texts, 384 and 768 wide, in batches of 256 to 1,024 pieces, one thread, AVX2 (docs/serving_speed.md)."""
+
+
+def scores_a_group(dtype: torch.dtype, device: torch.device) -> int:
+    """What `Packed` is to take a further group of blocks for, where attention is the fastest here."""
+    return _SCORES_A_FUSED_GROUP if best_attention(dtype, device) is fused_attention else SCORES_A_GROUP
 
 
 def _seconds(dtype: torch.dtype) -> dict[Attention, float]:

@@ -26,9 +26,10 @@ _JOINED_FROM = 7 / 8
 """A block joins a group of wider ones from this share of their width on: the rest is scores in vain."""
 _ALIKE_FROM = 1 / 2
 """The same for rows that are looked at from their first pieces alone, where a place costs next to nothing."""
-_SCORES_A_GROUP = 7400
-"""As many scores of a head as take the time of a further group's calls, estimated from attention alone in blocks of 32
-to 128, two cores, AVX-512; whole layers with what it chooses were measured since (docs/serving_speed.md)."""
+SCORES_A_GROUP = 7400
+"""As many scores of a head as take the time of a further group's calls where attention is two products, estimated from
+attention alone in blocks of 32 to 128, two cores, AVX-512; whole layers with what it chooses were measured since
+(docs/serving_speed.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,20 @@ class Group:
     """The rows of each block, by their number in the lengths that were laid out."""
 
 
-def lay_out(lengths: Sequence[int]) -> list[Group]:
+def lay_out(lengths: Sequence[int], scores_a_group: int = SCORES_A_GROUP) -> list[Group]:
     """Where rows of these lengths are best put: group after group, block after block.
 
     Tries the rows' own greatest length and others as the width of a block, and takes what is estimated cheapest: fewer
     groups are fewer calls, narrower blocks fewer scores. A row that is longer has a block to itself, so that a width
     below the longest row's serves the many that are short.
+
+    Args:
+        scores_a_group: what a further group costs, in scores of a head.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
 
     def cost(groups: Sequence[Group]) -> int:
-        return sum(_SCORES_A_GROUP + len(group.blocks) * group.width**2 for group in groups)
+        return sum(scores_a_group + len(group.blocks) * group.width**2 for group in groups)
 
     capacities = sorted({max(lengths), *_CAPACITIES}) if len(order) > 1 else [1]
     return min((_groups(_blocks(order, lengths, capacity), lengths, _JOINED_FROM) for capacity in capacities), key=cost)
@@ -123,13 +127,21 @@ class Packed:
         encoded: the batch.
         rows: which of its rows, each once, in the order in which whatever is read of them comes out.
         device: of all tensors.
+        scores_a_group: see `lay_out`.
     """
 
-    def __init__(self, encoded: Sequence[EncodedText], rows: Sequence[int], *, device: torch.device) -> None:
-        self._encoded, self._device = encoded, device
+    def __init__(
+        self,
+        encoded: Sequence[EncodedText],
+        rows: Sequence[int],
+        *,
+        device: torch.device,
+        scores_a_group: int = SCORES_A_GROUP,
+    ) -> None:
+        self._encoded, self._device, self._scores_a_group = encoded, device, scores_a_group
         self.rows = tuple(rows)
         self.lengths = [len(encoded[row].input_ids) for row in self.rows]
-        self._layout = lay_out(self.lengths)
+        self._layout = lay_out(self.lengths, scores_a_group)
         self._on_line = _rows_of(self._layout)
         self._starts = np.zeros(len(self.rows), dtype=np.int64)
         self._starts[self._on_line[1:]] = np.cumsum([self.lengths[number] for number in self._on_line[:-1]])
@@ -147,7 +159,7 @@ class Packed:
 
     def only(self, rows: Sequence[int]) -> "Packed":
         """Some of the rows, laid out anew."""
-        return Packed(self._encoded, rows, device=self._device)
+        return Packed(self._encoded, rows, device=self._device, scores_a_group=self._scores_a_group)
 
     def gathered(self, hidden: Tensor, target: "Packed") -> Tensor:
         """hidden [P, H] of this line -> that of a line of some of its rows."""

@@ -43,6 +43,7 @@ from modeling.inference_layers import (
     InferenceLayer,
     attention_by_products,
     fused_attention,
+    scores_a_group,
 )
 from modeling.packing import Packed
 from modeling.products import WAYS, PreparedLinear, best_linear, use_threads
@@ -138,7 +139,8 @@ def batches(width: int, precision: Precision) -> Iterator[tuple[str, Packed, Ten
     """Each of `BATCHES`: its name, its line and a state of it."""
     for name, lengths in BATCHES.items():
         rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in lengths]
-        packed = Packed(rows, range(len(rows)), device=CPU)
+        cost = scores_a_group(DTYPES[precision], CPU)
+        packed = Packed(rows, range(len(rows)), device=CPU, scores_a_group=cost)
         yield name, packed, torch.randn(packed.pieces, width).to(DTYPES[precision])
 
 

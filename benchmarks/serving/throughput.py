@@ -123,9 +123,21 @@ def texts_missing(lengths: Sequence[int], tried: Sequence[Way]) -> int:
     return max(0, math.ceil((needed - sum(lengths)) * len(lengths) / sum(lengths)))
 
 
+def connections_missing(lengths: Sequence[int], way: Way, connections: int) -> int:
+    """How many more questions must be open at any time, so that twice as many pieces are there as the lanes compute.
+
+    With fewer, a lane that has answered finds only what the others left over: who asked it asks again only then.
+    """
+    needed = 2 * way.lanes * way.budget * len(lengths) / sum(lengths)
+    return max(0, math.ceil(needed) - connections)
+
+
 def over_http(plan: Plan, texts: Texts, best: Mapping[str, Way]) -> Rates:
     """Every side in a server of its own, started anew each round. Peers in both ways, from one server."""
     names = [f"task-{task:02}" for task in range(plan.tasks)]
+    for side, way in best.items():
+        if missing := connections_missing(texts.lengths, way, plan.connections):
+            say(f"{texts.name}: {side}, {way}: {missing} more --connections would keep its lanes full")
     at_once, one_a_task = questions(texts.texts), questions(texts.texts, names)
     rates: dict[str, list[float]] = {}
     ours = [(what, precision) for precision in plan.precisions for what in plan.releases] if can_serve() else []
@@ -212,7 +224,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sweep-texts", type=int, help="those that the best ways are sought with [default: all]")
     parser.add_argument("--copies", type=int, default=2, help="sets of a peer's encoder weights in one process")
-    parser.add_argument("--connections", type=int, default=64, help="texts asked about at any time")
+    parser.add_argument("--connections", type=int, default=192, help="texts asked about at any time")
     parser.add_argument("--repeats", type=int, default=1, help="how often each text is asked, each round")
     parser.add_argument("--serve-options", default="", help="further ones of `trunkline serve`")
     parser.add_argument("--quick", action="store_true", help="see that it runs, on a tiny encoder")

@@ -24,7 +24,7 @@ from peer_server import Batcher, _Asked
 from peers import Way, load_peer, padded
 from setting import MIXED, Encoder, Setting
 from texts import mixed, uniform
-from throughput import best_peer, ratios, texts_missing
+from throughput import best_peer, connections_missing, ratios, texts_missing
 
 from modeling.inference import Form
 from serving.release_loading import load_served_release
@@ -290,3 +290,9 @@ def test_a_sweep_needs_a_few_batches_of_the_largest_size_for_each_lane() -> None
     assert texts_missing([32] * 192, tried) == 0
     assert texts_missing([32] * 191, tried) == 1
     assert texts_missing([32] * 48, tried) == 144
+
+
+def test_lanes_stay_full_with_twice_their_batches_open() -> None:
+    assert connections_missing([32] * 192, Way(2, 1, 1024), 64) == 64
+    assert connections_missing([32] * 192, Way(2, 1, 1024), 128) == 0
+    assert connections_missing([32] * 192, Way(1, 2, 256), 64) == 0

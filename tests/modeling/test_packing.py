@@ -54,6 +54,22 @@ def test_what_is_taken_into_blocks_comes_back_in_the_lines_order(lengths):
     assert torch.equal(back, line)
 
 
+@given(LENGTHS)
+def test_cheaper_groups_are_more_groups_with_fewer_scores(lengths):
+    dear, cheap = lay_out(lengths, 7400), lay_out(lengths, 500)
+
+    def scores(groups):
+        return sum(len(group.blocks) * group.width**2 for group in groups)
+
+    assert len(cheap) >= len(dear)
+    assert scores(cheap) <= scores(dear)
+
+
+def test_a_further_group_pays_where_it_is_cheap_enough():
+    lengths = [30] * 8 + [64] * 8
+    assert [len(lay_out(lengths, cost)) for cost in (10**6, 1)] == [1, 2]
+
+
 def test_one_long_row_makes_no_block_of_short_ones_wide():
     lengths = [128] + [10] * 60
     for group in lay_out(lengths):
