@@ -104,7 +104,10 @@ def _scores(session: Session, move: AliasMove, before: int | None) -> _Scores:
     if before is None:
         return _Scores(f"{metric} {score:.4f}", doubt)
     old = versions.get_version(session, VersionReference(task=move.task, number=before))
-    if old.dev_digest != now.dev_digest or metric not in old.metrics:
+    specs = [tasks.get_spec(session, move.task, one.spec_revision) for one in (old, now)]
+    if metric not in old.metrics or specs[0].positive_label != specs[1].positive_label:
+        return _Scores(f"{metric} {score:.4f}, which {old.reference} was not scored by", doubt)
+    if old.dev_digest != now.dev_digest:
         return _Scores(f"{metric} {score:.4f}, not on the dev data of {old.reference}", doubt)
     if score < old.metrics[metric] and not doubt:
         doubt = f"{now.reference} has {metric} {score:.4f}, less than {old.reference} on the same dev data"

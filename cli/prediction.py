@@ -63,14 +63,13 @@ def predict(
 
     asked = [Text(*one) for one in texts]
     loaded = load_release(source.digest, source.store)
-    predictions = loaded.predictions(asked, wanted)
     with progress_bar(beside_answers=True) as report:
+        predictions = loaded.predictions(asked, wanted, report)
         for number, (one, prediction) in enumerate(zip(asked, predictions, strict=True), 1):
             if as_json:
                 _print_json_line(one, prediction)
             else:
                 _print_tables(number, one, prediction, loaded.manifest.trunk.max_length)
-            report("answering", number, len(asked))
 
 
 def _asked_texts(

@@ -22,7 +22,7 @@ def check(ctx: typer.Context, file: SpecFile, as_json: AsJson = False) -> None:
     """
     context: Context = ctx.obj
     spec = read_spec(context.cwd / file)
-    found = look_at_data(spec, read=True)
+    found = look_at_data(spec, read=True, hint="")
     if as_json:
         print_json(_told(spec, found))
     else:
@@ -51,7 +51,8 @@ def _print_found(spec: TaskSpec, found: DataFiles) -> None:
     files = [
         (f"{split} data", f"{_rows(held.rows)}, {getattr(spec.data, split)}") for split, held in found.held.items()
     ]
-    both = [("dev rows in train", f"{found.dev_rows_in_train:,}")] if len(found.held) > 1 else []
+    shared = found.dev_rows_in_train
+    both = [] if shared is None else [("dev rows in train", f"{shared:,}")]
     print_fields([("task", f"{spec.task}: {spec.type}{pairs}, {spec.metric}"), *files, *both])
     if not found.held:
         return

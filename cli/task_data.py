@@ -52,8 +52,8 @@ class DataFiles(NamedTuple):
     """Such as "train data file /srv/train.jsonl"."""
     held: Mapping[Split, Held] = MappingProxyType({})
     """Nothing of a file that was not read."""
-    dev_rows_in_train: int = 0
-    """How many dev rows have the very texts of a training row."""
+    dev_rows_in_train: int | None = None
+    """How many dev rows have the very texts of a training row; None where either file was not read."""
 
     @property
     def rows(self) -> list[str]:
@@ -68,9 +68,11 @@ class DataFiles(NamedTuple):
         )
 
 
-def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
+def look_at_data(spec: TaskSpec, *, read: bool, hint: str = " (--no-check-data leaves them unread)") -> DataFiles:
     """Which files are here and, if they are to be read, what they hold.
 
+    Args:
+        hint: what to do about problems, behind the words that name the data.
     Raises:
         InvalidInput: with problems of both files at once.
     """
@@ -100,12 +102,12 @@ def look_at_data(spec: TaskSpec, *, read: bool) -> DataFiles:
     if problems:
         first = [problem for of_one in problems.values() for problem in of_one[:_MOST_PROBLEMS]]
         rest = [problem for of_one in problems.values() for problem in of_one[_MOST_PROBLEMS:]]
-        raise InvalidInput(f"task {spec.task}, its data (--no-check-data leaves them unread)", first + rest)
+        raise InvalidInput(f"task {spec.task}, its data{hint}", first + rest)
     learnt = set(found["train"].input_digests) if len(found) == len(paths) else set()
     return DataFiles(
         missing,
         {split: _held(spec, data) for split, data in found.items()},
-        sum(digest in learnt for digest in found["dev"].input_digests) if learnt else 0,
+        sum(digest in learnt for digest in found["dev"].input_digests) if learnt else None,
     )
 
 
@@ -113,10 +115,10 @@ def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
     """Says what is missing here, which is no error: it may come later, or lie on the machine that trains."""
     for file in found.missing:
         print_warning(f"task {spec.task}: there is no {file} on this machine")
-    if found.dev_rows_in_train > _SHARE_TOLD * (dev_rows := found.held["dev"].rows if "dev" in found.held else 0):
+    if (shared := found.dev_rows_in_train) and shared > _SHARE_TOLD * (dev_rows := found.held["dev"].rows):
         print_warning(
-            f"task {spec.task}: {found.dev_rows_in_train:,} of {dev_rows:,} dev rows are texts that train data have "
-            "too: their scores say nothing of new texts"
+            f"task {spec.task}: {shared:,} of {dev_rows:,} dev rows are texts that train data have too: their scores "
+            "say nothing of new texts"
         )
     if found.unlearnt:
         shown, hidden = found.unlearnt[:_MOST_LABELS], found.unlearnt[_MOST_LABELS:]

@@ -186,8 +186,8 @@ def best_attention(dtype: torch.dtype, device: torch.device) -> Attention:
 
 
 _SCORES_A_FUSED_GROUP = 1500
-"""`SCORES_A_GROUP` of the fused kernel, which takes longer for a score and less for a call: of 300 to 7,400 what took
-least for mixed texts, 384 and 768 wide, in batches of 256 to 1,024 pieces, one thread, AVX2 (docs/serving_speed.md)."""
+"""`SCORES_A_GROUP` of the fused kernel, which takes longer for a score and less for a call: of 300 to 7,400 what was
+near the best for mixed texts, 384 and 768 wide, 256 to 1,024 pieces, one thread, AVX2 (docs/serving_speed.md)."""
 
 
 def scores_a_group(dtype: torch.dtype, device: torch.device) -> int:

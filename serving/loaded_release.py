@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,10 +13,11 @@ from modeling.multitask import MergedModel, load_merged_model
 from modeling.text import EncodedText, TextEncoder
 from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import Manifest, parse_manifest
+from registry.progress import Report
 from serving.questions import Text, refuse_empty, tasks_of
 
-_TEXTS_AT_ONCE = 1024
-"""Of many: enough of like length for full batches, and soon answered."""
+_TEXTS_AT_ONCE = 256
+"""Of many: enough of like length for full batches, and answered within some ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,31 @@ class LoadedRelease:
                 )
         return predictions
 
-    def predictions(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> Iterator[Prediction]:
+    def predictions(
+        self, texts: Sequence[Text], tasks: Collection[str] | None = None, report: Report | None = None
+    ) -> Iterator[Prediction]:
         """What `predict` says of each text, in order; the answers that are kept do not grow with the texts.
 
+        Args:
+            report: told of each part that is computed, where there are several.
         Raises:
             As `predict`, at once: before the first text is answered.
         """
         refuse_empty(texts)
         for form in {text.form for text in texts}:
             tasks_of(form, self.manifest, tasks)
-        parts = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
-        return chain.from_iterable(self.predict(part, tasks) for part in parts)
+        return self._part_by_part(texts, tasks, report)
+
+    def _part_by_part(
+        self, texts: Sequence[Text], tasks: Collection[str] | None, report: Report | None
+    ) -> Iterator[Prediction]:
+        said = report if len(texts) > _TEXTS_AT_ONCE else None
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            if said is not None:
+                said("answering", start, len(texts))
+            yield from self.predict(texts[start : start + _TEXTS_AT_ONCE], tasks)
+        if said is not None:
+            said("answering", len(texts), len(texts))
 
     def outputs(self, texts: Sequence[Text], tasks: Collection[str] | None = None) -> dict[str, dict[int, Tensor]]:
         """Raw outputs, [O] or [words, O] fp32, by task and text number: for comparing releases bit by bit."""

@@ -45,7 +45,7 @@ def our_command(
     """
     return [
         str(Path(sys.executable).parent / "trunkline"), "serve", digest, "--from", str(setting.root),
-        "--precision", precision, "--port", str(port), "--cache-mb", "0", "--timeout", "120",
+        "--precision", precision, "--port", str(port), "--cache-mb", "0", "--timeout", "900",
         "--lanes", str(way.lanes), "--threads", str(way.threads), "--batch-pieces", str(way.budget), *options,
     ]  # fmt: skip
 

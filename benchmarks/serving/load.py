@@ -40,7 +40,7 @@ class Request(NamedTuple):
 
 Question = Sequence[Request]
 
-LONGEST = 120.0
+LONGEST = 900.0
 """Seconds after which a request counts as failed."""
 
 

@@ -135,24 +135,27 @@ def _table_rows(path: Path, dialect: str) -> Iterator[Row]:
     try:
         for fields in reader:
             if not columns and fields:
-                columns = _header(path, line, fields)
+                columns = _header(path, line, fields, dialect)
             elif fields:
                 if len(fields) != len(columns):
                     raise _garbled(path, line, f"has {len(fields)} fields, but the header has {len(columns)}")
                 yield Row(line, dict(zip(columns, fields, strict=True)))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise _garbled(path, line, f"cannot be split into fields: {error}; {_QUOTES}") from None
+        of_quotes = any(words in str(error) for words in ("expected after", "unexpected end of data"))
+        advice = f"; {_QUOTES}" if of_quotes else ""
+        raise _garbled(path, line, f"cannot be split into fields: {error}{advice}") from None
 
 
-def _header(path: Path, line: int, fields: list[str]) -> list[str]:
+def _header(path: Path, line: int, fields: list[str], dialect: str) -> list[str]:
     if len(fields) == 1 and (other := next((mark for mark in "\t;|," if mark in fields[0]), None)):
-        raise _garbled(
-            path,
-            line,
-            f"the header is one column, {fields[0]!r}: columns are parted by commas in .csv and by tabs in .tsv, "
-            f"not by {other!r}",
+        own = csv.get_dialect(dialect).delimiter
+        why = (
+            "the whole line stands in quotes"
+            if other == own
+            else f"columns are parted by {own!r} in a file of this name, not by {other!r}"
         )
+        raise _garbled(path, line, f"the header is one column, {fields[0]!r}: {why}")
     if repeated := sorted({name for name in fields if fields.count(name) > 1}):
         raise _garbled(path, line, f"the header names a column twice: {', '.join(map(repr, repeated))}")
     return fields
@@ -175,7 +178,9 @@ def _decoded(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
             yield number, data.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         if number == 1 and error.object.startswith(_GZIP):
-            raise _garbled(path, number, "is gzip: the file's name must end in .gz") from None
+            misnamed = path.suffix and path.suffix.lower() != ".gz"  # else standard input, or packed twice
+            advice = "the file's name must end in .gz" if misnamed else "unpack it first"
+            raise _garbled(path, number, f"is gzip: {advice}") from None
         raise _garbled(path, number, f"byte {error.start + 1} is not UTF-8: save the file as UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _garbled(path, number + 1, f"is damaged or not gzip: {error}") from None

@@ -86,7 +86,7 @@ def backend_of(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Backend:
             "%2F, ':' as %3A, '?' as %3F), or leave the password to PGPASSWORD or PGPASSFILE"
         )
     match parsed.drivername:
-        case "sqlite" if parsed.database not in (None, "", ":memory:"):
+        case "sqlite" if parsed.database not in (None, "", ":memory:") and "uri" not in parsed.query:
             return SqliteFile(parsed, busy_seconds=busy_seconds)
         case "postgresql" | "postgresql+psycopg" if parsed.database:
             return PostgresqlDatabase(parsed, busy_seconds=busy_seconds)

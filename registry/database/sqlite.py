@@ -28,7 +28,8 @@ class SqliteFile:
     makes_itself = True
 
     def __init__(self, url: URL, *, busy_seconds: float) -> None:
-        self._url = url
+        # As it is now: a relative one would be another file in another folder.
+        self._url = url.set(database=str(Path(cast(str, url.database)).absolute()))
         self._busy_seconds = busy_seconds
         self._was_there = False
 
@@ -147,7 +148,7 @@ class SqliteFile:
 
     def _refuse_where_gone(self) -> None:
         if self._was_there and self._file() is None:
-            raise StorageError(f"{self.location} has gone: nothing was changed; put it back")
+            raise StorageError(f"{self.location} has gone or cannot be looked at: nothing was changed; put it back")
 
     def _file(self) -> tuple[int, int] | None:
         """Which file lies there now; None if there is none."""

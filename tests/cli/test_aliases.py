@@ -39,6 +39,18 @@ def test_a_version_that_scores_less_is_promoted_with_a_warning(trunkline: Any, v
     assert told.err == "", "scores on other data say nothing of each other"
 
 
+def test_a_version_that_was_scored_by_something_else_is_not_compared(
+    trunkline: Any, versions: Any, task_file: Any
+) -> None:
+    trunkline.done("task", "promote", "rte/1", "--alias", "champion")
+    changed = task_file("rte", metric="f1", positive_label="entailment")
+    assert trunkline("task", "update", changed, "--no-check-data").code == 0
+    newer = str(versions("rte", score=0.25).reference)
+    told = trunkline("task", "promote", newer, "--alias", "champion")
+    assert told.out == f"rte@champion: rte/1 → {newer} (f1 0.2500, which rte/1 was not scored by)\n"
+    assert told.err == ""
+
+
 def test_an_alias_can_be_promoted_to_another(trunkline: Any) -> None:
     trunkline.done("task", "promote", "rte/2", "--alias", "candidate")
     move = trunkline("task", "promote", "rte@candidate", "--alias", "champion", "--json").json

@@ -167,6 +167,7 @@ def test_a_definition_is_checked_with_its_data_where_there_is_no_registry(trunkl
     refused = trunkline("task", "check", file)
     assert (refused.code, refused.out) == (1, "")
     assert "label 'perhaps' is not declared" in refused.err
+    assert "--no-check-data" not in refused.err, "an option that it does not have"
 
 
 def test_numbers_and_spans_are_shown_as_what_they_are(trunkline: Any, task_file: TaskFile) -> None:
@@ -183,3 +184,4 @@ def test_numbers_and_spans_are_shown_as_what_they_are(trunkline: Any, task_file:
     told = trunkline("task", "check", file)
     assert [line.split() for line in told.out.splitlines()][-2:] == [["city", "2"], ["day", "2"]]
     assert "there is no dev data file" in told.err
+    assert trunkline("task", "check", file, "--json").json["dev_rows_in_train"] is None

@@ -257,6 +257,18 @@ def test_a_pass_tells_its_pieces_and_the_places_that_they_leave_over(merged):
     assert (one_pass.pieces, one_pass.padding) == (248, 8)
 
 
+def test_a_pass_has_the_groups_that_pay_with_its_attention(merged, monkeypatch):
+    model, _ = merged
+    rows = [EncodedText((5,) * length, (0,) * length, (), (), 0) for length in [40] * 3 + [16] * 3]
+    groups = {}
+    for attention in (attention_by_products, fused_attention):
+        monkeypatch.setattr(inference_layers, "best_attention", lambda dtype, device, found=attention: found)
+        one_pass = prepared(model).one_pass(rows, dict.fromkeys(model.frozen_depths, range(len(rows))))
+        groups[attention] = len(one_pass._packed.groups)
+    assert groups[attention_by_products] == 1
+    assert groups[fused_attention] == 2
+
+
 @pytest.fixture(scope="module")
 def one_layer():
     config = AutoConfig.for_model(**family_config("bert"))

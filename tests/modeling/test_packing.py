@@ -68,6 +68,10 @@ def test_cheaper_groups_are_more_groups_with_fewer_scores(lengths):
 def test_a_further_group_pays_where_it_is_cheap_enough():
     lengths = [30] * 8 + [64] * 8
     assert [len(lay_out(lengths, cost)) for cost in (10**6, 1)] == [1, 2]
+    encoded = [row(length, number) for number, length in enumerate(lengths)]
+    for cost, groups in ((10**6, 1), (1, 2)):
+        packed = Packed(encoded, range(len(lengths)), device=torch.device("cpu"), scores_a_group=cost)
+        assert len(packed.groups) == len(packed.only(packed.rows).groups) == groups
 
 
 def test_one_long_row_makes_no_block_of_short_ones_wide():

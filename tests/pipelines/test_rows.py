@@ -114,7 +114,12 @@ def test_rows_before_a_garbled_line_are_yielded(tmp_path):
         ("d.csv", 'a,b\n1,2\n"x,2\n3,4\n', "line 3: cannot be split into fields"),
         ("d.csv", 'a,b\n"x"y,2\n', "line 2: cannot be split into fields"),
         ("d.csv", f"a,b\n{'x' * 200_000},2\n", "line 2: cannot be split into fields"),
-        ("d.csv", "text;label\nx;y\n", "line 1: the header is one column, 'text;label': columns are parted by commas"),
+        ("d.csv", "text;label\nx;y\n", "line 1: the header is one column, 'text;label': columns are parted by ','"),
+        (
+            "d.csv",
+            '"text,label"\n"x,y"\n',
+            "line 1: the header is one column, 'text,label': the whole line stands in quotes",
+        ),
         ("d.tsv", "text,label\nx,y\n", "line 1: the header is one column"),
         ("d.tsv", "a\tb\n1\t2\t3\n", "line 2: has 3 fields, but the header has 2"),
     ],
@@ -139,6 +144,14 @@ def test_gzip_under_another_name_is_told_its_name(tmp_path):
         path = tmp_path / name
         path.write_bytes(gzip.compress(JSON_LINES.encode(), mtime=0))
         assert _problem(path) == "line 1: is gzip: the file's name must end in .gz"
+    twice = tmp_path / "d.jsonl.gz"
+    twice.write_bytes(gzip.compress(gzip.compress(JSON_LINES.encode(), mtime=0), mtime=0))
+    assert _problem(twice) == "line 1: is gzip: unpack it first"
+
+
+def test_quotes_are_blamed_only_for_what_they_do(tmp_path):
+    assert "must be quoted as a whole" in _problem(_written(tmp_path, "a.csv", 'a,b\n"x"y,2\n'))
+    assert "quoted" not in _problem(_written(tmp_path, "b.csv", f"a,b\n{'x' * 200_000},2\n"))
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):

@@ -57,11 +57,14 @@ def test_many_texts_are_answered_some_at_a_time_and_refused_before_the_first(rel
     monkeypatch.setattr(loaded_release, "_TEXTS_AT_ONCE", 2)
     texts = [Text("hello"), Text("hello", "world"), Text("new york"), Text("hello"), Text("world")]
     calls = count_layer_calls(release)
-    answered = release.predictions(texts)
-    assert calls == []
+    told = []
+    answered = release.predictions(texts, report=lambda *one: told.append(one))
+    assert (calls, told) == ([], [])
     first = next(answered)
-    assert len(calls) < 10, "the first is answered before the last is read"
-    for one, whole in zip([first, *answered], release.predict(texts), strict=True):
+    assert (len(calls), told) == (5, [("answering", 0, 5)])
+    rest = list(answered)
+    assert (len(calls), told[1:]) == (9, [("answering", 2, 5), ("answering", 4, 5), ("answering", 5, 5)])
+    for one, whole in zip([first, *rest], release.predict(texts), strict=True):
         assert set(one.answers) == set(whole.answers)
         if "intent" in one.answers:
             assert one.answers["intent"].probabilities == pytest.approx(whole.answers["intent"].probabilities)
@@ -71,6 +74,9 @@ def test_many_texts_are_answered_some_at_a_time_and_refused_before_the_first(rel
     with pytest.raises(UsageError, match="similarity: reads a pair"):
         release.predictions([Text("hello"), Text("world"), Text("hello")], ["similarity"])
     assert calls == []
+    told.clear()
+    assert len(list(release.predictions(texts[:2], report=lambda *one: told.append(one)))) == 2
+    assert told == [], "one part is not worth a bar"
 
 
 def test_spans_are_offsets_into_the_text_as_it_was_sent(release):

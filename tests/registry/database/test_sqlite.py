@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from registry.database.engine import Database
 from registry.database.schema import SCHEMA_REVISION, VERSION_TABLE, BackboneRow, CounterRow, TeamRow
-from registry.errors import StorageError
+from registry.errors import StorageError, UsageError
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
 SCHEMA_VERSION = table(VERSION_TABLE, column("version_num"))
@@ -91,7 +91,7 @@ def test_a_file_that_takes_the_place_of_another_is_read_from_then_on(
     for file in tmp_path.glob("registry.db*"):
         file.rename(away / file.name)
     for use in (database.read, database.write):
-        with pytest.raises(StorageError, match=r"registry\.db has gone: nothing was changed"), use() as session:
+        with pytest.raises(StorageError, match=r"registry\.db has gone or cannot be looked at: nothing was changed"), use() as session:
             session.scalar(select(CounterRow.name))
     assert not path.exists(), "none is made in its place"
     other.rename(path)
@@ -100,6 +100,22 @@ def test_a_file_that_takes_the_place_of_another_is_read_from_then_on(
         session.add(team("later"))
     assert team_names(database) == ["after", "later"]
     assert team_names(opened(away / "registry.db")) == ["before"]
+
+
+def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    database = Database.open("sqlite:///registry.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert team_names(database) == []
+    assert database.location == str(tmp_path / "registry.db")
+    database.close()
+
+
+def test_a_uri_is_no_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="write sqlite:///PATH"):
+        Database.open(f"sqlite:///file:{tmp_path}/registry.db?uri=true")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_processes_that_create_the_database_at_once_create_one(
