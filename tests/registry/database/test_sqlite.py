@@ -91,7 +91,10 @@ def test_a_file_that_takes_the_place_of_another_is_read_from_then_on(
     for file in tmp_path.glob("registry.db*"):
         file.rename(away / file.name)
     for use in (database.read, database.write):
-        with pytest.raises(StorageError, match=r"registry\.db has gone or cannot be looked at: nothing was changed"), use() as session:
+        with (
+            pytest.raises(StorageError, match=r"registry\.db has gone or cannot be looked at: nothing was changed"),
+            use() as session,
+        ):
             session.scalar(select(CounterRow.name))
     assert not path.exists(), "none is made in its place"
     other.rename(path)
