@@ -66,7 +66,7 @@ def versions_of(trunkline: Any, task: str) -> dict[int, Any]:
 
 
 def test_a_plan_tells_what_stays_what_is_trained_again_and_what_it_costs(trained: Any, upper: str) -> None:
-    trained.done("task", "promote", "token/1", "--alias", "champion")
+    trained.promote("token/1")
     answer = trained("backbone", "migrate", "small", upper, "--plan", "--json")
     assert answer.code == 0, answer.err
     found = by_task(answer.json)
@@ -96,7 +96,7 @@ def test_a_plan_tells_what_stays_what_is_trained_again_and_what_it_costs(trained
 
 
 def test_what_does_not_stay_is_trained_again_and_makes_a_release_there(trained: Any, upper: str) -> None:
-    trained.done("task", "promote", "token/1", "--alias", "champion")
+    trained.promote("token/1")
     answer = trained("backbone", "migrate", "small", upper, "--json")
     assert answer.code == 0, answer.err
     found = by_task(answer.json)

@@ -117,7 +117,7 @@ def test_a_draft_is_verified_and_what_a_damaged_blob_did_is_kept(trained):
 
 def test_one_tasks_update_leaves_every_other_answer_as_it_was(trained):
     assembled(trained)
-    trained.done("task", "promote", "classification/1", "--alias", "champion", "--expect", "classification/2")
+    trained.promote("classification/1", "--expect", "classification/2")
     second = assembled(trained)
     assert second["release"]["name"] == "r2"
     assert second["layers"]["layers_in_use"] == 2 + 1 + 1 + 3

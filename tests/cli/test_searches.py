@@ -286,10 +286,10 @@ def test_the_end_of_a_search_says_what_may_come_next_and_what_to_doubt(ready):
         for version in json.loads(ready.done("task", "versions", "topic", "--json"))
         if version["number"] != int(advice[1])
     )
-    ready.done("task", "promote", f"topic/{other['number']}", "--alias", "champion")
+    ready.promote(f"topic/{other['number']}")
     again = " ".join(ready("search", "topic", *SMALL, "--students", "none").err.split())
     assert f"the champion topic/{other['number']} has {other['metrics']['accuracy']:.4f} (" in again
-    ready.done("task", "promote", f"topic/{advice[1]}", "--alias", "champion")
+    ready.promote(f"topic/{advice[1]}")
     assert "promotes nothing" not in ready("search", "topic", *SMALL, "--students", "none").err
 
 
@@ -357,7 +357,7 @@ def test_a_worker_that_hangs_costs_the_attempt_and_not_the_search(ready, ready_b
 
 def test_data_that_changed_after_the_search_began_are_another_search(ready):
     first = searched(ready, "--students", "none")
-    ready.done("task", "promote", f"topic/{first['choice']['teacher']}", "--alias", "champion")
+    ready.promote(f"topic/{first['choice']['teacher']}")
     for data in yaml.safe_load((ready.folder / "topic.yaml").read_text())["data"].values():
         lines = Path(data).read_text().splitlines()
         Path(data).write_text("\n".join(lines[:-1]) + "\n")

@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_keeps_the_old_release_until_there_is_room(trained,
     """A limit on the size of files fails every write of the server as a full disk does: the log, and the local copies
     of what a promoted release has in the bucket."""
     first = assembled(trained)["release"]["name"]
-    trained.done("task", "promote", "classification/1", "--alias", "champion")
+    trained.promote("classification/1")
     second = assembled(trained)["release"]["name"]
     for name in (first, second):
         trained.done("release", "push", name, f"s3://{s3_bucket}")
@@ -197,7 +197,7 @@ def test_what_is_promoted_on_the_channel_takes_over(trained, serve):
     trained.done("release", "promote", first, "--channel", "production")
     server = serve(trained, "--channel", "production", "--poll-seconds", "0.1")
     assert server.release() == first
-    trained.done("task", "promote", "classification/1", "--alias", "champion")
+    trained.promote("classification/1")
     second = assembled(trained)["release"]["name"]
     with asked_all_the_while(server) as told:
         trained.done("release", "promote", second, "--channel", "production")

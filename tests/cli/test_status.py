@@ -35,7 +35,7 @@ def test_a_champion_that_is_not_live_is_updated_in_the_release(trained: Any) -> 
     trained.done("channel", "create", "production", "--takes", "verified")
     trained.done("release", "promote", "r1", "--channel", "production")
     for task in ("token", "regression"):
-        trained.done("task", "promote", f"{task}/1", "--alias", "champion")
+        trained.promote(f"{task}/1")
     assert standing(trained, "token")["behind"] == ["token/2 is live on production"]
     (command,) = trained("status", "--json").json["run"]
     assert command == (
@@ -52,7 +52,7 @@ def test_a_retired_task_that_is_live_is_to_be_removed_together_with_what_else_is
     promoted = trained("release", "promote", "r1", "--channel", "production")
     removed = "trunkline release update --channel production --remove regression"
     assert f"warning: r1 answers retired tasks: regression; `{removed}` makes one without them" in promoted.err
-    trained.done("task", "promote", "token/1", "--alias", "champion")
+    trained.promote("token/1")
     assert standing(trained, "regression")["behind"] == ["retired, and regression/2 is live on production"]
     (command,) = trained("status", "--json").json["run"]
     assert command.startswith("trunkline release update --channel production --")
@@ -92,7 +92,7 @@ def test_changed_data_another_definition_and_another_backbone_are_told(trained: 
     assert only_the_backbone["behind"] == ["on backbone small; the newest is other"]
     assert only_the_backbone["run"] == ["trunkline backbone migrate small other --plan"]
     assert trained("status", "--json").json["run"].count("trunkline backbone migrate small other --plan") == 1
-    trained.done("task", "promote", "token/1", "--alias", "stable")
+    trained.promote("token/1", alias="stable")
     (stable,) = [
         one for one in trained("status", "--alias", "stable", "--json").json["tasks"] if one["task"] == "token"
     ]

@@ -91,7 +91,7 @@ def test_an_imported_module_is_a_version_like_any_other(
         assert (version["number"], version["seed"], version["mlflow_run"]) == (1, trained["seed"], None)
         assert version["statistic"] == "imported, evaluated here"
         assert version["recipe"]["imported"]["recipe"]["learning_rate"] == "0.003"
-        trunkline.done("task", "promote", f"{task}/1", "--alias", "champion")
+        trunkline.promote(f"{task}/1")
     student = trunkline("distil", "token/1", "--layers", 1, "--depth", 3, *RUN, "--json")
     assert (student.code, student.json["teacher"]) == (0, 1), student.err
 
