@@ -116,7 +116,8 @@ def test_what_does_not_stay_is_trained_again_and_makes_a_release_there(trained: 
     ]
     assert trained("task", "show", "classification", "--json").json["aliases"] == {"champion": 2}
     for command in answer.json["run"]:
-        trained.done(*command.split()[1:])
+        promoted = trained(*command.split()[1:])
+        assert promoted.code == 0, promoted.err
     release = trained("release", "assemble", "--select", "champion", "--backbone", upper, "--json")
     assert release.code == 0, release.err
     assert release.json["release"]["tasks"] == {"classification": 3, "regression": 3, "token": 1}
