@@ -94,62 +94,57 @@ class SearchWork:
     """By unit costs; None where there are none."""
 
 
-def search_work(
-    setting: Setting, task: str, trials: Sequence[LedgerTrial], *, evaluate_from: int, student_evaluate_from: int
-) -> SearchWork:
+def search_work(setting: Setting, task: str, trials: Sequence[LedgerTrial]) -> SearchWork:
     """Of the trials of a ledger or of a replay.
 
-    Caches: one forward through the trunk to the deepest layer that a teacher leaves after, the same again for each
-    depth of students that goes deeper (the whole way, for it is computed when it is first asked for), and the forward
-    of each teacher that was distilled.
+    Evaluations: after every epoch, and once more of the epoch that is kept. Caches: one forward through the trunk to
+    the deepest layer that a teacher leaves after; where students leave deeper, one more to the deepest of these; and
+    the forward of each teacher that was distilled.
     """
     files, document = setting.files(task), setting.kept(f"units-{task}")
     dev_share = len(files.dev) / len(files.train)
     costs = None if document is None or not document["seconds"] else UnitCosts.of(document, "trunkline")
     passes = seconds = 0.0
     teacher_depth = max(setting.backbone_layers - layers for layers in setting.layers)
-    depths = {teacher_depth}
+    deeper = [
+        trial.shape.frozen_depth
+        for trial in trials
+        if trial.shape.teacher is not None and trial.shape.frozen_depth > teacher_depth and trial.epochs_done
+    ]
+    cached = teacher_depth + max(deeper, default=0)
     for trial in trials:
         if not trial.epochs_done:
             continue
         layers, is_student = trial.shape.task_layers, trial.shape.teacher is not None
-        first = student_evaluate_from if is_student else evaluate_from
-        scored = max(1, trial.epochs_done - first + 1) + (1 if trial.score is not None else 0)
+        scored = trial.epochs_done + (1 if trial.score is not None else 0)
         passes += trial.layer_passes + scored * dev_share * layers
-        if is_student and trial.shape.frozen_depth > teacher_depth:
-            depths.add(trial.shape.frozen_depth)
         if costs is not None:
             epoch, evaluation = (
                 (costs.student_epoch, costs.student_evaluation) if is_student else (costs.epoch, costs.evaluation)
             )
             seconds += trial.epochs_done * epoch.at(layers) * len(files.train)
             seconds += scored * evaluation.at(layers) * len(files.dev)
-    passes += (1 + dev_share) * sum(depths)
+    passes += (1 + dev_share) * cached
     taught = {trial.shape.teacher for trial in trials} - {None}
     finished = {trial.version: trial.shape.task_layers for trial in trials}
     passes += sum(finished.get(teacher, 0) for teacher in taught)
     if costs is not None:
         assert document is not None  # noqa: S101
         filled = document["filling"] / document["setting"]["rows"] * len(files.train)
-        seconds += filled * sum(depths) / teacher_depth
+        seconds += filled * cached / teacher_depth
     return SearchWork(passes, None if costs is None else seconds)
 
 
-def extrapolated_search(setting: Setting, task: str) -> tuple[SearchWork, SearchWork]:
-    """With the L that makes it cheapest, and with the one that makes it dearest."""
+def extrapolated_searches(setting: Setting, task: str) -> dict[int, SearchWork]:
+    """What the default search costs for each L that may win it."""
     spec = setting.files(task).spec()
-    works = [
-        search_work(
+    options = setting.options(spec)
+    reading = HeadConfig(type=spec.type, outputs=spec.output_count).reading
+    return {
+        peak: search_work(
             setting,
             task,
-            peaked_search(
-                setting.options(spec), setting.backbone_layers, peak=peak,
-                first_piece_only=HeadConfig(type=spec.type, outputs=spec.output_count).reading == "first",
-            ),
-            evaluate_from=setting.recipe.evaluate_from,
-            student_evaluate_from=setting.student_recipe.evaluate_from,
+            peaked_search(options, setting.backbone_layers, peak=peak, first_piece_only=reading == "first"),
         )
         for peak in setting.layers
-    ]  # fmt: skip
-    works.sort(key=lambda work: work.passes)
-    return works[0], works[-1]
+    }

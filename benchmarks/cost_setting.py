@@ -1,7 +1,7 @@
 """What one comparison of search costs is of, and the home in which it keeps everything."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,17 @@ class Setting:
             head=head.model_dump(mode="json"),
             **{"students": self.students, **more},
         )
+
+    def refuse_other_home(self) -> None:
+        """Ends the program where the home holds what was measured in another setting; else writes this one there."""
+        loose = {"home", "cores", "repeats", "repetitions", "pool_seeds"}  # more of these go on with what there is
+        own = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in loose}
+        known = self.kept("setting")
+        if known is None:
+            self.keep("setting", own)
+        elif other := sorted(name for name in own if known.get(name) != own[name]):
+            told = ", ".join(f"{name} {known.get(name)}, not {own[name]}" for name in other)
+            raise SystemExit(f"{self.home} holds figures of another setting ({told}): take another --home")
 
     def kept(self, name: str) -> Any:
         """What a part has written; None before."""

@@ -45,7 +45,7 @@ class Cell(NamedTuple):
     def reported(self, statistic: str) -> float:
         """The mean of all runs; of the maximum, the run that it chose."""
         if statistic == "max":
-            return max(self.scores).reported
+            return max(self.scores, key=lambda score: score.chosen_by).reported
         return fmean(score.reported for score in self.scores)
 
     def branch(self, statistic: str) -> Candidate:

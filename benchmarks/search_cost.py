@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmark_tasks import end_on_request, task_names
-from cost_estimates import UnitCosts, extrapolated_search, search_work, trainer_passes, trainer_seconds
+from cost_estimates import UnitCosts, extrapolated_searches, search_work, trainer_passes, trainer_seconds
 from cost_setting import Setting
 from printed_tables import number_list, show
 from rich.table import Table
@@ -90,10 +90,7 @@ def _time_table(setting: Setting, task: str, *, whole: bool) -> Table | None:
     search = whole_search(setting, task) if whole else None
     clock = setting.kept(f"whole-{task}")
     if search is not None and clock is not None:
-        work = search_work(
-            setting, task, search.trials, evaluate_from=setting.recipe.evaluate_from,
-            student_evaluate_from=setting.student_recipe.evaluate_from,
-        )  # fmt: skip
+        work = search_work(setting, task, search.trials)
         spent = sum(clock["seconds"])
         state = "measured" if clock["finished"] else "measured so far, not finished"
         starts = len(clock["seconds"])
@@ -108,13 +105,12 @@ def _time_table(setting: Setting, task: str, *, whole: bool) -> Table | None:
         )  # fmt: skip
         if work.seconds is not None:
             table.add_row("  the same by unit costs", f"{work.seconds:,.0f}", "", f"{work.seconds / theirs:.3f}")
-    low, high = extrapolated_search(setting, task)
-    if low.seconds is not None and high.seconds is not None:
-        table.add_row(
-            "default search: extrapolated from unit costs, cheapest and dearest L to win",
-            f"{low.seconds:,.0f}-{high.seconds:,.0f}", f"{low.passes:,.0f}-{high.passes:,.0f}",
-            f"{low.seconds / theirs:.3f}-{high.seconds / theirs:.3f}",
-        )  # fmt: skip
+    for layers, extrapolated in extrapolated_searches(setting, task).items():
+        if extrapolated.seconds is not None:
+            table.add_row(
+                f"default search: extrapolated from unit costs, where L = {layers} wins",
+                f"{extrapolated.seconds:,.0f}", f"{extrapolated.passes:,.0f}", f"{extrapolated.seconds / theirs:.3f}",
+            )  # fmt: skip
     return table
 
 
@@ -206,6 +202,7 @@ def main() -> None:
         **{name: getattr(arguments, name) for name in names},
     )
     end_on_request()
+    setting.refuse_other_home()
     if not arguments.report:
         work: dict[str, Callable[[], None]] = {
             "units": lambda: measure_all_units(setting, tasks),

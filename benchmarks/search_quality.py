@@ -184,10 +184,7 @@ def _quality(
             choice = replayed.choice
             assert choice is not None  # noqa: S101 - nothing is missing
             chosen = {"teacher": choice.teacher, **{f"l={layers}": one for layers, one in choice.students.items()}}
-            work = search_work(
-                setting, task, replayed.trials, evaluate_from=setting.recipe.evaluate_from,
-                student_evaluate_from=setting.student_recipe.evaluate_from,
-            )  # fmt: skip
+            work = search_work(setting, task, replayed.trials)
             truth = [gold[row] for row in selection.repetition.reporting]
             sides[side] = {
                 "L": choice.layers,

@@ -65,6 +65,8 @@ def test_the_comparison_of_search_costs_runs_and_goes_on_without_running_anythin
     again = run("search_cost.py", place, *SEARCH, "--parts", "units,whole,quality,trainer", "--trainer-runs", "1")
     assert again.returncode == 0, again.stderr
     assert {path.name: path.read_bytes() for path in (place / "search_cost" / "results").iterdir()} == results
+    other = run("search_cost.py", place, *SEARCH, "--epochs", "3", "--report")
+    assert "holds figures of another setting (epochs 2, not 3)" in other.stderr
 
 
 GLUE: Sequence[str] = (
