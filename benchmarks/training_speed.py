@@ -10,6 +10,9 @@ precision on the same threads, measured in turn with the steps.
 *Own products*: what all products of the step take alone, each at its own shape, over what the step takes. A last
 layer's have one row a text, and no processor multiplies 32 rows as fast as 384.
 
+*All steps of a default search*: the same shares of all the steps that `trunkline search` runs, teachers' and students',
+from the cheapest to the dearest L that may win; computed from the steps that were measured (`search_steps.py`).
+
     .venv/bin/python benchmarks/training_speed.py --model FOLDER --data FOLDER
 
 The data folder holds `NAME/train.jsonl.gz` with `text`, perhaps `text_pair`. `own` is a step as trials run it; `plain`
@@ -32,11 +35,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from search_steps import Step, default_layers, default_search, search_steps
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
@@ -256,7 +260,8 @@ def measure(setting: Setting) -> list[dict[str, object]]:
             pieces = sum(rows.lengths[row] for batch in batches for row in batch) / len(batches) / BATCH_SIZE
             for layers in setting.layers:
                 found = measure_steps(setting, measured, train, batches, layers)
-                results.append({"set": name, "pieces_a_text": pieces, "layers": layers} | found)
+                described = {"set": name, "pieces_a_text": pieces, "layers": layers}
+                results.append(described | {"backbone_layers": measured.backbone.layer_count} | found)
     return results
 
 
@@ -345,6 +350,25 @@ def show(results: Sequence[dict[str, object]], title: str) -> None:
         for r in parted:
             parts.add_row(f"{r['set']}", f"{r['layers']}", *(f"{share:.0%}" for share in r["parts"].values()))
         CONSOLE.print(parts)
+    if len({r["layers"] for r in results}) > 1:
+        CONSOLE.print(steps_of_searches(results))
+
+
+def steps_of_searches(results: Sequence[dict[str, Any]]) -> Table:
+    table = Table("texts", "own share", "own products", "time in steps of one layer")
+    for name in dict.fromkeys(r["set"] for r in results):
+        of_set = [r for r in results if r["set"] == name]
+        steps = {
+            r["layers"]: Step(r["own_ms"], {"own": r["own_share"], "products": r["products_share"]}) for r in of_set
+        }
+        backbone_layers = of_set[0]["backbone_layers"]
+        winners = default_layers(backbone_layers)
+        table.title = f"all steps of a default search, whichever L wins, {winners[0]} to {winners[-1]}"
+        found = [search_steps(default_search(backbone_layers, peak=peak), steps) for peak in winners]
+        columns = [[one.shares["own"] for one in found], [one.shares["products"] for one in found]]
+        columns.append([one.one_layer for one in found])
+        table.add_row(name, *(f"{min(column):.0%} to {max(column):.0%}" for column in columns))
+    return table
 
 
 def main() -> None:
