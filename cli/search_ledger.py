@@ -17,7 +17,7 @@ from pipelines.execution.trial_file import TrialFile, TrialOutcome
 from pipelines.tracking import LoggedTrial, Tracking
 from registry.domain.records import Version
 from registry.domain.references import VersionReference
-from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress, TrialState
+from registry.domain.searches import LedgerTrial, PlannedTrial, Search, TrialProgress
 from registry.errors import Conflict, NotAllowed
 from registry.fault_points import reached
 from registry.services import searches, trials, versions
@@ -163,16 +163,15 @@ class RegistryLedger:
         self.tracking.log_trial(self._logged(trial, None, failed=True), parent=self.search.mlflow_run)
 
     def forget_ended(self) -> None:
-        """Removes the saved states that the search will not read again: of what it stopped early, and of what a killed
-        process registered without removing it. Those that another search may go on with stay.
+        """Removes the saved states that nobody will read: of what this search stopped early, of what a killed process
+        registered without removing it, and of searches for definitions that are no longer in force.
 
         A later search that wants one of them begins it again.
         """
         with self.context.database.read() as session:
-            kept = trials.keys_wanted_elsewhere(session, self.search)
-        for trial in self.trials():
-            if trial.state is TrialState.FINISHED or trial.key not in kept:
-                self._forget(trial.key)
+            keys = searches.keys_of_no_use(session, self.search)
+        for key in keys:
+            self._forget(key)
 
     def _forget(self, key: str) -> None:
         folder = self.context.settings.home / "trials" / key

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from cli.application import Context
 from cli.cache_cost import say_cache_cost
@@ -22,7 +22,7 @@ from cli.training import warn_of_weak_student
 from pipelines.search.own_part import own_part
 from registry.domain.manifests import HeadConfig
 from registry.domain.searches import NewSearch, Search, SearchChoice, SearchOptions
-from registry.errors import TrainingFailed
+from registry.errors import Conflict, LostRace, NotAllowed, TrainingFailed
 from registry.fault_points import reached
 from registry.services import searches, trials
 
@@ -68,6 +68,11 @@ def run_search(
     except TrainingFailed:
         _close_run(ledger, ledger.stand())
         raise
+    except (NotAllowed, Conflict) as error:
+        if not isinstance(error, LostRace):  # the task is another one now, or none: nobody will go on here
+            _close_run(ledger, ledger.stand())
+            ledger.forget_ended()
+        raise
     finally:
         with context.database.write() as session:
             searches.leave_search(session, ledger.search)
@@ -96,6 +101,29 @@ def _why_no_student(search: Search, choice: SearchChoice, layers: int) -> str:
         return f"no student of {layers} layers fits above the teacher that was chosen, which has {choice.layers}"
     errors = sorted({printable(one.error) for one in tried if one.error})
     return f"no student of {layers} layers reached the end: {'; '.join(errors)}"
+
+
+def in_precision_begun(context: Context, problem: "Problem", options: SearchOptions) -> SearchOptions:
+    """These options, or with another precision those of a search that differs in nothing else, if there is one.
+
+    Which precision is the fastest is timed anew at each start, and on another machine it is another: the same command
+    would begin the same search once more.
+    """
+    from pipelines.training.recipes import Precision
+
+    with context.database.read() as session:
+        known = {search.key: search for search in searches.list_searches(session, problem.spec.task)}
+    if problem.key(options) in known:
+        return options
+    for precision in get_args(Precision):
+        other = options.in_precision(precision)
+        if (search := known.get(problem.key(other))) is not None:
+            print_note(
+                f"this is {search.task}#{search.number}, which was begun in {precision}; with --precision "
+                f"{options.recipe['precision']} it would be another search"
+            )
+            return other
+    return options
 
 
 def _begun(context: Context, problem: "Problem", options: SearchOptions) -> Search:

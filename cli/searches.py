@@ -14,12 +14,12 @@ from cli.processes import is_gone
 from cli.rendering import moment, number_column, print_json, print_line, print_note, print_table, print_warning
 from cli.search_drawing import draw_search
 from cli.search_options import STUDENT_EPOCHS, search_options
-from cli.search_run import run_search
+from cli.search_run import in_precision_begun, run_search
 from cli.search_svg import search_svg
 from cli.training import WEAK_STUDENT, backbone_of, chosen_distillation, chosen_head, refuse_retired
 from pipelines.search.own_part import own_part
 from registry.domain.references import check_name
-from registry.domain.searches import LedgerTrial, Search, SearchChoice
+from registry.domain.searches import LedgerTrial, Search, SearchChoice, SearchOptions
 from registry.errors import UsageError
 from registry.services import searches, tasks
 from registry.services.versions import versions_with_alias
@@ -134,10 +134,25 @@ def run(
         distillation=chosen_distillation(temperature=temperature, soft_weight=soft_weight, hidden_weight=hidden_weight),
         head=chosen_head(problem.spec, pooling=pooling, gather=gather, crf=crf),
     )
+    _say_unused_depths(options, problem.backbone.layer_count)
+    if precision == "auto":
+        options = in_precision_begun(context, problem, options)
     found = run_search(context, problem, options, device=device, workers=workers)
     _show(own_part(found), as_json=as_json)
     if found.choice is not None:
         _say_what_promotes(context, found, found.choice)
+
+
+def _say_unused_depths(options: SearchOptions, backbone_layers: int) -> None:
+    """Of `--student-depths` those that no student can leave after, whichever teacher is chosen."""
+    if not options.students:
+        return
+    lowest, highest = backbone_layers - max(options.layers), backbone_layers - min(options.students)
+    if unused := [depth for depth in options.student_depths or () if not lowest <= depth <= highest]:
+        print_note(
+            f"--student-depths {', '.join(map(str, unused))}: left out, for students leave after layer {lowest} to "
+            f"{highest} here"
+        )
 
 
 def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -> None:
@@ -155,7 +170,7 @@ def _say_what_promotes(context: Context, search: Search, choice: SearchChoice) -
     if champion is not None and champion.dev_digest == search.dev_digest:
         (chosen,) = (trial.score for trial in search.trials if trial.version == number)
         note += (
-            f"; it has {search.metric} {chosen:.4f}, the champion {champion.reference} has "
+            f"; it has {search.metric} {chosen:.4f} (one run), the champion {champion.reference} has "
             f"{champion.metrics[search.metric]:.4f} ({champion.statistic})"
         )
     elif champion is not None:

@@ -206,6 +206,8 @@ class Tracking:
         if epochs <= known and earlier and not trial.failed:
             if parent and _PARENT_TAG not in earlier[0].data.tags:  # `train` had run it
                 client.set_tag(run, _PARENT_TAG, parent)
+            if trial.best is not None and earlier[0].info.status != "FINISHED":  # whoever logged it was killed then
+                client.set_terminated(run)
             return run
         curves = [Metric("train_loss", loss, 0, epoch) for epoch, loss in trial.losses.items() if epoch > known]
         for epoch, metrics in trial.metrics.items():

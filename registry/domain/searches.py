@@ -58,6 +58,11 @@ class SearchOptions(Plain):
     """The students' recipe, with their distillation but for its initialisation."""
     head: Mapping[str, Any]
 
+    def in_precision(self, precision: str) -> Self:
+        """The same, but that training multiplies in this."""
+        recipes = {name: {**getattr(self, name), "precision": precision} for name in ("recipe", "student_recipe")}
+        return self.model_copy(update=recipes)
+
 
 def state_between_runs(epochs_done: int) -> TrialState:
     """Of a trial that nobody runs and that has not ended."""

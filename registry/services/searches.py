@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session
 
-from registry.database.schema import BackboneRow, SearchRow, SpecRevisionRow, TaskRow
-from registry.domain.searches import NewSearch, Search, SearchChoice, SearchState, process_words
+from registry.database.schema import BackboneRow, SearchRow, SearchTrialRow, SpecRevisionRow, TaskRow, TrialRow
+from registry.domain.searches import NewSearch, Search, SearchChoice, SearchState, TrialState, process_words
 from registry.domain.task_specs import TaskSpec
 from registry.errors import Conflict, LostRace, NotFound
 from registry.fault_points import reached
@@ -131,6 +131,30 @@ def finish_search(session: Session, search: Search, choice: SearchChoice, *, act
             after={"choice": choice.model_dump(mode="json")},
         )
     return _record(session, row)
+
+
+def keys_of_no_use(session: Session, search: Search) -> set[str]:
+    """Trials whose saved states nobody will read: this search's own, and those of the task's searches for definitions
+    that are no longer in force, but for what another unfinished search may go on with."""
+    task = find_task(session, search.task)
+    query = (
+        select(TrialRow.key, TrialRow.state, SearchRow.number, SearchRow.spec_revision, SearchRow.state)
+        .join(SearchTrialRow, SearchTrialRow.trial_id == TrialRow.id)
+        .join(SearchRow, SearchRow.id == SearchTrialRow.search_id)
+        .where(SearchRow.task_id == task.id)
+    )
+    found = session.execute(query).all()
+    in_force = _meaning(session, task, task.next_spec_revision - 1)
+    outdated = {
+        revision for revision in {row[3] for row in found} if _meaning(session, task, revision) != in_force
+    }  # fmt: skip
+    ended, wanted = set[str](), set[str]()
+    for key, trial_state, number, revision, state in found:
+        if number == search.number or revision in outdated or task.retired_at is not None:
+            ended.add(key)
+        elif state is SearchState.RUNNING and trial_state is not TrialState.FINISHED:
+            wanted.add(key)
+    return ended - wanted
 
 
 def get_search(session: Session, task: str, number: int | None = None) -> Search:

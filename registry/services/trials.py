@@ -17,7 +17,6 @@ from registry.domain.searches import (
     LedgerTrial,
     PlannedTrial,
     Search,
-    SearchState,
     TrialProgress,
     TrialState,
     state_between_runs,
@@ -146,18 +145,6 @@ def finish_trial(
         trial.version_number, trial.score, trial.error = version.number, score, None
         session.flush()
         reached("search.trial-finished")
-
-
-def keys_wanted_elsewhere(session: Session, search: Search) -> set[str]:
-    """Trials of the task that a search which is not finished yet has asked for, this one aside."""
-    task = find_task(session, search.task)
-    query = (
-        select(TrialRow.key)
-        .join(SearchTrialRow, SearchTrialRow.trial_id == TrialRow.id)
-        .join(SearchRow, SearchRow.id == SearchTrialRow.search_id)
-        .where(SearchRow.task_id == task.id, SearchRow.number != search.number, SearchRow.state == SearchState.RUNNING)
-    )
-    return set(session.scalars(query))
 
 
 def seconds_spent(session: Session, found: Collection[Version]) -> dict[tuple[str, int], float]:

@@ -11,8 +11,11 @@ from mlflow import MlflowClient
 from cli import search_ledger
 from cli.application import Context
 from cli.search_ledger import RegistryLedger
-from pipelines.tracking import Tracking
+from pipelines.tracking import LoggedTrial, Tracking
+from pipelines.training.recipes import Recipe
+from registry.domain.manifests import HeadConfig
 from registry.domain.searches import LedgerTrial, NewSearch, PlannedTrial, SearchOptions, TrialShape
+from registry.domain.task_specs import TaskType
 from registry.errors import LostRace
 from registry.services import searches
 from tests.waiting import eventually
@@ -139,6 +142,41 @@ def test_a_state_that_another_search_may_go_on_with_stays(ledger):
     other.ask_for([PlannedTrial(key=KEY, shape=SHAPE, epochs=5)])
     ledger.forget_ended()
     assert folder.exists()
+
+
+def test_a_state_for_a_definition_that_is_no_longer_in_force_is_removed(ledger, trunkline):
+    folder = ledger.context.settings.home / "trials" / KEY
+    folder.mkdir(parents=True)
+    path = trunkline.folder / "topic.yaml"
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"labels": [*content["labels"], "another"]}))
+    trunkline.done("task", "update", path, "--no-check-data")
+    other = begun(ledger.context, "other", key="04" * 32, spec_revision=2)
+    RegistryLedger(ledger.context, other, ledger.tracking).forget_ended()
+    assert not folder.exists()
+
+
+def test_the_run_of_a_trial_that_was_logged_by_a_killed_process_ends(ledger):
+    tracking = ledger.tracking
+    trial = LoggedTrial(
+        task="topic",
+        key=KEY,
+        frozen_depth=SHAPE.frozen_depth,
+        task_layers=SHAPE.task_layers,
+        seed=SHAPE.seed,
+        recipe=Recipe(learning_rate=1e-4),
+        head=HeadConfig(type=TaskType.CLASSIFICATION, outputs=2),
+        backbone="small",
+        teacher=None,
+        losses={5: 0.5},
+        metrics={5: {"accuracy": 0.5}},
+        best={"accuracy": 0.5},
+    )
+    client = MlflowClient(tracking_uri=tracking.uri)
+    run = tracking.log_trial(trial)
+    client.update_run(run, status="RUNNING")
+    assert tracking.log_trial(trial) == run
+    assert client.get_run(run).info.status == "FINISHED"
 
 
 def test_the_run_of_a_search_that_failed_once_ends_well_when_it_is_gone_on_with(ledger):

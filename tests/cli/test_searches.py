@@ -19,6 +19,7 @@ from sqlalchemy import select
 from cli.number_lists import positive_numbers, whole_numbers
 from cli.search_options import default_students
 from cli.searches import worth_promoting
+from modeling import precision
 from pipelines.execution import local_processes
 from pipelines.execution.local_processes import LocalProcesses
 from registry.database.engine import Database
@@ -227,6 +228,28 @@ def test_a_search_that_is_cut_off_goes_on_and_ends_with_the_same_winner(ready, r
     assert ready.done("fsck").endswith("all is well\n")
 
 
+def test_heads_beginnings_and_distillation_are_as_they_were_asked_for(ready):
+    found = searched(
+        ready,
+        *("--layers", "2", "--student-depths", "3", "--init", "teacher,backbone"),
+        *("--pooling", "mean", "--gather", "mix"),
+        *("--temperature", "3", "--soft-weight", "0.5", "--hidden-weight", "0.25"),
+    )
+    students = [trial for trial in found["trials"] if trial["shape"]["teacher"] is not None]
+    assert sorted(trial["shape"]["initialisation"] for trial in students) == ["backbone", "teacher"]
+    versions = {one["number"]: one for one in json.loads(ready.done("task", "versions", "topic", "--json"))}
+    for trial in found["trials"]:
+        version = versions[trial["version"]]
+        assert (version["head"]["pooling"], version["head"]["gather"]) == ("mean", "mix")
+        if trial in students:
+            assert version["recipe"]["distillation"] == {
+                "initialisation": trial["shape"]["initialisation"],
+                "temperature": 3.0,
+                "soft_weight": 0.5,
+                "hidden_weight": 0.25,
+            }
+
+
 @pytest.mark.slow
 def test_a_second_search_of_the_same_kind_is_told_who_runs_it_and_another_one_shares_its_trials(ready):
     process = start(ready, "search", "topic", *SMALL)
@@ -270,6 +293,20 @@ def test_a_task_that_is_changed_in_mid_search_ends_the_search_and_keeps_what_was
     finished = [trial["version"] for trial in found["trials"] if trial["state"] == "finished"]
     versions = json.loads(ready.done("task", "versions", "topic", "--json"))
     assert sorted(finished) == [version["number"] for version in versions]
+    assert not [path for path in (ready.home / "trials").iterdir() if path.is_dir()], "states that nobody will read"
+
+
+def test_what_was_begun_in_one_precision_is_gone_on_with_where_another_is_found_faster(ready, monkeypatch):
+    asked = ("search", "topic", *SMALL[: SMALL.index("--precision")], "--layers", "2", "--student-depths", "0,3")
+    monkeypatch.setattr(precision, "best_precision", lambda _: "fp32")
+    first = ready(*asked)
+    assert first.code == 0, first.err
+    assert "--student-depths 0: left out, for students leave after layer 2 to 3 here" in first.err
+    monkeypatch.setattr(precision, "best_precision", lambda _: "bf16")
+    again = ready(*asked)
+    assert again.code == 0
+    assert "this is topic#1, which was begun in fp32; with --precision bf16 it would be another search" in again.err
+    assert [one["number"] for one in ready("search", "list", "topic", "--json").json] == [1]
 
 
 def test_the_end_of_a_search_says_what_may_come_next_and_what_to_doubt(ready):
