@@ -134,7 +134,7 @@ class RowCache:
             try:
                 found = self._complete(groups, digests, lengths, compute, stage)
             except StorageError as error:
-                found = self._find(groups[0], digests)  # some segments may have been finished
+                found = self._find(groups[0], digests, gather=False)  # some segments may have been finished
                 logger.warning(
                     "%s. %s of %s rows of %s are computed again whenever they are needed, which takes longer",
                     *(str(error), f"{len(found.missing):,}", f"{len(digests):,}", groups[0].kind.replace("_", " ")),
@@ -244,11 +244,14 @@ class RowCache:
         *,
         mend: bool = False,
         whole: bool = False,
+        gather: bool = True,
         trusted: Iterable[Path] = (),
     ) -> _Found:
         """Looks the rows up, and marks the segments that have some as used.
 
         Args:
+            gather: where there are very many small segments, take the rows of most as missing, so that they are
+                computed and kept in one; else only of those beyond what may be open at once.
             mend: remove what is damaged; the caller holds the group's folder.
             whole: take it that no segment is damaged behind its index, and mark none.
             trusted: segments that were just written.
@@ -269,7 +272,7 @@ class RowCache:
             segments.append(segment)
         small = [number for number, segment in enumerate(segments) if segment.size < _SEGMENT_BYTES / 4]
         if len(small) > _MOST_SEGMENTS and not trusted:
-            segment_of[np.isin(segment_of, small[_KEPT_SEGMENTS:])] = -1
+            segment_of[np.isin(segment_of, small[_KEPT_SEGMENTS if gather else _MOST_SEGMENTS :])] = -1
         return _Found(segments, segment_of, row_of)
 
     def _having(

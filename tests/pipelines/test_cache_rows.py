@@ -176,6 +176,22 @@ def test_rows_that_take_much_are_kept_in_several_segments(cache, monkeypatch):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
 
 
+def test_of_many_small_segments_no_more_is_given_up_than_must_be_when_there_is_no_room_to_gather_them(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache_rows, "_MOST_SEGMENTS", 3)
+    monkeypatch.setattr(cache_rows, "_KEPT_SEGMENTS", 1)
+    texts = ["a", "b", "c", "d"]
+    cache = Cache(tmp_path / "cache")
+    for text in texts:
+        check(cache.rows([text]), [text])
+    cache.limit = size("a")
+    cache.computed.clear()
+    check(cache.rows(texts), texts)
+    assert not cache.computed
+    assert len(cache.on_the_fly) == 1, "three of four lie on the disk and are read"
+
+
 def test_of_several_segments_all_have_room_or_none_is_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(cache_rows, "_SEGMENT_BYTES", 30)
     texts = ["a" * 3, "b" * 3, "c" * 3]
