@@ -39,7 +39,9 @@ RecipeOption = Annotated[
     Literal["default", "paper"], typer.Option("--recipe", help="paper: the paper's learning rate, 2e-5, at any width.")
 ]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate. Else by the encoder's width.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data. Scored from the third on. [default: 5]")]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Passes over the data; the best from the third on is kept. [default: 5]")
+]
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"],
     typer.Option("--precision", help="What training multiplies in; auto: bf16 where the hardware is faster in it."),

@@ -42,7 +42,7 @@ class Recipe(Plain):
     learning_rate: float = Field(gt=0)
     epochs: int = Field(default=5, ge=1)
     evaluate_from: int = Field(default=3, ge=1)
-    """First epoch after which the dev data are scored; the best scored epoch is kept."""
+    """First epoch that may be kept: of those from here on the best one by its dev score is. Every epoch is scored."""
     scalar_rate: float = Field(default=1e-2, gt=0)
     """Learning rate of what weighs things by single numbers (a CRF's scores, the mix of layers), with the schedule of
     the other. Such numbers have to move by about 1, whatever the encoder's width, and the rate that is right for its
@@ -89,7 +89,7 @@ def make_recipe(
     epochs: int | None = None,
     distillation: Distillation | None = None,
 ) -> Recipe:
-    """The named recipe with what the caller sets itself. With fewer than 3 epochs only the last one is scored.
+    """The named recipe with what the caller sets itself. With fewer than 3 epochs the last one is kept.
 
     Raises:
         UsageError: a number is outside its range; lists all of them.
