@@ -184,6 +184,7 @@ def _answer(
 ) -> None:
     """Answers until a signal ends it, and leaves when nothing of it works any more."""
     from serving.engine import Engine
+    from serving.http.answers import TokeniserRoom
     from serving.http.application import build_application
     from serving.http.lifecycle import Lifecycle
     from serving.http.server import DrainingServer, url_of
@@ -204,6 +205,7 @@ def _answer(
         metrics=metrics,
         lifecycle=lifecycle,
         limits=limits,
+        room=TokeniserRoom(limits.waiting_characters),
         model_name=model_name,
         follower=follower,
     )

@@ -101,15 +101,15 @@ class Engine:
     def __init__(
         self, release: ServedRelease, settings: EngineSettings | None = None, observer: EngineObserver | None = None
     ) -> None:
-        self._settings = settings or EngineSettings()
+        self.settings = settings or EngineSettings()
         self._observer = observer or Unobserved()
         self._release = release
-        self.cache = AnswerCache(self._settings.cache_bytes)
-        self._line = WaitingLine(self._settings.waiting_texts, self._expire, least_share=self._settings.least_share)
+        self.cache = AnswerCache(self.settings.cache_bytes)
+        self._line = WaitingLine(self.settings.waiting_texts, self._expire, least_share=self.settings.least_share)
         self._lock = threading.Lock()
         self._lanes = [
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True)
-            for number in range(self._settings.lanes)
+            for number in range(self.settings.lanes)
         ]
         for lane in self._lanes:
             lane.start()
@@ -143,6 +143,7 @@ class Engine:
         on_answers: Callable[[Sequence[TextAnswer]], None],
         on_end: Callable[[Exception | None], None],
         refuse_truncated: bool = False,
+        between_texts: Callable[[], None] = lambda: None,
     ) -> Asked:
         """Takes a request in, checked as a whole, or refuses it as a whole.
 
@@ -153,6 +154,7 @@ class Engine:
                 call for what the cache knows.
             on_end: called once, after the last answer, or with what ended the request early.
             refuse_truncated: whether a text that is longer than `max_length` is refused, instead of losing its end.
+            between_texts: called after each text that was turned into tokens; what it raises ends the call.
 
         Raises:
             NotFound, UsageError, InvalidInput: the request cannot be answered; says all that is wrong with it.
@@ -173,7 +175,10 @@ class Engine:
             self._line.refuse_without_room(len(open_texts))
         begun = time.monotonic()
         rows = release.encoder.rows([(texts[number].text, texts[number].text_pair) for number in open_texts])
-        encoded = [row.slimmed() for row in rows]  # thousands of them may wait
+        encoded = []
+        for row in rows:
+            encoded.append(row.slimmed())  # thousands of them may wait
+            between_texts()
         if open_texts:
             _tell(self._observer.tokenised, texts=len(open_texts), seconds=time.monotonic() - begun)
         truncated = [any(one.truncated for one in found.values()) for found in known]
@@ -213,13 +218,13 @@ class Engine:
 
     def _work(self) -> None:
         """A lane: one batch after the other."""
-        use_threads(self._settings.threads)
+        use_threads(self.settings.threads)
         while self._compute_next():
             pass
 
     def _compute_next(self) -> bool:
         """Whether there was a batch. It is forgotten with this call: an idle lane must not keep a release alive."""
-        batch = self._line.take(self._settings.batch_pieces)
+        batch = self._line.take(self.settings.batch_pieces)
         if batch is None:
             return False
         begun = time.monotonic()

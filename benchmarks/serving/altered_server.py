@@ -22,6 +22,7 @@ from modeling.inference import Form, InferenceModel
 from modeling.text import EncodedText
 from registry.artifacts.local_store import LocalArtifactStore
 from serving.engine import Engine, EngineSettings
+from serving.http.answers import TokeniserRoom
 from serving.http.application import build_application
 from serving.http.lifecycle import Lifecycle
 from serving.http.limits import Limits
@@ -82,7 +83,9 @@ def main() -> None:
 
     if arguments.swap_with:
         threading.Thread(target=swap, daemon=True).start()
-    service = Service(engine=engine, metrics=metrics, lifecycle=lifecycle, limits=Limits(seconds=120.0))
+    limits = Limits(seconds=120.0)
+    room = TokeniserRoom(limits.waiting_characters)
+    service = Service(engine=engine, metrics=metrics, lifecycle=lifecycle, limits=limits, room=room)
     server = DrainingServer(build_application(service), lifecycle, drain_seconds=5.0)
     server.run(sockets=[bound_socket("127.0.0.1", arguments.port)])
     engine.close(timeout=10.0)

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.types import Receive
 
 from serving.engine import Asked, Engine
-from serving.errors import DeadlinePassed
+from serving.errors import DeadlinePassed, Overloaded
 from serving.http.refusals import ClientGone
 from serving.questions import Text, TextAnswer
 
@@ -24,6 +24,30 @@ requests were answered, of Chinese ones 18 %. With 16 texts of 200 characters it
 """
 
 
+class TokeniserRoom:
+    """How many characters are with the threads that turn them into tokens, or wait for one; for the event loop.
+
+    Args:
+        characters: that may be there. One request is let in whatever it has, as long as nobody else is.
+    """
+
+    def __init__(self, characters: int) -> None:
+        self._limit, self._taken = characters, 0
+
+    def take(self, characters: int) -> None:
+        """Raises Overloaded."""
+        if self._taken and self._taken + characters > self._limit:
+            raise Overloaded(
+                f"{self._taken:,} characters are being turned into tokens already and {characters:,} more would be "
+                f"beyond the limit of {self._limit:,}; ask again in 1 s",
+                retry_after=1.0,
+            )
+        self._taken += characters
+
+    def give_back(self, characters: int) -> None:
+        self._taken -= characters
+
+
 class Replies:
     """What the engine says to one request. `put` and `end` are for any thread, the rest is for the event loop."""
 
@@ -34,6 +58,8 @@ class Replies:
         self._streamed = streamed
         self._arrived: deque[Sequence[TextAnswer]] = deque()
         self._news = asyncio.Event()
+        self.over = asyncio.Event()
+        """Set with `ended`."""
         self.error: Exception | None = None
         """What ended the request early, as soon as something has; read by any thread."""
         self.ended = False
@@ -52,6 +78,7 @@ class Replies:
         if not self.ended:
             self.ended, self.error = True, error
             self._news.set()
+            self.over.set()
 
     async def next(self) -> list[TextAnswer]:
         """The next answers: those of a branch or more if streamed, else all; none once the last have been taken.
@@ -79,6 +106,7 @@ async def replies_to(
     tasks: Collection[str] | None,
     *,
     seconds: float,
+    room: TokeniserRoom,
     receive: Receive,
     streamed: bool,
     refuse_truncated: bool,
@@ -110,8 +138,7 @@ async def replies_to(
         left = until - time.monotonic()
         if left <= 0:  # it waited for a thread
             raise late
-        if replies.error is not None:  # its client left meanwhile
-            raise replies.error
+        refuse_if_over()
         return engine.ask(
             texts,
             tasks,
@@ -119,10 +146,20 @@ async def replies_to(
             on_answers=replies.put,
             on_end=on_end,
             refuse_truncated=refuse_truncated,
+            between_texts=refuse_if_over,
         )
 
+    def refuse_if_over() -> None:
+        """Its time is over, or its client has left."""
+        if replies.error is not None:
+            raise replies.error
+
     try:
-        replies.asked = ask() if _is_light(texts) else await asyncio.to_thread(ask)
+        characters = _characters(texts)
+        if len(texts) <= _TEXTS_ON_THE_LOOP and characters <= _CHARACTERS_ON_THE_LOOP:
+            replies.asked = ask()
+        else:
+            replies.asked = await _asked_in_a_thread(ask, replies, room, characters)
         try:
             yield replies
         finally:
@@ -133,10 +170,33 @@ async def replies_to(
         watcher.cancel()
 
 
-def _is_light(texts: Sequence[Text]) -> bool:
-    if len(texts) > _TEXTS_ON_THE_LOOP:
-        return False
-    return sum(len(text.text) + len(text.text_pair or "") for text in texts) <= _CHARACTERS_ON_THE_LOOP
+async def _asked_in_a_thread(ask: Callable[[], Asked], replies: Replies, room: TokeniserRoom, characters: int) -> Asked:
+    """What the call returns; what ended the request before that is raised at once, and the thread stops by itself."""
+    room.take(characters)
+    asking = asyncio.ensure_future(asyncio.to_thread(ask))
+    asking.add_done_callback(lambda _: room.give_back(characters))
+    over = asyncio.ensure_future(replies.over.wait())
+    is_left = True
+    try:
+        await asyncio.wait({asking, over}, return_when=asyncio.FIRST_COMPLETED)
+        is_left = not asking.done() and replies.error is not None
+    finally:
+        over.cancel()
+        if is_left:
+            asking.add_done_callback(_taken_back)
+    if is_left and replies.error is not None:
+        raise replies.error
+    return await asking
+
+
+def _taken_back(asking: "asyncio.Future[Asked]") -> None:
+    """Nobody waits for the request that was asked."""
+    if not asking.cancelled() and asking.exception() is None:
+        asking.result().cancel()
+
+
+def _characters(texts: Sequence[Text]) -> int:
+    return sum(len(text.text) + len(text.text_pair or "") for text in texts)
 
 
 async def _end_when_gone(receive: Receive, replies: Replies) -> None:

@@ -45,6 +45,7 @@ async def ask(
         texts,
         tasks,
         seconds=least,
+        room=service.room,
         receive=request.receive,
         streamed=streamed,
         refuse_truncated=limits.refuse_long_texts,

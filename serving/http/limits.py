@@ -19,6 +19,12 @@ class Limits:
     """For reading a body."""
 
     @property
+    def waiting_characters(self) -> int:
+        """Of all texts that are being turned into tokens by a thread, or wait for one: those of two of the largest
+        bodies, which take one core some half a minute."""
+        return 2 * self.body_bytes
+
+    @property
     def held_body_bytes(self) -> int:
         """Of all requests that are being read or answered: 16 of the largest. Small ones are taken beyond it."""
         return 16 * self.body_bytes

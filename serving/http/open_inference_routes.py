@@ -29,6 +29,12 @@ from serving.served_release import ServedRelease
 
 _OBJECT: dict[int | str, dict[str, Any]] = {200: {"content": {JSON: {"schema": {"type": "object"}}}}}
 _WITH_TENSORS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_HEADER_LENGTH_PARAMETER = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "description": "Of a body with binary tensors: how many of its bytes are the JSON before them.",
+    "schema": {"type": "integer", "minimum": 0},
+}
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "The server is stopping.", "model": Problem}}
 
 
@@ -84,7 +90,8 @@ def _add_model_routes(app: FastAPI, service: Service, path: str) -> None:
         return _readiness(service)
 
     infer_body = body_of(InferRequest.__name__)
-    infer_body["parameters"] = [*parameters, *infer_body["parameters"]]
+    infer_body["parameters"] = [*parameters, *infer_body["parameters"], _HEADER_LENGTH_PARAMETER]
+    infer_body["requestBody"]["content"] |= _WITH_TENSORS
 
     @app.post(
         f"{path}/infer",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from serving.channel_following import ChannelFollower
 from serving.engine import Engine
+from serving.http.answers import TokeniserRoom
 from serving.http.lifecycle import Lifecycle
 from serving.http.limits import Limits
 from serving.metrics import ServerMetrics
@@ -17,5 +18,6 @@ class Service:
     metrics: ServerMetrics
     lifecycle: Lifecycle
     limits: Limits
+    room: TokeniserRoom
     model_name: str = MODEL_NAME
     follower: ChannelFollower | None = None

@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+from cli import serve as cli_serve
+from serving.engine import EngineSettings
+from serving.http.limits import Limits
 from tests.cli.conftest import Trunkline, assembled
 from tests.waiting import eventually
 
@@ -126,6 +129,29 @@ def test_a_release_is_served_until_a_signal_ends_it_well(trained, serve, number)
     assert server.end(number) == 0
     requests = [line for line in server.logged() if line["message"] == "request"]
     assert [(line["route"], line["texts"]) for line in requests] == [("/predict", 1)]
+
+
+def test_what_is_asked_for_reaches_the_engine_and_the_server(trained, monkeypatch):
+    assembled(trained)
+    found: dict[str, Any] = {}
+
+    def noted(listening, load, settings, limits, **more):
+        listening.close()
+        found.update(more, settings=settings, limits=limits)
+
+    monkeypatch.setattr(cli_serve, "_answer", noted)
+    trained.done(
+        *("serve", "r1", "--port", "0", "--precision", "fp32", "--lanes", "3", "--threads", "2", "--cache-mb", "0"),
+        *("--batch-pieces", "512", "--queue-texts", "99", "--max-texts", "9", "--max-characters", "77"),
+        *("--max-body-mb", "2", "--long-texts", "refuse", "--timeout", "5", "--drain-seconds", "3"),
+    )
+    assert found["settings"] == EngineSettings(
+        lanes=3, threads=2, batch_pieces=512, waiting_texts=99, cache_bytes=0
+    )  # fmt: skip
+    assert found["limits"] == Limits(
+        texts=9, characters=77, body_bytes=2_000_000, refuse_long_texts=True, seconds=5.0
+    )  # fmt: skip
+    assert found["drain_seconds"] == 3.0
 
 
 @pytest.mark.slow

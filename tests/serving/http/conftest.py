@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from serving.engine import Engine, EngineSettings
+from serving.http.answers import TokeniserRoom
 from serving.http.application import build_application
 from serving.http.lifecycle import Lifecycle
 from serving.http.limits import Limits
@@ -145,6 +146,7 @@ def start(release: ServedRelease) -> Iterator[Callable[..., Running]]:
             metrics=metrics,
             lifecycle=Lifecycle(),
             limits=Limits(**limits),
+            room=TokeniserRoom(Limits(**limits).waiting_characters),
             follower=follower(engine, metrics),
         )
         running.append(Running(service, tracer_provider, drain_seconds))

@@ -8,8 +8,10 @@ import pytest
 
 from serving.engine import EngineSettings
 from serving.http import answers, open_inference, plain_bodies
+from serving.http.limits import Limits
 from serving.http.plain_bodies import ManyPredictions, OnePrediction, ReleaseDescription
 from serving.http.refusals import ClientGone
+from tests.serving.http.conftest import reply_of
 from tests.waiting import eventually
 
 UNHEARD = "xyzzy"
@@ -288,6 +290,50 @@ def test_a_request_whose_client_left_before_it_has_a_thread_is_not_computed(serv
     counted = 'trunkline_errors_total{route="/predict",status="'
     eventually(lambda: counted in server.get("/metrics").body.decode(), "it has ended")
     assert (counted + '499"} 1.0' in server.get("/metrics").body.decode(), asked) == (True, [])
+
+
+def test_the_time_for_an_answer_ends_while_texts_are_turned_into_tokens_and_so_does_their_turning(server, monkeypatch):
+    encoder, turned, over = server.engine.release.encoder, [], threading.Event()
+    rows = encoder.rows
+
+    def slow(texts):
+        for row in rows(texts):
+            turned.append(1)
+            if len(turned) == 2:
+                assert over.wait(30)
+            yield row
+
+    monkeypatch.setattr(encoder, "rows", slow)
+    reply = server.predict(texts=["hello"] * 40, timeout=0.2)
+    assert (reply.status, len(turned)) == (504, 2), "the answer waits for no thread"
+    over.set()
+    monkeypatch.undo()
+    assert server.predict(texts=["york"] * 40).status == 200
+    assert len(turned) == 2, "nobody would have read the others"
+
+
+def test_more_texts_than_threads_can_turn_into_tokens_soon_are_refused(start, monkeypatch):
+    monkeypatch.setattr(Limits, "waiting_characters", 5_000)
+    server, within, over = start(), threading.Event(), threading.Event()
+    rows = server.engine.release.encoder.rows
+
+    def slow(texts):
+        if len(texts[0][0]) > 2_000:
+            within.set()
+            assert over.wait(30)
+        return rows(texts)
+
+    monkeypatch.setattr(server.engine.release.encoder, "rows", slow)
+    with closing(server.connection()) as first:
+        first.request("POST", "/predict", json.dumps({"text": "york " * 700}))
+        assert within.wait(30)
+        refused = server.predict(text="york " * 600)
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        assert "characters are being turned into tokens already" in refused.error
+        assert server.predict(text="hello").status == 200, "short texts need no thread"
+        over.set()
+        assert reply_of(first).status == 200
+    assert server.predict(text="york " * 600).status == 200, "there is room again"
 
 
 @pytest.mark.parametrize("timeout", ["soon", "0", "-1", "inf", "nan", ""])

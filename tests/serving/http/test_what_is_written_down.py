@@ -146,6 +146,19 @@ def test_metrics_count_requests_answers_and_tokens(server):
     assert f'trunkline_release_info{{digest="{release.digest}",precision="fp32",release="r1"}}' in found.body.decode()
 
 
+def test_places_that_a_short_text_leaves_beside_a_long_one_are_counted_as_padding(server):
+    def padding_of_batch(number: int) -> float:
+        eventually(
+            lambda: sample(server.get("/metrics").body, "trunkline_batch_texts_count") == number, "it is counted"
+        )
+        return sample(server.get("/metrics").body, "trunkline_padding_tokens_total")
+
+    server.predict(text="hello")
+    assert padding_of_batch(1) == 0, "one text fills its own block"
+    server.predict(texts=["york " * count for count in (38, 34)])
+    assert padding_of_batch(2) > 0
+
+
 def test_answers_that_nobody_got_are_counted_and_the_help_says_so(server, release, monkeypatch):
     branch, gone = release.model.branches["mood"], Event()
     outputs = type(branch).outputs
