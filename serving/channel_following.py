@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from modeling.products import use_threads
 from registry.errors import TrunklineError
 from serving.engine import Engine
 from serving.metrics import ServerMetrics
@@ -96,6 +97,7 @@ class ChannelFollower:
             self._try(name, digest)
 
     def _follow(self) -> None:
+        use_threads(self._engine.settings.threads)  # what is loaded is prepared and asked beside the lanes
         while not self._stop.wait(self._poll_seconds):
             self.look()
 

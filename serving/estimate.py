@@ -3,19 +3,24 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from modeling.golden_answers import golden_texts
 from modeling.inference_layers import first_piece_layer
+from modeling.products import use_threads
 from modeling.text import EncodedText
 from registry.artifacts.store import ArtifactStore
 from registry.domain.manifests import Manifest
 from registry.domain.task_specs import InputForm
 from registry.progress import Report, silent
 from serving.engine import Engine, EngineSettings
+from serving.errors import EngineFailed
 from serving.questions import Text
 from serving.served_release import ServedRelease
 
@@ -23,6 +28,9 @@ _SECONDS = 4.0
 _ROUNDS = 5
 _FURTHER_TASK_LAYERS = (1, 2, 3)
 _IN_FLIGHT = 64
+_LOOKS_EVERY_SECONDS = 5.0
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def _golden(manifest: Manifest, store: ArtifactStore, form: InputForm) -> list[T
 def _of_form(release: ServedRelease, form: InputForm, texts: Sequence[Text], settings: EngineSettings) -> FormEstimate:
     tasks = [task for task, branch in release.manifest.tasks.items() if branch.input_form is form]
     encoded = release.encoder.encode([(text.text, text.text_pair) for text in texts])
-    trunk, branches = _seconds(release, tasks, encoded, settings)
+    trunk, branches = _in_a_lane(settings, partial(_seconds, release, tasks, encoded, settings))
     whole = trunk + sum(branches.values())
     rate = _saturated(release, texts, settings)
     layer = sum(branches.values()) / sum(release.branch_costs[task] for task in tasks)
@@ -114,6 +122,17 @@ def _of_form(release: ServedRelease, form: InputForm, texts: Sequence[Text], set
         ],
         with_one_more={count: rate * whole / (whole + layer * (count - 1 + last)) for count in _FURTHER_TASK_LAYERS},
     )
+
+
+def _in_a_lane(settings: EngineSettings, work: Callable[[], _Found]) -> _Found:
+    """On as many threads as a lane has: they are counted for each thread that asks for them."""
+
+    def as_a_lane() -> _Found:
+        use_threads(settings.threads)
+        return work()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(as_a_lane).result()
 
 
 def _seconds(
@@ -166,7 +185,9 @@ def _saturated(release: ServedRelease, texts: Sequence[Text], settings: EngineSe
     begun = time.perf_counter()
     try:
         while time.perf_counter() - begun < _SECONDS and not failed:
-            places.acquire()
+            while not places.acquire(timeout=_LOOKS_EVERY_SECONDS):
+                if not engine.working:
+                    raise EngineFailed("a lane of the engine has ended, by an error that the log has")
             engine.ask([next(turns)], None, timeout=60.0, on_answers=lambda _: None, on_end=on_end)
     finally:
         engine.close(timeout=60.0)
