@@ -7,17 +7,14 @@ process at 50 % and 80 % of that, and a question's time counts from the moment i
 in both ways: one request for all tasks, and one a task, all sent at that moment; ours for all tasks, and for each when
 its branch is done (`/predict/stream`). The first answer is the first bytes of any, the last answer the end of all.
 
-`--shares` are of each side's own saturation; `--rate` adds a rate for all, so that they bear the same load. With
-`--swap COMMAND` the command, with {server} filled in, is run every `--swap-every` seconds while arrivals are measured.
+`--shares` are of each side's own saturation; `--rate` adds a rate for all, so that they bear the same load. For swaps
+see `around_the_model.py`.
 """
 
 import argparse
 import json
 import shlex
-import subprocess
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,26 +28,6 @@ from rich.table import Table
 from setting import Layout, Setting, add_layout_options, add_options, opened
 from texts import add_options as add_text_options
 from texts import chosen
-
-
-@contextmanager
-def swapping(command: str, server: str, every: float) -> Iterator[list[int]]:
-    """Runs a command again and again; gives the exit codes so far."""
-    over = threading.Event()
-    codes: list[int] = []
-
-    def swap() -> None:
-        words = [word.format(server=server) for word in shlex.split(command)]
-        while not over.wait(every):
-            codes.append(subprocess.run(words, capture_output=True, check=False).returncode)  # noqa: S603
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        yield codes
-    finally:
-        over.set()
-        thread.join()
 
 
 def command_of(setting: Setting, side: str, way: Way, layout: Layout, options: Sequence[str], port: int) -> list[str]:
@@ -81,8 +58,6 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64, help="questions open at saturation")
     parser.add_argument("--seconds", type=float, default=60.0, help="of arrivals at each rate")
     parser.add_argument("--serve-options", default="", help="further ones of `trunkline serve`")
-    parser.add_argument("--swap", help="command that swaps releases, of ours only")
-    parser.add_argument("--swap-every", type=float, default=10.0, help="seconds")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     arguments = parser.parse_args()
@@ -116,13 +91,6 @@ def main() -> None:
                         add_row(table, how, load, found)
                         kept[f"{texts.name}: {how}: {load}"] = found.plain()
                         say(f"{how}: {load}")
-                    if arguments.swap and not is_peer:
-                        with swapping(arguments.swap, server, arguments.swap_every) as codes:
-                            found = poisson(server, of_side, rate=most.rate / 2, seconds=arguments.seconds)
-                        if not codes or any(codes):
-                            raise SystemExit(f"swaps ended with {codes}")
-                        add_row(table, how, f"50%, {len(codes)} swaps", found)
-                        kept[f"{texts.name}: {how}: swaps"] = found.plain() | {"swaps": len(codes)}
         show(table, markdown=arguments.markdown)
         if arguments.json:
             arguments.json.write_text(json.dumps(kept, indent=1))
