@@ -88,6 +88,11 @@ def _outdated(session: Session, move: AliasMove) -> str:
 class _Scores(NamedTuple):
     """Of the version that an alias names now and of the one that it named before."""
 
+    metric: str
+    """The task's."""
+    score: float | None = None
+    score_before: float | None = None
+    """None where it was scored by another metric or on other dev data too."""
     shown: str = ""
     """Such as "accuracy 0.6900 → 0.7180"."""
     doubt: str = ""
@@ -99,19 +104,20 @@ def _scores(session: Session, move: AliasMove, before: int | None) -> _Scores:
     now = versions.get_version(session, VersionReference(task=move.task, number=move.to_version))
     score = now.metrics.get(metric)
     if score is None:
-        return _Scores()
+        return _Scores(metric)
     doubt = f"{now.reference} has {metric} {score:.4f}: no better than answers at random" if score <= 0 else ""
     if before is None:
-        return _Scores(f"{metric} {score:.4f}", doubt)
+        return _Scores(metric, score, None, f"{metric} {score:.4f}", doubt)
     old = versions.get_version(session, VersionReference(task=move.task, number=before))
     specs = [tasks.get_spec(session, move.task, one.spec_revision) for one in (old, now)]
     if metric not in old.metrics or specs[0].positive_label != specs[1].positive_label:
-        return _Scores(f"{metric} {score:.4f}, which {old.reference} was not scored by", doubt)
+        return _Scores(metric, score, None, f"{metric} {score:.4f}, which {old.reference} was not scored by", doubt)
     if old.dev_digest != now.dev_digest:
-        return _Scores(f"{metric} {score:.4f}, not on the dev data of {old.reference}", doubt)
-    if score < old.metrics[metric] and not doubt:
+        return _Scores(metric, score, None, f"{metric} {score:.4f}, not on the dev data of {old.reference}", doubt)
+    score_before = old.metrics[metric]
+    if score < score_before and not doubt:
         doubt = f"{now.reference} has {metric} {score:.4f}, less than {old.reference} on the same dev data"
-    return _Scores(f"{metric} {old.metrics[metric]:.4f} → {score:.4f}", doubt)
+    return _Scores(metric, score, score_before, f"{metric} {score_before:.4f} → {score:.4f}", doubt)
 
 
 def _expected(text: str | None) -> VersionReference | Literal["none"] | None:
@@ -128,7 +134,8 @@ def _expected(text: str | None) -> VersionReference | Literal["none"] | None:
 
 def _print_move(move: AliasMove, before: int | None, scores: _Scores, as_json: bool) -> None:
     if as_json:
-        print_json(move)
+        told = {"metric": scores.metric, "score": scores.score, "score_before": scores.score_before}
+        print_json({**move.model_dump(mode="json"), **told})
     elif before == move.to_version:
         print_line(f"{move.task}@{move.alias} is {move.task}/{move.to_version} already")
     else:

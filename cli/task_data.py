@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from cli.rendering import print_warning, working
-from registry.domain.task_specs import TagScheme, TaskSpec, TaskType
+from registry.domain.task_specs import InputForm, TagScheme, TaskSpec, TaskType
 from registry.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class DataFiles(NamedTuple):
     """Nothing of a file that was not read."""
     dev_rows_in_train: int | None = None
     """How many dev rows have the very texts of a training row; None where either file was not read."""
+    second_texts: Sequence[Split] = ()
+    """Whose rows have second texts that are not read, because the task reads single ones."""
 
     @property
     def rows(self) -> list[str]:
@@ -108,6 +110,7 @@ def look_at_data(spec: TaskSpec, *, read: bool, hint: str = " (--no-check-data l
         missing,
         {split: _held(spec, data) for split, data in found.items()},
         sum(digest in learnt for digest in found["dev"].input_digests) if learnt else None,
+        [split for split in found if _has_second_texts(spec, Path(paths[split]))],
     )
 
 
@@ -120,12 +123,29 @@ def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
             f"task {spec.task}: {shared:,} of {dev_rows:,} dev rows are texts that train data have too: their scores "
             "say nothing of new texts"
         )
+    if found.second_texts:
+        print_warning(
+            f"task {spec.task}: its {' and '.join(found.second_texts)} data have a column {spec.columns.text_pair!r}, "
+            "which a task of single texts does not read; `input_form: pair` in its definition reads both"
+        )
     if found.unlearnt:
         shown, hidden = found.unlearnt[:_MOST_LABELS], found.unlearnt[_MOST_LABELS:]
         more = f" and {len(hidden)} more" if hidden else ""
         print_warning(
             f"task {spec.task}: no training row has {', '.join(map(repr, shown))}{more}: no version can learn that"
         )
+
+
+def _has_second_texts(spec: TaskSpec, path: Path) -> bool:
+    """By its first row: whether there is a second text that a task of single ones leaves out."""
+    from pipelines.data.rows import read_rows
+
+    columns = spec.columns
+    may_pair = spec.input_form is InputForm.SINGLE and spec.type is not TaskType.TOKEN_CLASSIFICATION
+    if not may_pair or columns.text_pair in (columns.text, columns.label):
+        return False
+    first = next(read_rows(path, ()), None)
+    return first is not None and bool(first.values.get(columns.text_pair))
 
 
 def _held(spec: TaskSpec, data: "Dataset") -> Held:

@@ -132,9 +132,10 @@ def write_task_file(folder: Path, task: str = "rte", **fields: str) -> Path:
         "metric": "accuracy",
         "data": f"{{train: data/{task}-train.jsonl, dev: data/{task}-dev.jsonl}}",
     } | fields
+    second = {"text_pair": "no"} if lines.get("input_form") == "pair" else {}
     for split in ("train", "dev"):
         rows = [
-            {"text": split, "text_pair": "no", "label": label, "tokens": [split, "no"], "tags": [f"B-{label}", "O"]}
+            {"text": split, **second, "label": label, "tokens": [split, "no"], "tags": [f"B-{label}", "O"]}
             for label in lines["labels"].strip("[]").split(", ")
         ]
         (folder / "data" / f"{task}-{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -55,6 +55,9 @@ def test_an_alias_can_be_promoted_to_another(trunkline: Any) -> None:
     trunkline.done("task", "promote", "rte/2", "--alias", "candidate")
     move = trunkline("task", "promote", "rte@candidate", "--alias", "champion", "--json").json
     assert (move["alias"], move["from_version"], move["to_version"], move["actor"]) == ("champion", None, 2, "ann")
+    assert (move["metric"], move["score"], move["score_before"]) == ("accuracy", 0.6, None)
+    move = trunkline("task", "promote", "rte/3", "--alias", "champion", "--json").json
+    assert (move["score"], move["score_before"]) == (0.7, 0.6)
 
 
 def test_a_lost_race_is_a_conflict_and_changes_nothing(trunkline: Any) -> None:

@@ -143,6 +143,20 @@ def test_many_labels_without_a_row_are_counted(trunkline: Any, task_file: TaskFi
     assert "'intent10' and 2 more: " in trunkline("task", "register", file, "--team", "nlu").err
 
 
+def test_second_texts_that_a_task_of_single_texts_leaves_unread_are_told(trunkline: Any, task_file: TaskFile) -> None:
+    file = task_file("rte")
+    rows = [{"text": "a", "text_pair": "b", "label": "entailment"}, {"text": "c", "label": "not_entailment"}]
+    write_rows(file, "train", *rows)
+    write_rows(file, "dev", {"text": "d", "label": "entailment"})
+    warned = "warning: task rte: its train data have a column 'text_pair', which a task of single texts does not read"
+    told = trunkline("task", "check", file).err.splitlines()
+    assert [line.partition(";")[0] for line in told] == [warned]
+    write_rows(file, "train", *({**row, "text_pair": "b"} for row in rows))
+    file.write_text(file.read_text() + "input_form: pair\n", encoding="utf-8")
+    write_rows(file, "dev", {**rows[0], "text": "d"})
+    assert trunkline("task", "check", file).err == ""
+
+
 def test_a_definition_is_checked_with_its_data_where_there_is_no_registry(trunkline: Any, task_file: TaskFile) -> None:
     file = task_file("rte", labels="[yes, no, maybe]")
     train = write_rows(file, "train", *({"text": f"t{n}", "label": "no" if n else "yes"} for n in range(4)))
