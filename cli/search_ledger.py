@@ -163,13 +163,13 @@ class RegistryLedger:
         self.tracking.log_trial(self._logged(trial, None, failed=True), parent=self.search.mlflow_run)
 
     def forget_ended(self) -> None:
-        """Removes the saved states that nobody will read: of what this search stopped early, of what a killed process
-        registered without removing it, and of searches for definitions that are no longer in force.
+        """Removes the task's saved states that nobody will read: of what finished searches stopped early, of what a
+        killed process registered without removing it, and of searches for definitions that are no longer in force.
 
         A later search that wants one of them begins it again.
         """
         with self.context.database.read() as session:
-            keys = searches.keys_of_no_use(session, self.search)
+            keys = searches.keys_of_no_use(session, self.search.task)
         for key in keys:
             self._forget(key)
 

@@ -22,7 +22,7 @@ from cli.training import warn_of_weak_student
 from pipelines.search.own_part import own_part
 from registry.domain.manifests import HeadConfig
 from registry.domain.searches import NewSearch, Search, SearchChoice, SearchOptions
-from registry.errors import Conflict, LostRace, NotAllowed, TrainingFailed
+from registry.errors import Conflict, NotAllowed, TrainingFailed
 from registry.fault_points import reached
 from registry.services import searches, trials
 
@@ -65,19 +65,17 @@ def run_search(
             _say_cost(context, problem, options, writer.most_depths)
             _warn_of_short_rung(problem, options)
             choice = _chosen(context, writer, ledger, count)
+        with context.database.write() as session:
+            search = searches.finish_search(session, ledger.search, choice, actor=context.actor, at=context.now())
     except TrainingFailed:
         _close_run(ledger, ledger.stand())
         raise
-    except (NotAllowed, Conflict) as error:
-        if not isinstance(error, LostRace):  # the task is another one now, or none: nobody will go on here
-            _close_run(ledger, ledger.stand())
-            ledger.forget_ended()
+    except (NotAllowed, Conflict):
+        _end_if_changed(context, ledger)
         raise
     finally:
         with context.database.write() as session:
             searches.leave_search(session, ledger.search)
-    with context.database.write() as session:
-        search = searches.finish_search(session, ledger.search, choice, actor=context.actor, at=context.now())
     reached("search.finished")
     _close_run(ledger, search)
     ledger.forget_ended()
@@ -92,6 +90,15 @@ def run_search(
             epochs=options.student_recipe["epochs"],
         )
     return search
+
+
+def _end_if_changed(context: Context, ledger: "RegistryLedger") -> None:
+    """Of a task that is another one now, or retired, nobody will go on with the search."""
+    with context.database.read() as session:
+        goes_on = searches.can_go_on(session, ledger.search)
+    if not goes_on:
+        _close_run(ledger, ledger.stand())
+        ledger.forget_ended()
 
 
 def _why_no_student(search: Search, choice: SearchChoice, layers: int) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from registry.database.schema import BackboneRow, SearchRow, SearchTrialRow, SpecRevisionRow, TaskRow, TrialRow
 from registry.domain.searches import NewSearch, Search, SearchChoice, SearchState, TrialState, process_words
 from registry.domain.task_specs import TaskSpec
-from registry.errors import Conflict, LostRace, NotFound
+from registry.errors import Conflict, LostRace, NotAllowed, NotFound
 from registry.fault_points import reached
 from registry.services.audit import record_event
 from registry.services.lookups import find_backbone, find_task, lock_task, refuse_if_retired
@@ -133,28 +133,35 @@ def finish_search(session: Session, search: Search, choice: SearchChoice, *, act
     return _record(session, row)
 
 
-def keys_of_no_use(session: Session, search: Search) -> set[str]:
-    """Trials whose saved states nobody will read: this search's own, and those of the task's searches for definitions
-    that are no longer in force, but for what another unfinished search may go on with."""
-    task = find_task(session, search.task)
+def can_go_on(session: Session, search: Search) -> bool:
+    """Whether the task still is what is searched for."""
+    try:
+        _refuse_if_changed(session, find_task(session, search.task), search)
+    except (NotAllowed, Conflict):
+        return False
+    return True
+
+
+def keys_of_no_use(session: Session, task_name: str) -> set[str]:
+    """Trials of the task whose saved states nobody will read: those of its finished searches, and of searches for
+    definitions that are no longer in force, but for what another search may go on with."""
+    task = find_task(session, task_name)
     query = (
-        select(TrialRow.key, TrialRow.state, SearchRow.number, SearchRow.spec_revision, SearchRow.state)
+        select(TrialRow.key, TrialRow.state, SearchRow.spec_revision, SearchRow.state)
         .join(SearchTrialRow, SearchTrialRow.trial_id == TrialRow.id)
         .join(SearchRow, SearchRow.id == SearchTrialRow.search_id)
         .where(SearchRow.task_id == task.id)
     )
     found = session.execute(query).all()
     in_force = _meaning(session, task, task.next_spec_revision - 1)
-    outdated = {
-        revision for revision in {row[3] for row in found} if _meaning(session, task, revision) != in_force
-    }  # fmt: skip
-    ended, wanted = set[str](), set[str]()
-    for key, trial_state, number, revision, state in found:
-        if number == search.number or revision in outdated or task.retired_at is not None:
-            ended.add(key)
-        elif state is SearchState.RUNNING and trial_state is not TrialState.FINISHED:
-            wanted.add(key)
-    return ended - wanted
+    revisions = {revision for _, _, revision, _ in found}
+    outdated = {revision for revision in revisions if _meaning(session, task, revision) != in_force}
+    wanted = {
+        key
+        for key, trial_state, revision, state in found
+        if state is SearchState.RUNNING and revision not in outdated and trial_state is not TrialState.FINISHED
+    }
+    return {key for key, *_ in found} - wanted
 
 
 def get_search(session: Session, task: str, number: int | None = None) -> Search:

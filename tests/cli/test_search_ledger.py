@@ -14,7 +14,7 @@ from cli.search_ledger import RegistryLedger
 from pipelines.tracking import LoggedTrial, Tracking
 from pipelines.training.recipes import Recipe
 from registry.domain.manifests import HeadConfig
-from registry.domain.searches import LedgerTrial, NewSearch, PlannedTrial, SearchOptions, TrialShape
+from registry.domain.searches import LedgerTrial, NewSearch, PlannedTrial, SearchChoice, SearchOptions, TrialShape
 from registry.domain.task_specs import TaskType
 from registry.errors import LostRace
 from registry.services import searches
@@ -125,9 +125,18 @@ def test_an_error_is_kept_whatever_characters_are_in_it(ledger):
     )
 
 
+def finished(ledger: RegistryLedger) -> None:
+    choice = SearchChoice(layers=2, learning_rate=1e-4, teacher=1, statistic="one run", students={})
+    with ledger.context.database.write() as session:
+        searches.finish_search(session, ledger.search, choice, actor="ann", at=ledger.context.now())
+
+
 def test_a_state_that_nobody_will_read_is_removed_and_one_that_somebody_writes_is_not(ledger):
     folder = ledger.context.settings.home / "trials" / KEY
     folder.mkdir(parents=True)
+    ledger.forget_ended()
+    assert folder.exists(), "the search may be gone on with"
+    finished(ledger)
     with filelock.FileLock(folder.with_suffix(".lock")):
         ledger.forget_ended()
         assert folder.exists()
@@ -140,6 +149,7 @@ def test_a_state_that_another_search_may_go_on_with_stays(ledger):
     folder.mkdir(parents=True)
     other = RegistryLedger(ledger.context, begun(ledger.context, "other", key="04" * 32), ledger.tracking)
     other.ask_for([PlannedTrial(key=KEY, shape=SHAPE, epochs=5)])
+    finished(ledger)
     ledger.forget_ended()
     assert folder.exists()
 

@@ -293,7 +293,8 @@ def test_a_task_that_is_changed_in_mid_search_ends_the_search_and_keeps_what_was
     finished = [trial["version"] for trial in found["trials"] if trial["state"] == "finished"]
     versions = json.loads(ready.done("task", "versions", "topic", "--json"))
     assert sorted(finished) == [version["number"] for version in versions]
-    assert not [path for path in (ready.home / "trials").iterdir() if path.is_dir()], "states that nobody will read"
+    if change == "redefined":
+        assert not [path for path in (ready.home / "trials").iterdir() if path.is_dir()], "states that nobody will read"
 
 
 def test_what_was_begun_in_one_precision_is_gone_on_with_where_another_is_found_faster(ready, monkeypatch):
