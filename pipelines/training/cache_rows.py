@@ -131,6 +131,7 @@ class RowCache:
         """
         found = self._find(groups[0], digests)
         if len(found.missing):
+            del found  # or its files would be open beside those that are found next
             try:
                 found = self._complete(groups, digests, lengths, compute, stage)
             except StorageError as error:
@@ -251,7 +252,7 @@ class RowCache:
 
         Args:
             gather: where there are very many small segments, take the rows of most as missing, so that they are
-                computed and kept in one; else only of those beyond what may be open at once.
+                computed and kept in one; else only of those beyond what is to be open at once.
             mend: remove what is damaged; the caller holds the group's folder.
             whole: take it that no segment is damaged behind its index, and mark none.
             trusted: segments that were just written.
@@ -272,7 +273,11 @@ class RowCache:
             segments.append(segment)
         small = [number for number, segment in enumerate(segments) if segment.size < _SEGMENT_BYTES / 4]
         if len(small) > _MOST_SEGMENTS and not trusted:
-            segment_of[np.isin(segment_of, small[_KEPT_SEGMENTS if gather else _MOST_SEGMENTS :])] = -1
+            left_out = small[_KEPT_SEGMENTS if gather else _MOST_SEGMENTS :]
+            kept = np.setdiff1d(np.arange(len(segments)), left_out)
+            numbers = np.full(len(segments) + 1, -1)  # the last one for rows that no segment has
+            numbers[kept] = np.arange(len(kept))
+            segment_of, segments = numbers[segment_of], [segments[number] for number in kept]
         return _Found(segments, segment_of, row_of)
 
     def _having(

@@ -187,9 +187,12 @@ def test_of_many_small_segments_no_more_is_given_up_than_must_be_when_there_is_n
         check(cache.rows([text]), [text])
     cache.limit = size("a")
     cache.computed.clear()
-    check(cache.rows(texts), texts)
+    rows = cache.rows(texts)
+    check(rows, texts)
     assert not cache.computed
     assert len(cache.on_the_fly) == 1, "three of four lie on the disk and are read"
+    opened = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "safetensors" in line}
+    assert len(opened & set(map(str, cache.segments))) == 3
 
 
 def test_of_several_segments_all_have_room_or_none_is_begun(tmp_path, monkeypatch):
