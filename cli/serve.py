@@ -205,7 +205,7 @@ def _answer(
         metrics=metrics,
         lifecycle=lifecycle,
         limits=limits,
-        room=TokeniserRoom(limits.waiting_characters),
+        room=TokeniserRoom(limits.untokenised_bytes),
         model_name=model_name,
         follower=follower,
     )

@@ -185,9 +185,10 @@ def _saturated(release: ServedRelease, texts: Sequence[Text], settings: EngineSe
     begun = time.perf_counter()
     try:
         while time.perf_counter() - begun < _SECONDS and not failed:
-            while not places.acquire(timeout=_LOOKS_EVERY_SECONDS):
-                if not engine.working:
-                    raise EngineFailed("a lane of the engine has ended, by an error that the log has")
+            while engine.working and not places.acquire(timeout=_LOOKS_EVERY_SECONDS):
+                pass
+            if not engine.working:
+                raise EngineFailed("a lane of the engine has ended, by an error that the log has")
             engine.ask([next(turns)], None, timeout=60.0, on_answers=lambda _: None, on_end=on_end)
     finally:
         engine.close(timeout=60.0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from modeling.inference import Form, InferenceModel
+from modeling.products import use_threads
 from modeling.text import EncodedText
 from registry.artifacts.local_store import LocalArtifactStore
 from serving.engine import Engine, EngineSettings
@@ -72,6 +73,7 @@ def main() -> None:
     metrics.watch(engine)
 
     def swap() -> None:
+        use_threads(engine.settings.threads)  # as `ChannelFollower` does
         number = 0
         while True:
             time.sleep(arguments.every)
@@ -84,7 +86,7 @@ def main() -> None:
     if arguments.swap_with:
         threading.Thread(target=swap, daemon=True).start()
     limits = Limits(seconds=120.0)
-    room = TokeniserRoom(limits.waiting_characters)
+    room = TokeniserRoom(limits.untokenised_bytes)
     service = Service(engine=engine, metrics=metrics, lifecycle=lifecycle, limits=limits, room=room)
     server = DrainingServer(build_application(service), lifecycle, drain_seconds=5.0)
     server.run(sockets=[bound_socket("127.0.0.1", arguments.port)])

@@ -25,27 +25,27 @@ requests were answered, of Chinese ones 18 %. With 16 texts of 200 characters it
 
 
 class TokeniserRoom:
-    """How many characters are with the threads that turn them into tokens, or wait for one; for the event loop.
+    """How much text is with the threads that turn it into tokens, or waits for one, in bytes; for the event loop.
 
     Args:
-        characters: that may be there. One request is let in whatever it has, as long as nobody else is.
+        size: that may be there. One request is let in whatever it has, as long as nobody else is.
     """
 
-    def __init__(self, characters: int) -> None:
-        self._limit, self._taken = characters, 0
+    def __init__(self, size: int) -> None:
+        self._limit, self._taken = size, 0
 
-    def take(self, characters: int) -> None:
+    def take(self, size: int) -> None:
         """Raises Overloaded."""
-        if self._taken and self._taken + characters > self._limit:
+        if self._taken and self._taken + size > self._limit:
             raise Overloaded(
-                f"{self._taken:,} characters are being turned into tokens already and {characters:,} more would be "
+                f"{self._taken:,} bytes of text are being turned into tokens already and {size:,} more would be "
                 f"beyond the limit of {self._limit:,}; ask again in 1 s",
                 retry_after=1.0,
             )
-        self._taken += characters
+        self._taken += size
 
-    def give_back(self, characters: int) -> None:
-        self._taken -= characters
+    def give_back(self, size: int) -> None:
+        self._taken -= size
 
 
 class Replies:
@@ -101,6 +101,7 @@ class Replies:
 
 @asynccontextmanager
 async def replies_to(
+    replies: Replies,
     engine: Engine,
     texts: Sequence[Text],
     tasks: Collection[str] | None,
@@ -108,10 +109,9 @@ async def replies_to(
     seconds: float,
     room: TokeniserRoom,
     receive: Receive,
-    streamed: bool,
     refuse_truncated: bool,
-) -> AsyncIterator[Replies]:
-    """Asks the engine, and takes the request back if the block ends before it does.
+) -> AsyncIterator[None]:
+    """Asks the engine, which replies there, and takes the request back if the block ends before it does.
 
     Args:
         seconds: after which the request ends with DeadlinePassed, whatever the engine is doing.
@@ -120,7 +120,6 @@ async def replies_to(
     Raises:
         NotFound, UsageError, InvalidInput, Overloaded, Stopping: as `Engine.ask` does.
     """
-    replies = Replies(streamed=streamed)
     loop = asyncio.get_running_loop()
     late = DeadlinePassed(f"not answered within {seconds:g} s; ask for fewer texts, or give it more time")
     timer = loop.call_later(seconds, replies.end_now, late)
@@ -155,26 +154,23 @@ async def replies_to(
             raise replies.error
 
     try:
-        characters = _characters(texts)
-        if len(texts) <= _TEXTS_ON_THE_LOOP and characters <= _CHARACTERS_ON_THE_LOOP:
-            replies.asked = ask()
-        else:
-            replies.asked = await _asked_in_a_thread(ask, replies, room, characters)
+        replies.asked = ask() if _is_light(texts) else await _asked_in_a_thread(ask, replies, room, _bytes(texts))
         try:
-            yield replies
+            yield
         finally:
             if not engine_ended:
                 replies.asked.cancel()
     finally:
         timer.cancel()
         watcher.cancel()
+        replies.end_now(ClientGone())  # nobody reads on: a thread that still makes tokens of its texts stops
 
 
-async def _asked_in_a_thread(ask: Callable[[], Asked], replies: Replies, room: TokeniserRoom, characters: int) -> Asked:
+async def _asked_in_a_thread(ask: Callable[[], Asked], replies: Replies, room: TokeniserRoom, size: int) -> Asked:
     """What the call returns; what ended the request before that is raised at once, and the thread stops by itself."""
-    room.take(characters)
+    room.take(size)
     asking = asyncio.ensure_future(asyncio.to_thread(ask))
-    asking.add_done_callback(lambda _: room.give_back(characters))
+    asking.add_done_callback(lambda _: room.give_back(size))
     over = asyncio.ensure_future(replies.over.wait())
     is_left = True
     try:
@@ -195,8 +191,16 @@ def _taken_back(asking: "asyncio.Future[Asked]") -> None:
         asking.result().cancel()
 
 
-def _characters(texts: Sequence[Text]) -> int:
-    return sum(len(text.text) + len(text.text_pair or "") for text in texts)
+def _is_light(texts: Sequence[Text]) -> bool:
+    if len(texts) > _TEXTS_ON_THE_LOOP:
+        return False
+    return sum(len(text.text) + len(text.text_pair or "") for text in texts) <= _CHARACTERS_ON_THE_LOOP
+
+
+def _bytes(texts: Sequence[Text]) -> int:
+    """In UTF-8, as bodies are counted; half a surrogate pair, which the tokenizer will refuse, has its three too."""
+    parts = (part for text in texts for part in (text.text, text.text_pair or ""))
+    return sum(len(part.encode("utf-8", "surrogatepass")) for part in parts)
 
 
 async def _end_when_gone(receive: Receive, replies: Replies) -> None:

@@ -1,8 +1,8 @@
 """What the plain routes and the Open Inference Protocol do alike with a request, once it is read."""
 
 import math
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from starlette.requests import Request
 
@@ -10,7 +10,7 @@ from modeling.decoding import Answer
 from registry.errors import InvalidInput
 from serving.engine import Asked
 from serving.http.answers import Replies, replies_to
-from serving.http.lifecycle import stopped_before_the_answer
+from serving.http.lifecycle import Lifecycle, stopped_before_the_answer
 from serving.http.limits import Limits
 from serving.http.refusals import Refused
 from serving.http.request_watch import note
@@ -40,25 +40,32 @@ async def ask(
     _refuse_long(texts, limits)
     given = [limits.seconds, _seconds_in_header(request), seconds]
     least = min(one for one in given if one is not None)
-    async with replies_to(
-        service.engine,
-        texts,
-        tasks,
-        seconds=least,
-        room=service.room,
-        receive=request.receive,
-        streamed=streamed,
-        refuse_truncated=limits.refuse_long_texts,
-    ) as replies:
-        asked = replies.asked
-        note(request, texts=len(texts), tasks=asked_tasks(asked), release=asked.release.name)
-        service.lifecycle.waiting.add(replies)
-        if service.lifecycle.stopped:  # while the engine was asked
-            replies.end_now(stopped_before_the_answer())
-        try:
+    replies = Replies(streamed=streamed)
+    with _told_if_the_server_stops(replies, service.lifecycle):
+        async with replies_to(
+            replies,
+            service.engine,
+            texts,
+            tasks,
+            seconds=least,
+            room=service.room,
+            receive=request.receive,
+            refuse_truncated=limits.refuse_long_texts,
+        ):
+            asked = replies.asked
+            note(request, texts=len(texts), tasks=asked_tasks(asked), release=asked.release.name)
             yield replies
-        finally:
-            service.lifecycle.waiting.discard(replies)
+
+
+@contextmanager
+def _told_if_the_server_stops(replies: Replies, lifecycle: Lifecycle) -> Iterator[None]:
+    lifecycle.waiting.add(replies)
+    if lifecycle.stopped:
+        replies.end_now(stopped_before_the_answer())
+    try:
+        yield
+    finally:
+        lifecycle.waiting.discard(replies)
 
 
 async def all_answers(replies: Replies) -> list[dict[str, Answer]]:

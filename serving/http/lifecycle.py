@@ -17,7 +17,7 @@ class Lifecycle:
         self.body_bytes = 0
         """Of those requests."""
         self.waiting: set[Replies] = set()
-        """Those of them that the engine has taken in."""
+        """Those of them whose texts are with the engine, or on their way there."""
         self.reading: set[asyncio.Timeout] = set()
         """How long each of them is waited for whose body still arrives."""
         self.stopped = False

@@ -19,7 +19,7 @@ class Limits:
     """For reading a body."""
 
     @property
-    def waiting_characters(self) -> int:
+    def untokenised_bytes(self) -> int:
         """Of all texts that are being turned into tokens by a thread, or wait for one: those of two of the largest
         bodies, which take one core some half a minute."""
         return 2 * self.body_bytes

@@ -146,7 +146,7 @@ def start(release: ServedRelease) -> Iterator[Callable[..., Running]]:
             metrics=metrics,
             lifecycle=Lifecycle(),
             limits=Limits(**limits),
-            room=TokeniserRoom(Limits(**limits).waiting_characters),
+            room=TokeniserRoom(Limits(**limits).untokenised_bytes),
             follower=follower(engine, metrics),
         )
         running.append(Running(service, tracer_provider, drain_seconds))

@@ -99,6 +99,31 @@ def test_who_reaches_the_engine_only_when_the_time_is_over_is_told_so(start, mon
     eventually(lambda: ended(server), "the server ends")
 
 
+def test_who_still_is_turned_into_tokens_when_the_time_is_over_is_told_so_at_once_and_is_not_waited_for(
+    start, monkeypatch
+):
+    monkeypatch.setattr(answers, "_TEXTS_ON_THE_LOOP", 0)
+    server = start(drain_seconds=0.2)
+    rows, reached, may_go_on, turned = server.engine.release.encoder.rows, threading.Event(), threading.Event(), []
+
+    def slow(texts):
+        for row in rows(texts):
+            reached.set()
+            assert may_go_on.wait(30)
+            turned.append(1)
+            yield row
+
+    monkeypatch.setattr(server.engine.release.encoder, "rows", slow)
+    late = server.in_background("/predict", {"texts": ["hello"] * 3})
+    assert reached.wait(30)
+    server.drain()
+    reply = late()
+    assert (reply.status, "the server stopped before this was answered" in reply.error) == (503, True)
+    may_go_on.set()
+    eventually(lambda: ended(server), "the server ends")
+    assert len(turned) == 1
+
+
 def test_a_body_whose_time_ends_at_the_same_moment_is_left_alone():
     lifecycle = Lifecycle()
 

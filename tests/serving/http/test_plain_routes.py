@@ -253,21 +253,26 @@ def test_texts_of_many_characters_leave_the_event_loop_to_others(server, monkeyp
 
 
 def test_a_request_whose_time_passes_before_it_has_a_thread_is_not_computed(server, monkeypatch):
-    asked, to_thread = [], asyncio.to_thread
+    asked, ran, to_thread = [], threading.Event(), asyncio.to_thread
 
     async def late(call):
         await asyncio.sleep(0.1)
-        return await to_thread(call)
+        try:
+            return await to_thread(call)
+        finally:
+            ran.set()
 
     monkeypatch.setattr(answers, "_TEXTS_ON_THE_LOOP", 0)
     monkeypatch.setattr(answers.asyncio, "to_thread", late)
     monkeypatch.setattr(server.engine, "ask", lambda *_, **__: asked.append(1))
     assert server.predict(text="hello", timeout=0.05).status == 504
+    assert ran.wait(30)
     assert not asked
 
 
 def test_a_request_whose_client_left_before_it_has_a_thread_is_not_computed(server, monkeypatch):
-    asked, reached, noticed, to_thread = [], threading.Event(), asyncio.Event(), asyncio.to_thread
+    asked, to_thread = [], asyncio.to_thread
+    reached, noticed, ran = threading.Event(), asyncio.Event(), threading.Event()
 
     class NoticedGone(ClientGone):
         def __init__(self):
@@ -277,7 +282,10 @@ def test_a_request_whose_client_left_before_it_has_a_thread_is_not_computed(serv
     async def once_the_client_has_left(call):
         reached.set()
         await noticed.wait()
-        return await to_thread(call)
+        try:
+            return await to_thread(call)
+        finally:
+            ran.set()
 
     monkeypatch.setattr(answers, "_TEXTS_ON_THE_LOOP", 0)
     monkeypatch.setattr(answers, "ClientGone", NoticedGone)
@@ -289,31 +297,38 @@ def test_a_request_whose_client_left_before_it_has_a_thread_is_not_computed(serv
     gone.close()
     counted = 'trunkline_errors_total{route="/predict",status="'
     eventually(lambda: counted in server.get("/metrics").body.decode(), "it has ended")
+    assert ran.wait(30)
     assert (counted + '499"} 1.0' in server.get("/metrics").body.decode(), asked) == (True, [])
 
 
 def test_the_time_for_an_answer_ends_while_texts_are_turned_into_tokens_and_so_does_their_turning(server, monkeypatch):
-    encoder, turned, over = server.engine.release.encoder, [], threading.Event()
-    rows = encoder.rows
+    turned, may_go_on, ended = [], threading.Event(), threading.Event()
+    rows, ask = server.engine.release.encoder.rows, server.engine.ask
 
     def slow(texts):
         for row in rows(texts):
+            assert may_go_on.wait(30)
             turned.append(1)
-            if len(turned) == 2:
-                assert over.wait(30)
             yield row
 
-    monkeypatch.setattr(encoder, "rows", slow)
-    reply = server.predict(texts=["hello"] * 40, timeout=0.2)
-    assert (reply.status, len(turned)) == (504, 2), "the answer waits for no thread"
-    over.set()
+    def noted(*arguments, **options):
+        try:
+            return ask(*arguments, **options)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(server.engine.release.encoder, "rows", slow)
+    monkeypatch.setattr(server.engine, "ask", noted)
+    assert server.predict(texts=["hello"] * 40, timeout=1).status == 504, "the answer waits for no thread"
+    may_go_on.set()
+    assert ended.wait(30)
+    assert len(turned) <= 1, "nobody would have read the others"
     monkeypatch.undo()
     assert server.predict(texts=["york"] * 40).status == 200
-    assert len(turned) == 2, "nobody would have read the others"
 
 
 def test_more_texts_than_threads_can_turn_into_tokens_soon_are_refused(start, monkeypatch):
-    monkeypatch.setattr(Limits, "waiting_characters", 5_000)
+    monkeypatch.setattr(Limits, "untokenised_bytes", 5_000)
     server, within, over = start(), threading.Event(), threading.Event()
     rows = server.engine.release.encoder.rows
 
@@ -329,7 +344,7 @@ def test_more_texts_than_threads_can_turn_into_tokens_soon_are_refused(start, mo
         assert within.wait(30)
         refused = server.predict(text="york " * 600)
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
-        assert "characters are being turned into tokens already" in refused.error
+        assert "bytes of text are being turned into tokens already" in refused.error
         assert server.predict(text="hello").status == 200, "short texts need no thread"
         over.set()
         assert reply_of(first).status == 200
