@@ -10,11 +10,16 @@ import torch
 from benchmark_tasks import TaskFiles, Workshop
 
 from modeling.precision import best_precision
-from pipelines.training.recipes import Distillation, Recipe, make_recipe
+from pipelines.training.recipes import Distillation, Precision, Recipe, make_recipe
 from registry.artifacts.atomic_file import write_atomically
 from registry.domain.manifests import HeadConfig
 from registry.domain.searches import SearchOptions
 from registry.domain.task_specs import TaskSpec
+
+_MAY_DIFFER = {"home", "repeats", "repetitions", "pool_seeds"}
+"""With more of these a benchmark goes on with what there is."""
+_BASELINE = "padded to the longest row of a batch"
+"""What distinguishes figures of `Trainer` from those of earlier forms of `trainer_baseline.py`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Setting:
         return make_recipe(
             "default",
             hidden_size=self.workshop.backbone.hidden_size,
-            precision=best_precision(torch.device("cpu")),
+            precision=self.precision,
             epochs=self.epochs,
         )
 
@@ -82,16 +87,30 @@ class Setting:
             **{"students": self.students, **more},
         )
 
-    def refuse_other_home(self) -> None:
-        """Ends the program where the home holds what was measured in another setting; else writes this one there."""
-        loose = {"home", "cores", "repeats", "repetitions", "pool_seeds"}  # more of these go on with what there is
-        own = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in loose}
+    def refuse_other_home(self, *, begin: bool) -> None:
+        """Ends the program where the home holds what was measured in another setting.
+
+        Args:
+            begin: write this one down where there is none.
+        """
+        own = {one.name: str(getattr(self, one.name)) for one in fields(self) if one.name not in _MAY_DIFFER}
+        own |= {"precision": self.precision, "baseline": _BASELINE}
         known = self.kept("setting")
         if known is None:
-            self.keep("setting", own)
+            if any((self.home / "results").glob("*.json")):
+                raise SystemExit(f"{self.home} holds figures of an older form of this benchmark: take another --home")
+            if begin:
+                self.keep("setting", own)
         elif other := sorted(name for name in own if known.get(name) != own[name]):
             told = ", ".join(f"{name} {known.get(name)}, not {own[name]}" for name in other)
             raise SystemExit(f"{self.home} holds figures of another setting ({told}): take another --home")
+
+    @cached_property
+    def precision(self) -> Precision:
+        """That of the home: which one is faster is timed anew at each start, and may come out otherwise."""
+        known = self.kept("setting")
+        found: Precision = best_precision(torch.device("cpu")) if known is None else known["precision"]
+        return found
 
     def kept(self, name: str) -> Any:
         """What a part has written; None before."""

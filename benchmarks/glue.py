@@ -17,7 +17,6 @@ accuracy, F1 for mrpc, Matthews for cola, Spearman for stsb; all × 100.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,8 @@ from glue_rows import Chosen, table_2
 from glue_setting import GlueSetting
 from printed_tables import number_list, say, show
 from rich.table import Table
+
+from cli.cores import own_cores
 
 PARTS = ("teachers", "students", "full")
 
@@ -228,7 +229,7 @@ def main() -> None:
     setting = GlueSetting(
         home=Home(arguments.home.resolve()),
         tasks=tuple(task_names(arguments.tasks)),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=own_cores(),
         **{name: getattr(arguments, name) for name in names},
     )
     end_on_request()

@@ -18,7 +18,6 @@ trainer  Some whole runs by `Trainer` (--trainer-runs), to hold the extrapolated
 
 import argparse
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +30,8 @@ from rich.table import Table
 from search_quality import run_quality
 from unit_cost_rounds import measure_units
 from whole_runs import run_trainer, run_whole, whole_search
+
+from cli.cores import own_cores
 
 PARTS = ("units", "whole", "quality", "trainer")
 
@@ -194,15 +195,17 @@ def main() -> None:
     parts = [part.strip() for part in arguments.parts.split(",")]
     if unknown := sorted(set(parts) - set(PARTS)):
         raise SystemExit(f"unknown parts {', '.join(unknown)}: choose from {', '.join(PARTS)}")
-    names = ("model", "data", "layers", "measured_layers", "students", "seeds", "pool_seeds", "repetitions", "epochs",
+    names = ("layers", "measured_layers", "students", "seeds", "pool_seeds", "repetitions", "epochs",
              "student_epochs", "sample_rows", "repeats", "limit_rows")  # fmt: skip
     setting = Setting(
         home=arguments.home.resolve(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        model=arguments.model.resolve(),
+        data=arguments.data.resolve(),
+        cores=own_cores(),
         **{name: getattr(arguments, name) for name in names},
     )
     end_on_request()
-    setting.refuse_other_home()
+    setting.refuse_other_home(begin=not arguments.report)
     if not arguments.report:
         work: dict[str, Callable[[], None]] = {
             "units": lambda: measure_all_units(setting, tasks),
