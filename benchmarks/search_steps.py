@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from search_replay import peaked_search
 
-from cli.search_options import STUDENT_EPOCHS
+from cli.search_options import STUDENT_EPOCHS, default_layers, default_students
 from pipelines.training.recipes import Distillation, Recipe
 from registry.domain.searches import LedgerTrial, SearchOptions
 
@@ -34,11 +34,12 @@ def default_search(backbone_layers: int, *, peak: int) -> tuple[LedgerTrial, ...
     """The trials of a search with its defaults that L = `peak` wins."""
     recipe = Recipe(learning_rate=1e-4)
     taught = recipe.model_copy(update={"epochs": STUDENT_EPOCHS, "distillation": Distillation()})
+    layers = default_layers(backbone_layers)
     options = SearchOptions(
-        layers=tuple(default_layers(backbone_layers)),
+        layers=layers,
         seeds=5,
         learning_rates=(recipe.learning_rate,),
-        students=(1, 2, 3),
+        students=default_students(layers),
         recipe=recipe.model_dump(mode="json"),
         student_recipe=taught.model_dump(mode="json"),
         head={},
@@ -46,16 +47,11 @@ def default_search(backbone_layers: int, *, peak: int) -> tuple[LedgerTrial, ...
     return peaked_search(options, backbone_layers, peak=peak, first_piece_only=True)
 
 
-def default_layers(backbone_layers: int) -> range:
-    """L of the teachers: a third to five sixths of the backbone (docs/search.md)."""
-    return range(max(1, backbone_layers // 3), max(1, backbone_layers * 5 // 6) + 1)
-
-
 def search_steps(trials: Sequence[LedgerTrial], measured: Mapping[int, Step]) -> SearchSteps:
     """Every epoch has the same number of steps, so epochs weigh the steps of each number of layers.
 
     Args:
-        measured: by number of layers, two at least; between and beyond them times are taken as linear.
+        measured: by number of layers, of 1 and another one at least; between and beyond them times are taken as linear.
     """
     epochs: Counter[int] = Counter()
     for trial in trials:

@@ -40,11 +40,12 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.table import Table
-from search_steps import Step, default_layers, default_search, search_steps
+from search_steps import Step, default_search, search_steps
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
+from cli.search_options import default_layers
 from modeling.backbone import attention_mask, load_text_encoder, load_trunk
 from modeling.inference import DTYPES
 from modeling.task_module import TaskModule, copy_backbone_layers, new_task_module
@@ -350,7 +351,7 @@ def show(results: Sequence[dict[str, object]], title: str) -> None:
         for r in parted:
             parts.add_row(f"{r['set']}", f"{r['layers']}", *(f"{share:.0%}" for share in r["parts"].values()))
         CONSOLE.print(parts)
-    if len({r["layers"] for r in results}) > 1:
+    if len(measured := {r["layers"] for r in results}) > 1 and 1 in measured:
         CONSOLE.print(steps_of_searches(results))
 
 

@@ -42,7 +42,7 @@ def search_options(
 
     depth = problem.backbone.layer_count
     problems = []
-    wanted = whole_numbers(layers, "--layers") if layers else _default_layers(depth)
+    wanted = whole_numbers(layers, "--layers") if layers else default_layers(depth)
     problems += [f"--layers {one}: must be 1 to {depth}" for one in wanted if not 1 <= one <= depth]
     if students is None:
         taught = default_students(wanted)
@@ -86,6 +86,11 @@ def search_options(
     )
 
 
+def default_layers(depth: int) -> tuple[int, ...]:
+    """L of the teachers: from a third to five sixths of the backbone, the paper's 4 to 10 of 12 (appendix B)."""
+    return tuple(range(max(1, depth // 3), max(1, depth * 5 // 6) + 1))
+
+
 def default_students(teachers: Sequence[int]) -> tuple[int, ...]:
     """1 to 3 layers, as far as the largest teacher has so many."""
     return tuple(range(1, min(_MOST_STUDENT_LAYERS, max(teachers)) + 1))
@@ -106,8 +111,3 @@ def _misfits(
 
 _MOST_STUDENT_LAYERS = 3
 """As many as the paper distils into."""
-
-
-def _default_layers(depth: int) -> tuple[int, ...]:
-    """From a third to five sixths of the backbone: the paper's 4 to 10 of 12 (appendix B)."""
-    return tuple(range(max(1, depth // 3), max(1, depth * 5 // 6) + 1))

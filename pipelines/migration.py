@@ -54,7 +54,7 @@ def repeated_trial(
 def layer_passes(steps: Sequence[RepeatedTrial], *, train_rows: int, dev_rows: int) -> float:
     """Layer passes of a task's trials: a layer's forward over one row counts 1, its backward 2.
 
-    Of each trial the task layers over every training row of every epoch, over the dev rows wherever they are scored
+    Of each trial the task layers over every training row of every epoch, over the dev rows after every epoch
     (and once more in fp32), and a student's teacher once over the training rows. The frozen layers once over every
     row, for all trials together, and once more where two of them train in different precisions: what is cached
     already, or has no room in the cache, is left out of account.
@@ -63,8 +63,7 @@ def layer_passes(steps: Sequence[RepeatedTrial], *, train_rows: int, dev_rows: i
     for step in steps:
         recipe = checked(Recipe, step.recipe)
         of_step = step_layer_passes(step.task_layers, first_piece_only=step.head.reading == "first")
-        scored = recipe.epochs - recipe.evaluate_from + 2
-        passes += train_rows * recipe.epochs * of_step + dev_rows * scored * of_step / 3
+        passes += train_rows * recipe.epochs * of_step + dev_rows * (recipe.epochs + 1) * of_step / 3
         if step.teacher_layers is not None:
             taught = step_layer_passes(step.teacher_layers, first_piece_only=step.head.reading == "first")
             passes += train_rows * taught / 3

@@ -1,7 +1,9 @@
 """The steps of a whole search are weighed by how often it runs them."""
 
 import pytest
-from search_steps import Step, default_layers, default_search, linear, search_steps
+from search_steps import Step, default_search, linear, search_steps
+
+from cli.search_options import default_layers
 
 MEASURED = {1: Step(10.0, {"own": 0.2}), 2: Step(40.0, {"own": 0.6}), 8: Step(220.0, {"own": 0.7})}
 
@@ -13,7 +15,7 @@ def test_times_are_linear_between_what_was_measured_and_beyond() -> None:
 
 def test_the_default_search_of_twelve_layers_has_teachers_of_four_to_ten_and_students_of_one_to_three() -> None:
     trials = default_search(12, peak=7)
-    assert list(default_layers(12)) == [4, 5, 6, 7, 8, 9, 10]
+    assert default_layers(12) == (4, 5, 6, 7, 8, 9, 10)
     assert {trial.shape.task_layers for trial in trials if trial.shape.teacher is not None} == {1, 2, 3}
     assert any(trial.shape.task_layers == 7 and trial.score is not None for trial in trials)
 

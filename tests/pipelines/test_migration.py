@@ -32,9 +32,9 @@ def passes(*steps: RepeatedTrial) -> float:
     return layer_passes(steps, train_rows=TRAIN, dev_rows=DEV)
 
 
-TEACHER = 5 * TRAIN * 4 * 3 + 4 * DEV * 4
-"""Five epochs of four layers; dev rows after epochs 3, 4 and 5, and once more in fp32."""
-STUDENT = 5 * TRAIN * 3 + 4 * DEV + 4 * TRAIN
+TEACHER = 5 * TRAIN * 4 * 3 + 6 * DEV * 4
+"""Five epochs of four layers; dev rows after each, and once more in fp32."""
+STUDENT = 5 * TRAIN * 3 + 6 * DEV + 4 * TRAIN
 """One layer, and its teacher's four once forward over the training rows."""
 
 
