@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from cli.rendering import print_warning, working
-from registry.domain.task_specs import InputForm, TagScheme, TaskSpec, TaskType
+from registry.domain.task_specs import TagScheme, TaskSpec, TaskType
 from registry.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def look_at_data(spec: TaskSpec, *, read: bool, hint: str = " (--no-check-data l
         missing,
         {split: _held(spec, data) for split, data in found.items()},
         sum(digest in learnt for digest in found["dev"].input_digests) if learnt else None,
-        [split for split in found if _has_second_texts(spec, Path(paths[split]))],
+        [split for split, data in found.items() if data.unread_pairs],
     )
 
 
@@ -124,9 +124,10 @@ def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
             "say nothing of new texts"
         )
     if found.second_texts:
+        files, column = " and ".join(found.second_texts), spec.columns.text_pair
         print_warning(
-            f"task {spec.task}: its {' and '.join(found.second_texts)} data have a column {spec.columns.text_pair!r}, "
-            "which a task of single texts does not read; `input_form: pair` in its definition reads both"
+            f"task {spec.task}: its {files} data have second texts ({column!r}), which a task of single texts does not "
+            "read; `input_form: pair` in its definition reads both"
         )
     if found.unlearnt:
         shown, hidden = found.unlearnt[:_MOST_LABELS], found.unlearnt[_MOST_LABELS:]
@@ -134,18 +135,6 @@ def warn_of_data(spec: TaskSpec, found: DataFiles) -> None:
         print_warning(
             f"task {spec.task}: no training row has {', '.join(map(repr, shown))}{more}: no version can learn that"
         )
-
-
-def _has_second_texts(spec: TaskSpec, path: Path) -> bool:
-    """By its first row: whether there is a second text that a task of single ones leaves out."""
-    from pipelines.data.rows import read_rows
-
-    columns = spec.columns
-    may_pair = spec.input_form is InputForm.SINGLE and spec.type is not TaskType.TOKEN_CLASSIFICATION
-    if not may_pair or columns.text_pair in (columns.text, columns.label):
-        return False
-    first = next(read_rows(path, ()), None)
-    return first is not None and bool(first.values.get(columns.text_pair))
 
 
 def _held(spec: TaskSpec, data: "Dataset") -> Held:

@@ -41,6 +41,8 @@ class Dataset:
     """Of texts and targets, in order."""
     input_digests: tuple[str, ...]
     """One an example: of its texts alone."""
+    unread_pairs: int = 0
+    """Rows with a second text, which a task of single texts does not read."""
 
 
 def load_dataset(spec: TaskSpec, split: Literal["train", "dev"]) -> Dataset:
@@ -65,15 +67,15 @@ def load_dataset(spec: TaskSpec, split: Literal["train", "dev"]) -> Dataset:
             file_problems = (f"the target is {min(parser.targets)!r} everywhere: there is nothing to learn",)
     if problems := [*parser.described_problems(place_word(path)), *file_problems]:
         raise InvalidInput(f"task {spec.task}, {split} data {path}", problems)
-    return _digested(tuple(examples))
+    return _digested(tuple(examples), parser.unread_pairs)
 
 
-def _digested(examples: tuple[Example, ...]) -> Dataset:
+def _digested(examples: tuple[Example, ...], unread_pairs: int) -> Dataset:
     digest = hashlib.sha256(b"trunkline data 1\n")
     for example in examples:
         digest.update(canonical_json([example.text, example.text_pair, example.target]) + b"\n")
     inputs = (json_digest([example.text, example.text_pair]) for example in examples)
-    return Dataset(examples, digest.hexdigest(), tuple(inputs))
+    return Dataset(examples, digest.hexdigest(), tuple(inputs), unread_pairs)
 
 
 class _RowParser:
@@ -84,6 +86,7 @@ class _RowParser:
         self.targets: set[str | float] = set()
         """The different labels, tags or numbers."""
         self.targets_refused = False
+        self.unread_pairs = 0
         self._spec = spec
         self._declared = frozenset(spec.output_labels)
         self._alike = {declared.strip().casefold(): declared for declared in spec.labels}
@@ -105,11 +108,20 @@ class _RowParser:
         text = self._noting(row, self._text)
         paired = self._spec.input_form is InputForm.PAIR
         text_pair = self._noting(row, lambda row: text_of(row.values, self._spec.columns.text_pair)) if paired else None
+        if not paired and self._has_second_text(row):
+            self.unread_pairs += 1
         target = self._noting(row, self._target)
         self._keep_target(None if target is None else [target])
         if text is None or target is None:
             return None
         return Example(text, text_pair, target)
+
+    def _has_second_text(self, row: Row) -> bool:
+        columns = self._spec.columns
+        second = row.values.get(columns.text_pair)
+        return (
+            columns.text_pair not in (columns.text, columns.label) and isinstance(second, str) and bool(second.strip())
+        )
 
     def _tagged_example(self, row: Row) -> Example | None:
         tokens = self._noting(row, lambda row: tokens_of(row.values, self._spec.columns.tokens))

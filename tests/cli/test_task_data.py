@@ -145,15 +145,17 @@ def test_many_labels_without_a_row_are_counted(trunkline: Any, task_file: TaskFi
 
 def test_second_texts_that_a_task_of_single_texts_leaves_unread_are_told(trunkline: Any, task_file: TaskFile) -> None:
     file = task_file("rte")
-    rows = [{"text": "a", "text_pair": "b", "label": "entailment"}, {"text": "c", "label": "not_entailment"}]
+    rows = [{"text": "c", "label": "not_entailment"}, {"text": "a", "text_pair": "b", "label": "entailment"}]
     write_rows(file, "train", *rows)
     write_rows(file, "dev", {"text": "d", "label": "entailment"})
-    warned = "warning: task rte: its train data have a column 'text_pair', which a task of single texts does not read"
+    warned = (
+        "warning: task rte: its train data have second texts ('text_pair'), which a task of single texts does not read"
+    )
     told = trunkline("task", "check", file).err.splitlines()
     assert [line.partition(";")[0] for line in told] == [warned]
     write_rows(file, "train", *({**row, "text_pair": "b"} for row in rows))
     file.write_text(file.read_text() + "input_form: pair\n", encoding="utf-8")
-    write_rows(file, "dev", {**rows[0], "text": "d"})
+    write_rows(file, "dev", {**rows[1], "text": "d"})
     assert trunkline("task", "check", file).err == ""
 
 
