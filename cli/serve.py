@@ -184,7 +184,6 @@ def _answer(
 ) -> None:
     """Answers until a signal ends it, and leaves when nothing of it works any more."""
     from serving.engine import Engine
-    from serving.http.answers import TokeniserRoom
     from serving.http.application import build_application
     from serving.http.lifecycle import Lifecycle
     from serving.http.server import DrainingServer, url_of
@@ -205,7 +204,6 @@ def _answer(
         metrics=metrics,
         lifecycle=lifecycle,
         limits=limits,
-        room=TokeniserRoom(limits.untokenised_bytes),
         model_name=model_name,
         follower=follower,
     )

@@ -23,7 +23,6 @@ from modeling.products import use_threads
 from modeling.text import EncodedText
 from registry.artifacts.local_store import LocalArtifactStore
 from serving.engine import Engine, EngineSettings
-from serving.http.answers import TokeniserRoom
 from serving.http.application import build_application
 from serving.http.lifecycle import Lifecycle
 from serving.http.limits import Limits
@@ -85,9 +84,7 @@ def main() -> None:
 
     if arguments.swap_with:
         threading.Thread(target=swap, daemon=True).start()
-    limits = Limits(seconds=120.0)
-    room = TokeniserRoom(limits.untokenised_bytes)
-    service = Service(engine=engine, metrics=metrics, lifecycle=lifecycle, limits=limits, room=room)
+    service = Service(engine=engine, metrics=metrics, lifecycle=lifecycle, limits=Limits(seconds=120.0))
     server = DrainingServer(build_application(service), lifecycle, drain_seconds=5.0)
     server.run(sockets=[bound_socket("127.0.0.1", arguments.port)])
     engine.close(timeout=10.0)

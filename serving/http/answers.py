@@ -59,10 +59,9 @@ class Replies:
         self._arrived: deque[Sequence[TextAnswer]] = deque()
         self._news = asyncio.Event()
         self.over = asyncio.Event()
-        """Set with `ended`."""
+        """Set when nothing more comes: all is answered, or something has ended the request early."""
         self.error: Exception | None = None
         """What ended the request early, as soon as something has; read by any thread."""
-        self.ended = False
 
     def put(self, answers: Sequence[TextAnswer]) -> None:
         """Wakes the loop only if somebody reads answers one by one."""
@@ -75,8 +74,8 @@ class Replies:
 
     def end_now(self, error: Exception | None) -> None:
         """The first end counts."""
-        if not self.ended:
-            self.ended, self.error = True, error
+        if not self.over.is_set():
+            self.error = error
             self._news.set()
             self.over.set()
 
@@ -90,12 +89,12 @@ class Replies:
         """
         while True:
             await self._news.wait()
-            if not self.ended:
+            if not self.over.is_set():
                 self._news.clear()
             if self.error is not None and not (self._streamed and self._arrived):
                 raise self.error
             found = [answer for _ in range(len(self._arrived)) for answer in self._arrived.popleft()]
-            if found or self.ended:
+            if found or self.over.is_set():
                 return found
 
 

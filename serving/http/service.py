@@ -1,6 +1,7 @@
 """What the routes answer with: an engine, what one request may ask of it, and who is told."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from serving.channel_following import ChannelFollower
 from serving.engine import Engine
@@ -18,6 +19,10 @@ class Service:
     metrics: ServerMetrics
     lifecycle: Lifecycle
     limits: Limits
-    room: TokeniserRoom
     model_name: str = MODEL_NAME
     follower: ChannelFollower | None = None
+
+    @cached_property
+    def room(self) -> TokeniserRoom:
+        """Of all requests together."""
+        return TokeniserRoom(self.limits.untokenised_bytes)

@@ -145,12 +145,8 @@ def test_what_is_asked_for_reaches_the_engine_and_the_server(trained, monkeypatc
         *("--batch-pieces", "512", "--queue-texts", "99", "--max-texts", "9", "--max-characters", "77"),
         *("--max-body-mb", "2", "--long-texts", "refuse", "--timeout", "5", "--drain-seconds", "3"),
     )
-    assert found["settings"] == EngineSettings(
-        lanes=3, threads=2, batch_pieces=512, waiting_texts=99, cache_bytes=0
-    )  # fmt: skip
-    assert found["limits"] == Limits(
-        texts=9, characters=77, body_bytes=2_000_000, refuse_long_texts=True, seconds=5.0
-    )  # fmt: skip
+    assert found["settings"] == EngineSettings(lanes=3, threads=2, batch_pieces=512, waiting_texts=99, cache_bytes=0)
+    assert found["limits"] == Limits(texts=9, characters=77, body_bytes=2_000_000, refuse_long_texts=True, seconds=5.0)
     assert found["drain_seconds"] == 3.0
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from serving.engine import Engine, EngineSettings
-from serving.http.answers import TokeniserRoom
 from serving.http.application import build_application
 from serving.http.lifecycle import Lifecycle
 from serving.http.limits import Limits
@@ -146,7 +145,6 @@ def start(release: ServedRelease) -> Iterator[Callable[..., Running]]:
             metrics=metrics,
             lifecycle=Lifecycle(),
             limits=Limits(**limits),
-            room=TokeniserRoom(Limits(**limits).untokenised_bytes),
             follower=follower(engine, metrics),
         )
         running.append(Running(service, tracer_provider, drain_seconds))
