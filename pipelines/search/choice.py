@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from pipelines.search.runs import Configuration, Standing, score
-from registry.domain.searches import LedgerTrial
+from pipelines.search.runs import Configuration
 
 
 @dataclass(frozen=True)
@@ -18,16 +17,13 @@ class Chosen:
 
 
 def choose(
-    configurations: Iterable[Configuration],
-    standing: Standing,
-    seeds: int,
-    rule: Literal["parsimonious", "best", "mean"],
+    scores: Mapping[Configuration, Sequence[float]], rule: Literal["parsimonious", "best", "mean"]
 ) -> Chosen | None:
-    """The configuration that the rule takes; None where no configuration has a finished run."""
-    scores = {
-        configuration: [score(trial) for trial in standing.finished(configuration, seeds)]
-        for configuration in configurations
-    }
+    """The configuration that the rule takes; None where no configuration has a finished run.
+
+    Args:
+        scores: of each configuration those of its finished runs.
+    """
     scores = {configuration: of_one for configuration, of_one in scores.items() if of_one}
     if not scores:
         return None
@@ -46,6 +42,15 @@ def choose(
     )
 
 
+def in_question(scores: Mapping[Configuration, Sequence[float]]) -> set[Configuration]:
+    """The best mean, what the parsimonious rule would take as things stand, and those without a finished run."""
+    found = {configuration for configuration, of_one in scores.items() if not of_one}
+    for rule in ("mean", "parsimonious"):
+        if (chosen := choose(scores, rule)) is not None:
+            found.add(chosen.configuration)
+    return found
+
+
 def standard_error(groups: Iterable[Sequence[float]], count: int) -> float:
     """Of a mean over `count` runs: their spread is estimated from all groups together, each around its own mean.
 
@@ -57,17 +62,6 @@ def standard_error(groups: Iterable[Sequence[float]], count: int) -> float:
         squares += sum((value - mean) ** 2 for value in group)
         degrees += len(group) - 1
     return math.sqrt(squares / degrees / count) if degrees else 0.0
-
-
-def undominated(trials: Mapping[Configuration, Sequence[LedgerTrial]]) -> set[Configuration]:
-    """Those whose mean none of as few layers or fewer reaches; and those without a run that ended well."""
-    means = {one: fmean(map(score, finished)) for one, finished in trials.items() if finished}
-    found, best = set(trials) - means.keys(), -math.inf
-    for one in sorted(means, key=lambda one: (one.layers, -means[one], one.learning_rate)):
-        if means[one] > best:
-            best = means[one]
-            found.add(one)
-    return found
 
 
 def _statistic(name: Literal["mean", "max"], scores: Sequence[float]) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.search.choice import choose, undominated
+from pipelines.search.choice import choose, in_question
 from pipelines.search.rungs import (
     Rung,
     depth_stride,
     measured,
     most_runs,
-    promoted,
+    ranked,
     student_rungs,
     teacher_rungs,
 )
@@ -40,7 +40,7 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
     teachers = _teacher_stage(options, backbone_layers)
     if (wanted := teachers.next_runs(standing)) is not None:
         return wanted
-    chosen = choose(teachers.survivors(standing), standing, options.seeds, options.rule)
+    chosen = choose(standing.scores(dict.fromkeys(teachers.survivors(standing), options.seeds)), options.rule)
     if chosen is None:
         return Step(failure=_failure("teacher", trials))
     best = best_run(standing.finished(chosen.configuration, options.seeds))
@@ -54,7 +54,7 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
         candidates = [
             configuration for stage in stages for configuration in stage.survivors(standing) if stage.layers == layers
         ]
-        picked = choose(candidates, standing, options.seeds, "mean")
+        picked = choose(standing.scores(dict.fromkeys(candidates, options.seeds)), "mean")
         if picked is None:
             tried = [one for stage in stages if stage.layers == layers for one in stage.configurations]
             if any(one.attempts for one in _failed_of(tried, standing, options.seeds)):
@@ -162,7 +162,7 @@ class _Stage:
             configurations = self._at(number, standing)
             runs = runs_of(measured(configurations, rung), rung.until_epoch, rung.seeds)
             if rung is self.rungs[-1]:
-                runs += runs_of(self._certain_contenders(configurations), rung.until_epoch, self.seeds)
+                runs += runs_of(self._early_contenders(standing), rung.until_epoch, self.seeds)
             if not all(standing.has_reached(run) for run in runs):
                 return Step(longest_first(runs), stage=f"{self.name}, rung {number + 1} of {len(self.rungs)}")
         runs = runs_of(self.contenders(standing), self.rungs[-1].until_epoch, self.seeds)
@@ -177,37 +177,44 @@ class _Stage:
     def contenders(self, standing: Standing) -> list[Configuration]:
         """Of the survivors those of which more runs could change what is chosen, or better it.
 
-        By the parsimonious rule none whose mean is reached with fewer layers: more runs of it would cost most, and are
-        worth having only if those of the smaller one fall below it. Whoever once was a contender stays one.
+        By the parsimonious rule the best one and the one that the rule would take, until their further runs make no
+        other one the best or the one to take. Whoever once was a contender stays one.
         """
         survivors = self.survivors(standing)
         if self.rule != "parsimonious":
-            first = {one: standing.finished(one, self.rungs[-1].seeds) for one in survivors}
-            return [one for one in survivors if max(map(score, first[one]), default=-math.inf) < self.enough]
-        found = set[Configuration]()
+            first = standing.scores(dict.fromkeys(survivors, self.rungs[-1].seeds))
+            return [one for one in survivors if max(first[one], default=-math.inf) < self.enough]
+        found = set(self._early_contenders(standing))
         while True:
-            runs = {one: self.seeds if one in found else self.rungs[-1].seeds for one in survivors}
             before = len(found)
-            found |= undominated({one: standing.finished(one, count) for one, count in runs.items()})
+            runs = {one: self.seeds if one in found else self.rungs[-1].seeds for one in survivors}
+            found |= in_question(standing.scores(runs))
             # With runs outstanding this is as far as anybody can tell, whichever of them ends first.
             if len(found) == before or not all(
                 standing.has_reached(run) for run in runs_of(found, self.rungs[-1].until_epoch, self.seeds)
             ):
                 return [one for one in survivors if one in found]
 
-    def _certain_contenders(self, survivors: Sequence[Configuration]) -> list[Configuration]:
-        """Those that will be contenders whatever their first runs reach, so that nothing need wait for these."""
+    def _early_contenders(self, standing: Standing) -> list[Configuration]:
+        """Those whose further runs begin with the last rung and wait for nobody.
+
+        By the parsimonious rule the best one of the rung before: most likely it will be in question.
+        """
         if self.rule == "parsimonious":
-            fewest = min(one.layers for one in survivors)
-            smallest = [one for one in survivors if one.layers == fewest]
-            return smallest if len(smallest) == 1 else []
-        return list(survivors) if self.enough == math.inf else []
+            return self._ranked(len(self.rungs) - 1, standing)[:1] if len(self.rungs) > 1 else []
+        return self.survivors(standing) if self.enough == math.inf else []
 
     def _at(self, number: int, standing: Standing) -> list[Configuration]:
-        configurations = list(self.configurations)
-        for before, rung in zip(self.rungs[:number], self.rungs[1:], strict=False):
-            configurations = promoted(configurations, before, rung, standing, smooth=self.smooth)
-        return configurations
+        """Those that reach a rung."""
+        if not number:
+            return list(self.configurations)
+        best = self._ranked(number, standing)[: self.rungs[number].configurations]
+        return [one for one in self.configurations if one in best]
+
+    def _ranked(self, number: int, standing: Standing) -> list[Configuration]:
+        """Those that reached the rung before this one, the best first."""
+        before, rung = self.rungs[number - 1 : number + 1]
+        return ranked(self._at(number - 1, standing), before, rung, standing, smooth=self.smooth)
 
 
 def _failed_of(configurations: Sequence[Configuration], standing: Standing, seeds: int) -> Iterator[LedgerTrial]:

@@ -72,11 +72,10 @@ def measured(configurations: Sequence[Configuration], rung: Rung) -> list[Config
     return [one for one in configurations if one.layers == fewest or (most - one.layers) % rung.stride == 0]
 
 
-def promoted(
+def ranked(
     configurations: Sequence[Configuration], rung: Rung, later: Rung, standing: Standing, *, smooth: bool
 ) -> list[Configuration]:
-    """The best configurations of a rung by their mean, as many as the later one has; of equals the one with fewer
-    layers. They are in their order."""
+    """The configurations of a rung, the best mean first; of equals the one with fewer layers."""
     values = {
         one: standing.values(one, epoch=rung.until_epoch, seeds=rung.seeds) for one in measured(configurations, rung)
     }
@@ -84,11 +83,10 @@ def promoted(
     # Its place goes to the next best one, its value here stays with its neighbours.
     lost = [one for one in configurations if standing.cannot_reach(one, epoch=later.until_epoch, seeds=later.seeds)]
     scores |= dict.fromkeys(lost, -math.inf)
-    best = sorted(
+    return sorted(
         configurations,
         key=lambda one: (-scores[one], one.layers, one.learning_rate, one.frozen_depth),
-    )[: later.configurations]
-    return [one for one in configurations if one in best]
+    )
 
 
 def _smoothed(configuration: Configuration, values: Mapping[Configuration, Sequence[float]], stride: int) -> float:

@@ -95,6 +95,10 @@ class Standing:
         found = (self.trials.get(configuration.shape(seed)) for seed in range(seeds))
         return [trial for trial in found if trial is not None and trial.state is TrialState.FINISHED]
 
+    def scores(self, runs: Mapping[Configuration, int]) -> dict[Configuration, list[float]]:
+        """Of each configuration the metric of those of so many runs that ended well."""
+        return {one: [score(trial) for trial in self.finished(one, count)] for one, count in runs.items()}
+
 
 def _failed_before(trial: LedgerTrial, epoch: int) -> bool:
     """Whether it failed on its way to the epoch; what it had reached before it failed stays known."""

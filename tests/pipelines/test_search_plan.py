@@ -146,7 +146,7 @@ def test_halving_runs_every_depth_a_little_and_few_to_the_end():
     finished = {trial.shape.task_layers for trial in teachers if trial.state is TrialState.FINISHED}
     assert finished == {9, 10}
     assert choice.layers == 10
-    assert sum(trial.epochs_done for trial in teachers) == 25  # of 7 depths x 5 seeds x 5 epochs: 175
+    assert sum(trial.epochs_done for trial in teachers) == 20  # of 7 depths x 5 seeds x 5 epochs: 175
 
 
 def runs_of(simulated: Simulated) -> dict[int, int]:
@@ -246,10 +246,42 @@ def test_a_student_as_good_as_its_teacher_gets_no_more_runs(reached, runs):
     assert [trial.shape.seed for trial in finished] == list(range(runs))
 
 
-def test_the_smallest_depth_need_not_wait_for_the_others_to_get_all_its_runs():
-    simulated = Simulated(options(students=(), layers=(4, 10)), rising)
-    step = next_step(simulated.options, DEPTH, [])
-    assert {(run.shape.task_layers, run.shape.seed) for run in step.wanted} == {(4, 0), (4, 1), (10, 0)}
+@pytest.mark.parametrize("first", [4, 5])
+def test_the_further_runs_of_the_one_that_leads_begin_with_the_last_rung(first):
+    def metric(shape: TrialShape, epoch: int) -> float:
+        return 0.9 + (0.05 if shape.task_layers == first else 0.01 if shape.task_layers in (4, 5) else 0)
+
+    simulated = Simulated(options(students=()), metric)
+    while "rung 3" not in (step := next_step(simulated.options, DEPTH, list(simulated.trials.values()))).stage:
+        for run in step.wanted:
+            simulated.run_one(run)
+    assert {(run.shape.task_layers, run.shape.seed) for run in step.wanted} == {(4, 0), (5, 0), (first, 1)}
+
+
+@pytest.mark.parametrize(
+    ("of_nine", "runs", "chosen"),
+    [
+        ((0.929, 0.99), {9: 1, 10: 2}, 10),  # below both runs of ten layers
+        (
+            (0.931, 0.931),
+            {9: 2, 10: 2},
+            10,
+        ),  # within one standard error of their mean, until it has two runs that agree
+        ((0.931, 0.939), {9: 2, 10: 2}, 9),
+        ((0.97, 0.97), {9: 2, 10: 2}, 9),
+    ],
+)
+def test_a_smaller_depth_gets_further_runs_where_the_rule_would_take_it(of_nine, runs, chosen):
+    def metric(shape: TrialShape, epoch: int) -> float:
+        if epoch == 5 and shape.task_layers == 9:
+            return of_nine[shape.seed]
+        if epoch == 5 and shape.task_layers == 10:
+            return (0.95, 0.93)[shape.seed]
+        return shape.task_layers / 100
+
+    simulated = Simulated(options(students=()), metric)
+    assert simulated.search().layers == chosen
+    assert runs_of(simulated) == runs
 
 
 def test_no_student_is_larger_than_its_teacher():
