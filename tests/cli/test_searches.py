@@ -54,6 +54,19 @@ def ready_beside(ready, tmp_path_factory, capsys):
     return beside
 
 
+@pytest.fixture(scope="module")
+def searches_run_whole() -> list[Any]:
+    return []
+
+
+@pytest.fixture
+def run_whole(ready_beside, searches_run_whole):
+    """A search that nobody cut off. It ends alike in every home, so it is run once."""
+    if not searches_run_whole:
+        searches_run_whole.append(searched(ready_beside))
+    return searches_run_whole[0]
+
+
 def register(trunkline, labelled, kind: str, task: str) -> Path:
     content = labelled(kind).fields | {"task": task, "data": labelled(kind).write(trunkline.folder)}
     path = trunkline.folder / f"{task}.yaml"
@@ -206,8 +219,7 @@ def winner(found: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_search_that_is_cut_off_goes_on_and_ends_with_the_same_winner(ready, ready_beside, signal_):
-    whole = searched(ready_beside)
+def test_a_search_that_is_cut_off_goes_on_and_ends_with_the_same_winner(ready, run_whole, signal_):
     process = start(ready, "search", "topic", *SMALL)
     cut = until(ready, process, lambda found: any(trial["state"] == "finished" for trial in found["trials"]))
     process.send_signal(signal_)
@@ -219,12 +231,12 @@ def test_a_search_that_is_cut_off_goes_on_and_ends_with_the_same_winner(ready, r
     assert "interrupted" in ready.done("search", "list")
     finished = {trial["key"]: trial for trial in cut["trials"] if trial["state"] == "finished"}
     resumed = searched(ready)
-    assert winner(resumed) == winner(whole)
+    assert winner(resumed) == winner(run_whole)
     for trial in resumed["trials"]:
         if trial["key"] in finished:
             assert trial == finished[trial["key"]], "a finished trial was run again"
     attempts = sum(trial["layer_passes"] for trial in resumed["trials"])
-    assert attempts <= sum(trial["layer_passes"] for trial in whole["trials"]) * 1.5
+    assert attempts <= sum(trial["layer_passes"] for trial in run_whole["trials"]) * 1.5
     assert ready.done("fsck").endswith("all is well\n")
 
 
@@ -372,8 +384,7 @@ def test_a_damaged_file_of_the_cache_is_said_and_computed_again(ready):
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_costs_the_attempt_and_not_the_search(ready, ready_beside, monkeypatch):
-    whole = searched(ready_beside)
+def test_a_worker_that_hangs_costs_the_attempt_and_not_the_search(ready, run_whole, monkeypatch):
     stopped: list[int] = []
 
     class FirstHangs(LocalProcesses):
@@ -388,7 +399,7 @@ def test_a_worker_that_hangs_costs_the_attempt_and_not_the_search(ready, ready_b
     answer = ready("search", "topic", *SMALL, "--json")
     assert answer.code == 0, answer.err
     assert "it said nothing for 5 seconds and was stopped" in " ".join(answer.err.split())
-    assert winner(answer.json) == winner(whole)
+    assert winner(answer.json) == winner(run_whole)
     with pytest.raises(ProcessLookupError):
         os.kill(stopped[0], 0)
 
