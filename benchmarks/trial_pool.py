@@ -135,8 +135,13 @@ class TrialPool:
             if jobs[0][0].teacher is None:
                 running[0].result()  # alone: it fills the cache of frozen activations that the others read
             running += [workers.submit(_run, self, *job) for job in jobs[1:]]
-            for done, future in enumerate(as_completed(running), start=1):
-                say(f"{self.spec.task}: {future.result()} ({done} of {len(jobs)}, {time.monotonic() - began:.0f} s)")
+            try:
+                for done, future in enumerate(as_completed(running), start=1):
+                    spent = time.monotonic() - began
+                    say(f"{self.spec.task}: {future.result()} ({done} of {len(jobs)}, {spent:.0f} s)")
+            except BaseException:
+                workers.shutdown(wait=False, cancel_futures=True)  # or all that wait would be run before it ends
+                raise
 
     def trial(self, pooled: PooledTrial) -> Trial:
         workshop = Workshop(self.folder)
