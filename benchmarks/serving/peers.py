@@ -19,7 +19,6 @@ import argparse
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import beside  # noqa: F401
 import numpy as np
 import torch
+from onnx_graphs import write_graph
 from printed_tables import say, show
 from rich.table import Table
 from setting import Setting, add_options, opened, task_labels
@@ -231,7 +231,14 @@ def exported(setting: Setting, *, int8: bool) -> Path:
     folder.mkdir(exist_ok=True)
     optimised, quantised = folder / "fp32.onnx", folder / "int8.onnx"
     if not optimised.exists():
-        _export(setting, optimised)
+        write_graph(
+            _FirstPiece(setting.folder, "eager"),
+            optimised,
+            setting,
+            output="first_piece",
+            axes={0: "rows"},
+            layers=setting.backbone.layer_count,
+        )
     if int8 and not quantised.exists():
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -247,42 +254,6 @@ def exported(setting: Setting, *, int8: bool) -> Path:
         )
         written.replace(quantised)
     return quantised if int8 else optimised
-
-
-def _export(setting: Setting, target: Path) -> None:
-    from onnxruntime.transformers import optimizer
-
-    # Attention written out is what the optimiser recognises and fuses.
-    model = _FirstPiece(setting.folder, "eager")
-    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]])
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    axes: dict[str, dict[int, str]] = {name: {0: "rows", 1: "pieces"} for name in names}
-    plain = target.with_name("plain.onnx")
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # of the exporter that needs no further package, about its own age
-        torch.onnx.export(
-            model,
-            (ids, (ids > 0).long(), torch.zeros_like(ids)),
-            str(plain),
-            input_names=names,
-            output_names=["first_piece"],
-            dynamic_axes=axes | {"first_piece": {0: "rows"}},
-            opset_version=17,
-            dynamo=False,
-        )
-        made = optimizer.optimize_model(
-            str(plain),
-            model_type="bert",
-            num_heads=setting.backbone.config["num_attention_heads"],
-            hidden_size=setting.backbone.hidden_size,
-        )
-    fused = made.get_fused_operator_statistics()
-    if fused["Attention"] != setting.backbone.layer_count:
-        raise SystemExit(f"onnxruntime's optimiser fused {fused['Attention']} attentions: {fused}")
-    written = target.with_name("writing.onnx")
-    made.save_model_to_file(str(written))
-    written.replace(target)
-    plain.unlink()
 
 
 PEERS: Mapping[str, str] = {

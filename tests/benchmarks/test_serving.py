@@ -22,6 +22,7 @@ from lists import NEVER, seconds_by_share
 from load import Load, poisson, questions, saturated
 from peer_server import Batcher, _Asked
 from peers import Way, load_peer, padded
+from segments import OnnxSegment, OwnSegment, compared, drawn_rows, largest_difference
 from setting import MIXED, Encoder, Setting
 from texts import mixed, uniform
 from throughput import best_peer, connections_missing, ratios, texts_missing
@@ -77,6 +78,13 @@ def test_a_layer_is_measured_beside_its_peak(setting: Setting) -> None:
     assert len(last_layers(setting, "fp32", rounds=1)) == len(BATCHES)
     assert products(64, ["fp32", "bf16"], rounds=1).row_count == 5
     assert attention(64, 4, ["fp32", "bf16"], rounds=1).row_count == len(BLOCK_WIDTHS)
+
+
+def test_a_segment_of_the_trunk_is_measured_beside_the_same_by_onnx_runtime(setting: Setting) -> None:
+    assert len(compared(setting, 2, rounds=1)) == len(BATCHES)
+    theirs, rows = OnnxSegment(setting, 2), drawn_rows([5, 9])
+    assert largest_difference(OwnSegment(setting, 2), theirs, rows) < 1e-5
+    assert largest_difference(OwnSegment(setting, 3), theirs, rows) > 1e-2
 
 
 def test_every_way_to_use_the_cores_is_measured_in_every_round(setting: Setting) -> None:
