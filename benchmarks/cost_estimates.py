@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cost_setting import Setting
 from search_replay import peaked_search
@@ -135,16 +135,25 @@ def search_work(setting: Setting, task: str, trials: Sequence[LedgerTrial]) -> S
     return SearchWork(passes, None if costs is None else seconds)
 
 
-def extrapolated_searches(setting: Setting, task: str) -> dict[int, SearchWork]:
+class Extrapolated(NamedTuple):
+    """What a search costs where one L wins."""
+
+    clear: SearchWork
+    """No other depth is in question."""
+    contested: SearchWork
+    """The other depth of the last rung gets its further runs too."""
+
+
+def extrapolated_searches(setting: Setting, task: str) -> dict[int, Extrapolated]:
     """What the default search costs for each L that may win it."""
     spec = setting.files(task).spec()
     options = setting.options(spec)
-    reading = HeadConfig(type=spec.type, outputs=spec.output_count).reading
-    return {
-        peak: search_work(
-            setting,
-            task,
-            peaked_search(options, setting.backbone_layers, peak=peak, first_piece_only=reading == "first"),
+    first_piece_only = HeadConfig(type=spec.type, outputs=spec.output_count).reading == "first"
+
+    def work(peak: int, *, contested: bool) -> SearchWork:
+        trials = peaked_search(
+            options, setting.backbone_layers, peak=peak, contested=contested, first_piece_only=first_piece_only
         )
-        for peak in setting.layers
-    }
+        return search_work(setting, task, trials)
+
+    return {peak: Extrapolated(work(peak, contested=False), work(peak, contested=True)) for peak in setting.layers}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from modeling.encoder_layers import step_layer_passes
 from pipelines.search.plan import next_step
+from pipelines.search.rungs import first_runs
 from pipelines.search.runs import Run, has_reached
 from registry.domain.searches import LedgerTrial, SearchChoice, SearchOptions, TrialShape, TrialState
 
@@ -82,13 +83,23 @@ def scored_epochs(epochs: int, evaluate_from: int, rungs: Sequence[int]) -> list
 
 
 def peaked_search(
-    options: SearchOptions, backbone_layers: int, *, peak: int, first_piece_only: bool
+    options: SearchOptions, backbone_layers: int, *, peak: int, contested: bool = False, first_piece_only: bool
 ) -> tuple[LedgerTrial, ...]:
-    """The trials that a search runs when the metric rises with L up to `peak` and falls after it."""
+    """The trials that a search runs when the metric rises with L up to `peak` and falls after it.
+
+    Args:
+        contested: every further run of a teacher is below its first one by so much that the other depth of the last
+            rung comes into question too. Else all runs of a depth are alike, and it does not.
+    """
     names: dict[tuple[TrialShape, int], int] = {}
+    first = first_runs(options.seeds)
 
     def look(run: Run) -> Curve:
-        value = 1.0 - 0.1 * abs(run.shape.task_layers - peak) if run.shape.teacher is None else 1.0
+        value = 1.0
+        if run.shape.teacher is None:
+            value -= 0.1 * abs(run.shape.task_layers - peak)
+            if contested and run.shape.seed >= first:
+                value -= 0.22 if run.shape.task_layers == peak else 0.35
         return dict.fromkeys(range(1, run.until_epoch + 1), value)
 
     found = replay(

@@ -140,7 +140,7 @@ class TrialPool:
                     spent = time.monotonic() - began
                     say(f"{self.spec.task}: {future.result()} ({done} of {len(jobs)}, {spent:.0f} s)")
             except BaseException:
-                workers.shutdown(wait=False, cancel_futures=True)  # or all that wait would be run before it ends
+                workers.shutdown(cancel_futures=True)  # or all that wait would be run before it ends
                 raise
 
     def trial(self, pooled: PooledTrial) -> Trial:

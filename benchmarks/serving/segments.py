@@ -4,8 +4,8 @@
 
 A segment is the embeddings and the layers up to a depth, in fp32 on one thread, over batches of several kinds. Ours has
 the rows of a batch on one line without padding. ONNX Runtime pads, so a batch is cut for it into smaller ones of rows
-of like length, by whichever of `BUDGETS` is fastest, and its time is that of the graph alone: that branches would have
-to take what is no padding out of its states is not in it. Both in turn, the median of the rounds.
+of like length, by whichever of `BUDGETS` is fastest. Laying out rows and padding them is in both times; that branches
+would have to take what is no padding out of ONNX Runtime's states is not. Both in turn, the median of the rounds.
 """
 
 import argparse
@@ -111,7 +111,7 @@ class OwnSegment:
 
 
 def largest_difference(ours: OwnSegment, theirs: OnnxSegment, rows: Rows) -> float:
-    """Of any row's first piece, in which all of its pieces are."""
+    """Between any row's first piece in one and in the other; all pieces of a row have a part in it."""
     hidden, packed = ours.states(rows)
     first = packed.read(hidden, "first", range(len(rows))).numpy()
     return float(np.abs(first - theirs.states(rows)[:, 0]).max())
@@ -124,11 +124,14 @@ def drawn_rows(lengths: Sequence[int]) -> Rows:
 
 
 def compared(setting: Setting, depth: int, rounds: int) -> list[str]:
-    """A batch of `BATCHES` each: "ours / ONNX Runtime's milliseconds: median of their ratios (range)"."""
+    """A batch of `BATCHES` each: "our / ONNX Runtime's milliseconds: how many times as fast ours is (range)"."""
     ours, theirs = OwnSegment(setting, depth), OnnxSegment(setting, depth)
     difference = largest_difference(ours, theirs, drawn_rows([16, 9, 30]))
     if difference > 1e-4:
-        raise SystemExit(f"the two segments of {depth} layers differ by {difference:.1e}: they are not the same")
+        raise SystemExit(
+            f"the two segments of {depth} layers differ by {difference:.1e}; if {setting.home / 'onnx'} is of another "
+            "encoder, take another --home"
+        )
     cells = []
     for name, lengths in BATCHES.items():
         rows = drawn_rows(lengths)
@@ -154,7 +157,11 @@ def main() -> None:
     arguments = parser.parse_args()
     use_threads(1)
     setting = opened(arguments)
-    title = f"Milliseconds of a segment on one thread, ours / ONNX Runtime, and how many times ours; {setting.title}"
+    if outside := [depth for depth in arguments.depths if not 1 <= depth <= setting.backbone.layer_count]:
+        raise SystemExit(f"--depths {outside}: the encoder has layers 1 to {setting.backbone.layer_count}")
+    title = (
+        f"Milliseconds of a segment on one thread, ours / ONNX Runtime: how many times as fast ours is; {setting.title}"
+    )
     table = Table("layers", *BATCHES, title=f"{title}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
     for depth in arguments.depths:
         table.add_row(str(depth), *compared(setting, depth, arguments.rounds))

@@ -8,6 +8,9 @@ from typing import Literal
 
 from pipelines.search.runs import Configuration
 
+_ROUNDING = 1e-9
+"""Of scores that are equal but for how they were summed up."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -33,7 +36,7 @@ def choose(
     best = max(scores, key=lambda configuration: (fmean(scores[configuration]), -configuration.layers))
     if rule != "parsimonious":
         return Chosen(best, _statistic("mean", scores[best]))
-    within = fmean(scores[best]) - standard_error(scores.values(), len(scores[best]))
+    within = fmean(scores[best]) - standard_error(scores.values(), len(scores[best])) - _ROUNDING
     near = [configuration for configuration in scores if fmean(scores[configuration]) >= within]
     configuration = min(near, key=lambda configuration: (configuration.layers, -fmean(scores[configuration])))
     statistic = _statistic("mean", scores[configuration])

@@ -7,6 +7,7 @@ asks for the same runs and ends with the same choice. `docs/search.md` explains 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pipelines.search.choice import choose, in_question
@@ -19,7 +20,7 @@ from pipelines.search.rungs import (
     student_rungs,
     teacher_rungs,
 )
-from pipelines.search.runs import Configuration, Run, Standing, best_run, longest_first, runs_of, score
+from pipelines.search.runs import Configuration, Run, Standing, best_run, runs_of, score
 from registry.domain.searches import LedgerTrial, SearchChoice, SearchOptions, TrialState
 
 
@@ -40,27 +41,27 @@ def next_step(options: SearchOptions, backbone_layers: int, trials: Sequence[Led
     teachers = _teacher_stage(options, backbone_layers)
     if (wanted := teachers.next_runs(standing)) is not None:
         return wanted
-    chosen = choose(standing.scores(dict.fromkeys(teachers.survivors(standing), options.seeds)), options.rule)
+    runs = teachers.runs(standing)
+    chosen = choose(standing.scores(runs), options.rule)
     if chosen is None:
         return Step(failure=_failure("teacher", trials))
-    best = best_run(standing.finished(chosen.configuration, options.seeds))
+    best = best_run(standing.finished(chosen.configuration, runs[chosen.configuration]))
     stages = list(_student_stages(options, backbone_layers, chosen.configuration, best))
     unfinished = [step for stage in stages if (step := stage.next_runs(standing)) is not None]
     if unfinished:
-        runs = [run for step in unfinished for run in step.wanted]
-        return Step(longest_first(runs), stage=f"students of teacher /{best.version}")
+        wanted_of_all = [run for step in unfinished for run in step.wanted]
+        return Step(standing.longest_first(wanted_of_all), stage=f"students of teacher /{best.version}")
     students: dict[int, int] = {}
     for layers in options.students:
-        candidates = [
-            configuration for stage in stages for configuration in stage.survivors(standing) if stage.layers == layers
-        ]
-        picked = choose(standing.scores(dict.fromkeys(candidates, options.seeds)), "mean")
+        of_size = [stage for stage in stages if stage.layers == layers]
+        runs = {one: count for stage in of_size for one, count in stage.runs(standing).items()}
+        picked = choose(standing.scores(runs), "mean")
         if picked is None:
-            tried = [one for stage in stages if stage.layers == layers for one in stage.configurations]
+            tried = [one for stage in of_size for one in stage.configurations]
             if any(one.attempts for one in _failed_of(tried, standing, options.seeds)):
                 return Step(failure=_failure(f"student of {layers} layers", trials))
             continue  # none fits, or all of them diverged, which they would again
-        run = best_run(standing.finished(picked.configuration, options.seeds))
+        run = best_run(standing.finished(picked.configuration, runs[picked.configuration]))
         assert run.version is not None  # noqa: S101 - it is finished
         students[layers] = run.version
     assert best.version is not None  # noqa: S101 - it is finished
@@ -164,21 +165,26 @@ class _Stage:
             if rung is self.rungs[-1]:
                 runs += runs_of(self._early_contenders(standing), rung.until_epoch, self.seeds)
             if not all(standing.has_reached(run) for run in runs):
-                return Step(longest_first(runs), stage=f"{self.name}, rung {number + 1} of {len(self.rungs)}")
+                return Step(standing.longest_first(runs), stage=f"{self.name}, rung {number + 1} of {len(self.rungs)}")
         runs = runs_of(self.contenders(standing), self.rungs[-1].until_epoch, self.seeds)
         if not all(standing.has_reached(run) for run in runs):
-            return Step(longest_first(runs), stage=f"{self.name}, more runs of those in question")
+            return Step(standing.longest_first(runs), stage=f"{self.name}, more runs of those in question")
         return None
 
     def survivors(self, standing: Standing) -> list[Configuration]:
         """Those that reach the last rung."""
         return self._at(len(self.rungs) - 1, standing)
 
+    def runs(self, standing: Standing) -> dict[Configuration, int]:
+        """Of each survivor, how many of its runs count: there may be others, of a search that wanted more."""
+        contenders = self.contenders(standing)
+        return {one: self._count(one in contenders) for one in self.survivors(standing)}
+
     def contenders(self, standing: Standing) -> list[Configuration]:
         """Of the survivors those of which more runs could change what is chosen, or better it.
 
-        By the parsimonious rule the best one and the one that the rule would take, until their further runs make no
-        other one the best or the one to take. Whoever once was a contender stays one.
+        By the parsimonious rule those that begin early, and `in_question` whatever is there when the runs of these have
+        ended. Whoever once was a contender stays one.
         """
         survivors = self.survivors(standing)
         if self.rule != "parsimonious":
@@ -187,34 +193,39 @@ class _Stage:
         found = set(self._early_contenders(standing))
         while True:
             before = len(found)
-            runs = {one: self.seeds if one in found else self.rungs[-1].seeds for one in survivors}
-            found |= in_question(standing.scores(runs))
+            found |= in_question(standing.scores({one: self._count(one in found) for one in survivors}))
             # With runs outstanding this is as far as anybody can tell, whichever of them ends first.
             if len(found) == before or not all(
                 standing.has_reached(run) for run in runs_of(found, self.rungs[-1].until_epoch, self.seeds)
             ):
                 return [one for one in survivors if one in found]
 
+    def _count(self, is_contender: bool) -> int:
+        """How many runs a survivor gets."""
+        return max(self.rungs[-1].seeds, self.seeds if is_contender else 0)
+
     def _early_contenders(self, standing: Standing) -> list[Configuration]:
         """Those whose further runs begin with the last rung and wait for nobody.
 
         By the parsimonious rule the best one of the rung before: most likely it will be in question.
         """
-        if self.rule == "parsimonious":
+        survivors = self.survivors(standing)
+        if self.rule == "parsimonious" and len(survivors) > 1:
             return self._ranked(len(self.rungs) - 1, standing)[:1] if len(self.rungs) > 1 else []
-        return self.survivors(standing) if self.enough == math.inf else []
+        return survivors if self.enough == math.inf else []
 
     def _at(self, number: int, standing: Standing) -> list[Configuration]:
-        """Those that reach a rung."""
+        """Those that reach a rung, the best of the one before first."""
         if not number:
             return list(self.configurations)
-        best = self._ranked(number, standing)[: self.rungs[number].configurations]
-        return [one for one in self.configurations if one in best]
+        return self._ranked(number, standing)[: self.rungs[number].configurations]
 
     def _ranked(self, number: int, standing: Standing) -> list[Configuration]:
         """Those that reached the rung before this one, the best first."""
         before, rung = self.rungs[number - 1 : number + 1]
-        return ranked(self._at(number - 1, standing), before, rung, standing, smooth=self.smooth)
+        seeds = self._count(is_contender=True) if rung is self.rungs[-1] else rung.seeds
+        lost = partial(standing.cannot_reach, epoch=rung.until_epoch, seeds=seeds)
+        return ranked(self._at(number - 1, standing), before, standing, smooth=self.smooth, lost=lost)
 
 
 def _failed_of(configurations: Sequence[Configuration], standing: Standing, seeds: int) -> Iterator[LedgerTrial]:

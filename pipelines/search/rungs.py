@@ -1,7 +1,7 @@
 """The rungs of successive halving: how many configurations reach each, and which."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -29,7 +29,7 @@ def teacher_rungs(configurations: int, *, seeds: int, epochs: int, stride: int =
     Args:
         stride: of the first rung.
     """
-    early, middle, few = math.ceil(epochs / 5), math.ceil(3 * epochs / 5), _first_runs(seeds)
+    early, middle, few = math.ceil(epochs / 5), math.ceil(3 * epochs / 5), first_runs(seeds)
     rungs = [
         Rung(early, configurations, few, stride),
         Rung(middle, min(configurations, max(2, math.ceil(configurations / 3))), few),
@@ -43,12 +43,13 @@ def student_rungs(configurations: int, *, seeds: int, epochs: int) -> list[Rung]
 
     With one fifth of the seeds; see `_Stage.contenders` in `plan.py` for the others.
     """
-    few = _first_runs(seeds)
+    few = first_runs(seeds)
     rungs = [Rung(math.ceil(epochs / 5), configurations, few), Rung(epochs, 1, few)]
     return rungs if _saves(*rungs) else rungs[1:]
 
 
-def _first_runs(seeds: int) -> int:
+def first_runs(seeds: int) -> int:
+    """Runs of a configuration at every rung: a fifth of what the exhaustive protocol gives each."""
     return math.ceil(seeds / 5)
 
 
@@ -73,16 +74,24 @@ def measured(configurations: Sequence[Configuration], rung: Rung) -> list[Config
 
 
 def ranked(
-    configurations: Sequence[Configuration], rung: Rung, later: Rung, standing: Standing, *, smooth: bool
+    configurations: Sequence[Configuration],
+    rung: Rung,
+    standing: Standing,
+    *,
+    smooth: bool,
+    lost: Callable[[Configuration], bool],
 ) -> list[Configuration]:
-    """The configurations of a rung, the best mean first; of equals the one with fewer layers."""
+    """The configurations of a rung, the best mean first; of equals the one with fewer layers.
+
+    Args:
+        lost: one that all its runs to the next rung failed for. Its place goes to the next best one, what it reached
+            here stays with its neighbours.
+    """
     values = {
         one: standing.values(one, epoch=rung.until_epoch, seeds=rung.seeds) for one in measured(configurations, rung)
     }
     scores = {one: _smoothed(one, values, rung.stride) if smooth else _mean(values[one]) for one in configurations}
-    # Its place goes to the next best one, its value here stays with its neighbours.
-    lost = [one for one in configurations if standing.cannot_reach(one, epoch=later.until_epoch, seeds=later.seeds)]
-    scores |= dict.fromkeys(lost, -math.inf)
+    scores |= dict.fromkeys(filter(lost, configurations), -math.inf)
     return sorted(
         configurations,
         key=lambda one: (-scores[one], one.layers, one.learning_rate, one.frozen_depth),

@@ -13,10 +13,6 @@ class Run(NamedTuple):
     shape: TrialShape
     until_epoch: int
 
-    @property
-    def layer_epochs(self) -> int:
-        return self.shape.task_layers * self.until_epoch
-
 
 @dataclass(frozen=True)
 class Configuration:
@@ -43,13 +39,6 @@ class Configuration:
 def runs_of(configurations: Iterable[Configuration], until_epoch: int, seeds: int) -> list[Run]:
     """Of each configuration a run with every seed."""
     return [Run(one.shape(seed), until_epoch) for one in configurations for seed in range(seeds)]
-
-
-def longest_first(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Each once, the longest first, so that the last ones to end are short."""
-    return tuple(
-        sorted(dict.fromkeys(runs), key=lambda run: (-run.layer_epochs, run.shape.seed, run.shape.frozen_depth))
-    )
 
 
 def has_reached(trial: LedgerTrial, run: Run) -> bool:
@@ -79,6 +68,15 @@ class Standing:
     def has_reached(self, run: Run) -> bool:
         trial = self.trials.get(run.shape)
         return trial is not None and has_reached(trial, run)
+
+    def longest_first(self, runs: Iterable[Run]) -> tuple[Run, ...]:
+        """Each once, what has most left to do first, so that the last ones to end are short."""
+
+        def left(run: Run) -> int:
+            done = self.trials[run.shape].epochs_done if run.shape in self.trials else 0
+            return run.shape.task_layers * (run.until_epoch - done)
+
+        return tuple(sorted(dict.fromkeys(runs), key=lambda run: (-left(run), run.shape.seed, run.shape.frozen_depth)))
 
     def values(self, configuration: Configuration, *, epoch: int, seeds: int) -> list[float]:
         """The configuration's metric at an epoch, of every seed that reached it, whatever became of it later."""

@@ -84,3 +84,19 @@ def test_a_search_that_peaks_somewhere_costs_more_the_deeper_it_peaks(peak: int)
     cheapest = sum(trial.layer_passes for trial in peaked_search(options(), 12, peak=4, first_piece_only=True))
     cost = sum(trial.layer_passes for trial in peaked_search(options(), 12, peak=peak, first_piece_only=True))
     assert (cost > cheapest) is (peak > 4)
+
+
+@pytest.mark.parametrize("peak", [4, 7, 10])
+def test_where_the_peak_is_contested_both_depths_of_the_last_rung_get_all_their_runs(peak: int) -> None:
+    ended = [
+        {
+            (trial.shape.task_layers, trial.shape.seed)
+            for trial in peaked_search(options(), 12, peak=peak, contested=contested, first_piece_only=True)
+            if trial.shape.teacher is None and trial.state is TrialState.FINISHED
+        }
+        for contested in (False, True)
+    ]
+    clearly, barely = ended
+    (other,) = {layers for layers, _ in barely} - {peak}
+    assert clearly == {(peak, 0), (peak, 1), (other, 0)}
+    assert barely == clearly | {(other, 1)}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.search.own_part import own_part
-from pipelines.search.plan import default_student_depths, exhaustive_layer_passes, next_step
+from pipelines.search.plan import Step, default_student_depths, exhaustive_layer_passes, next_step
 from pipelines.search.rungs import depth_stride
 from pipelines.search.runs import Run, has_reached
 from registry.domain.searches import (
@@ -246,42 +246,79 @@ def test_a_student_as_good_as_its_teacher_gets_no_more_runs(reached, runs):
     assert [trial.shape.seed for trial in finished] == list(range(runs))
 
 
+def at_the_last_rung(simulated: Simulated) -> Step:
+    while (step := next_step(simulated.options, DEPTH, list(simulated.trials.values()))).wanted:
+        *_, number, _, rungs = step.stage.split()
+        if number == rungs:
+            return step
+        for run in step.wanted:
+            simulated.run_one(run)
+    raise AssertionError("there was no last rung")
+
+
 @pytest.mark.parametrize("first", [4, 5])
 def test_the_further_runs_of_the_one_that_leads_begin_with_the_last_rung(first):
     def metric(shape: TrialShape, epoch: int) -> float:
         return 0.9 + (0.05 if shape.task_layers == first else 0.01 if shape.task_layers in (4, 5) else 0)
 
-    simulated = Simulated(options(students=()), metric)
-    while "rung 3" not in (step := next_step(simulated.options, DEPTH, list(simulated.trials.values()))).stage:
-        for run in step.wanted:
-            simulated.run_one(run)
+    step = at_the_last_rung(Simulated(options(students=()), metric))
     assert {(run.shape.task_layers, run.shape.seed) for run in step.wanted} == {(4, 0), (5, 0), (first, 1)}
 
 
+def test_of_a_single_depth_no_run_waits_for_another():
+    step = next_step(options(students=(), layers=(10,)), DEPTH, [])
+    assert {run.shape.seed for run in step.wanted} == {0, 1}
+
+
+def at_the_end(scores: dict[int, tuple[float, float]], leader: int) -> Metric:
+    """Scores of two seeds at the last epoch; before it one depth leads."""
+
+    def metric(shape: TrialShape, epoch: int) -> float:
+        if epoch == 5 and shape.task_layers in scores:
+            return scores[shape.task_layers][shape.seed]
+        return 0.5 - abs(shape.task_layers - leader) / 100
+
+    return metric
+
+
 @pytest.mark.parametrize(
-    ("of_nine", "runs", "chosen"),
+    ("of_nine", "of_ten", "runs", "chosen"),
     [
-        ((0.929, 0.99), {9: 1, 10: 2}, 10),  # below both runs of ten layers
-        (
-            (0.931, 0.931),
-            {9: 2, 10: 2},
-            10,
-        ),  # within one standard error of their mean, until it has two runs that agree
-        ((0.931, 0.939), {9: 2, 10: 2}, 9),
-        ((0.97, 0.97), {9: 2, 10: 2}, 9),
+        ((0.929, 0.99), (0.95, 0.93), {9: 1, 10: 2}, 10),  # below both runs of ten layers
+        ((0.931, 0.931), (0.95, 0.93), {9: 2, 10: 2}, 10),  # a standard error below, until it has two runs that agree
+        ((0.931, 0.939), (0.95, 0.93), {9: 2, 10: 2}, 9),
+        ((0.97, 0.97), (0.95, 0.93), {9: 2, 10: 2}, 9),
+        ((254 / 277, 0.5), (259 / 277, 254 / 277), {9: 2, 10: 2}, 10),  # equal to the lower one, whatever the sums say
     ],
 )
-def test_a_smaller_depth_gets_further_runs_where_the_rule_would_take_it(of_nine, runs, chosen):
-    def metric(shape: TrialShape, epoch: int) -> float:
-        if epoch == 5 and shape.task_layers == 9:
-            return of_nine[shape.seed]
-        if epoch == 5 and shape.task_layers == 10:
-            return (0.95, 0.93)[shape.seed]
-        return shape.task_layers / 100
-
-    simulated = Simulated(options(students=()), metric)
+@pytest.mark.parametrize("layers", [(9, 10), tuple(range(4, 11))])
+def test_a_smaller_depth_gets_further_runs_where_the_rule_would_take_it(layers, of_nine, of_ten, runs, chosen):
+    simulated = Simulated(options(students=(), layers=layers), at_the_end({9: of_nine, 10: of_ten}, leader=10))
     assert simulated.search().layers == chosen
-    assert runs_of(simulated) == runs
+    assert runs_of(simulated) == (runs if len(layers) > 2 or of_nine[0] < of_ten[0] else {9: 2, 10: 1})
+
+
+def test_the_runs_of_the_one_that_led_count_though_another_one_leads_now():
+    simulated = Simulated(options(students=()), at_the_end({4: (0.9, 0.99), 5: (0.92, 0.92)}, leader=4))
+    assert simulated.search().layers == 4
+    assert runs_of(simulated) == {4: 2, 5: 1}
+
+
+def test_the_one_that_leads_is_not_lost_with_its_first_run():
+    lost = TrialShape(frozen_depth=2, task_layers=10, learning_rate=1e-4, seed=0)
+    simulated = Simulated(options(students=()), rising)
+    for run in at_the_last_rung(simulated).wanted:
+        simulated.fails = lambda shape: shape == lost
+        simulated.run_one(run)
+    assert simulated.search().layers == 10
+    assert runs_of(simulated) == {9: 1, 10: 1}
+
+
+def test_runs_that_another_rule_had_wanted_decide_nothing():
+    metric = at_the_end({9: (0.929, 0.99), 10: (0.95, 0.93)}, leader=10)
+    simulated = Simulated(options(students=()), metric)
+    simulated.run_one(Run(TrialShape(frozen_depth=3, task_layers=9, learning_rate=1e-4, seed=1), 5))
+    assert simulated.search().layers == 10
 
 
 def test_no_student_is_larger_than_its_teacher():
@@ -413,9 +450,15 @@ def test_what_the_paper_protocol_costs():
 
 def test_runs_are_asked_for_longest_first():
     step = next_step(options(), DEPTH, [])
-    lengths = [run.layer_epochs for run in step.wanted]
+    lengths = [run.shape.task_layers * run.until_epoch for run in step.wanted]
     assert lengths == sorted(lengths, reverse=True)
     assert step.stage == "teachers, rung 1 of 3"
+
+
+def test_of_a_promoted_run_its_length_is_what_is_left_of_it():
+    simulated = Simulated(options(students=(), layers=(9, 10, 11)), lambda shape, epoch: 1 - shape.task_layers / 100)
+    step = at_the_last_rung(simulated)
+    assert [(run.shape.task_layers, run.shape.seed) for run in step.wanted] == [(9, 1), (10, 0), (9, 0)]
 
 
 def test_what_another_search_had_run_to_its_end_is_compared_at_the_rungs_epoch_all_the_same():
