@@ -183,8 +183,8 @@ class _Stage:
     def contenders(self, standing: Standing) -> list[Configuration]:
         """Of the survivors those of which more runs could change what is chosen, or better it.
 
-        By the parsimonious rule those that begin early, and `in_question` whatever is there when the runs of these have
-        ended. Whoever once was a contender stays one.
+        By the parsimonious rule those that begin early, and whatever is in question once all runs of those found so far
+        have ended. Whoever once was a contender stays one.
         """
         survivors = self.survivors(standing)
         if self.rule != "parsimonious":
