@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from setting import Setting
@@ -52,3 +53,13 @@ def write_graph(
     made.save_model_to_file(str(written))
     written.replace(target)
     plain.unlink()
+
+
+def session(graph: str | bytes, threads: int) -> Any:
+    """A graph, as a file's name or its bytes, ready to be run on so many threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

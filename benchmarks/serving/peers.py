@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import beside  # noqa: F401
 import numpy as np
 import torch
-from onnx_graphs import write_graph
+from onnx_graphs import session, write_graph
 from printed_tables import say, show
 from rich.table import Table
 from setting import Setting, add_options, opened, task_labels
@@ -170,27 +170,20 @@ class OnnxPeer:
 
     def __init__(self, model: Path, setting: Setting, *, tasks: int, copies: int, threads: int) -> None:
         import onnx
-        import onnxruntime
 
         self.tasks = tasks
         self._pad = setting.backbone.config.get("pad_token_id", 0)
-        self._sessions = []
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         graph = onnx.load(str(model))
         heads = [head_of(task, setting.backbone.hidden_size) for task in range(tasks)]
         count = min(copies, tasks)
         shared = [_with_heads(graph, heads[number::count]) for number in range(count)]
-        self._sessions = [
-            onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]) for data in shared
-        ]
+        self._sessions = [session(data, threads) for data in shared]
         self._output = [(task % len(shared), f"outputs_{task // len(shared)}") for task in range(tasks)]
 
     def answer(self, task: int, rows: Rows) -> Values:
         ids, mask = padded(rows, self._pad)
-        session, output = self._output[task]
-        (outputs,) = self._sessions[session].run(
+        number, output = self._output[task]
+        (outputs,) = self._sessions[number].run(
             [output], {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         )
         return outputs

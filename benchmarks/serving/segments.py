@@ -19,7 +19,7 @@ import beside  # noqa: F401
 import numpy as np
 import torch
 from layers import BATCHES, rates_in_turn
-from onnx_graphs import INPUTS, write_graph
+from onnx_graphs import INPUTS, session, write_graph
 from peers import Rows, Values, padded
 from printed_tables import say, show
 from rich.table import Table
@@ -63,8 +63,6 @@ class Segment(nn.Module):
 
 class OnnxSegment:
     def __init__(self, setting: Setting, depth: int) -> None:
-        import onnxruntime
-
         folder = setting.home / "onnx"
         folder.mkdir(exist_ok=True)
         graph = folder / f"segment-{depth}.onnx"
@@ -73,9 +71,7 @@ class OnnxSegment:
             logging.disable_progress_bar()
             module = Segment(setting.folder, depth)
             write_graph(module, graph, setting, output="hidden", axes={0: "rows", 1: "pieces"}, layers=depth)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = session(str(graph), threads=1)
         self._pad = setting.backbone.config.get("pad_token_id", 0)
 
     def states(self, rows: Rows) -> Values:
